@@ -1,0 +1,313 @@
+//! The configuration inside a `Config`: one complete description of one client, never a part of it.
+//!
+//! A body is canonical JSON (keys sorted, no white space), so that equal configurations are equal bytes and have equal
+//! hashes, whichever operator version wrote them. The hash is over the bytes as they arrive: keys that this side does not
+//! know do not break it, they are reported in [`Decoded::unknown_keys`]. Credentials are never part of a body.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::limits::MAX_BODY_BYTES;
+
+/// How to reach the cluster. Credentials come from files of the pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Connection {
+    /// `host:port`, at least one.
+    pub brokers: Vec<String>,
+    /// Protocol of every broker.
+    pub security_protocol: SecurityProtocol,
+}
+
+/// Kafka's `security.protocol`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum SecurityProtocol {
+    /// Neither encrypted nor authenticated.
+    Plaintext,
+}
+
+/// Body of a `MqProducerConfig`; `S` are its resolved settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProducerBody<S> {
+    /// The cluster.
+    #[serde(flatten)]
+    pub connection: Connection,
+    /// Every setting with its final value.
+    pub settings: S,
+}
+
+/// Body of a `MqConsumerGroup`; `S` are its resolved settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConsumerBody<S> {
+    /// The cluster.
+    #[serde(flatten)]
+    pub connection: Connection,
+    /// Kafka's group id.
+    pub group_id: String,
+    /// Kafka names of the topics, at least one.
+    pub topics: Vec<String>,
+    /// Where records go that cannot be handled.
+    pub dead_letter: DeadLetter,
+    /// Every setting with its final value.
+    pub settings: S,
+}
+
+/// Where records go that cannot be handled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeadLetter {
+    /// Kafka name of the topic.
+    pub topic: String,
+}
+
+/// A body as bytes, with the hash of exactly these.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// Canonical JSON.
+    pub json: String,
+    /// [`hash`] of `json`.
+    pub hash: String,
+}
+
+/// A body that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decoded<B> {
+    /// What this side understood.
+    pub body: B,
+    /// Paths (`settings.lingerMs`) that this side does not know. They belong into `Ack.not_applied`.
+    pub unknown_keys: Vec<String>,
+}
+
+/// Why a body cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// Larger than [`MAX_BODY_BYTES`].
+    #[error("the configuration has {size} bytes, more than the {MAX_BODY_BYTES} that a client accepts")]
+    TooLarge {
+        /// Bytes.
+        size: usize,
+    },
+    /// The bytes were changed on the way, or cut.
+    #[error("the configuration does not match its hash: announced {announced:?}, found {found}")]
+    HashMismatch {
+        /// The hash that came with it.
+        announced: String,
+        /// The hash of the bytes.
+        found: String,
+    },
+    /// Not JSON, or JSON of another shape.
+    #[error("the configuration cannot be read: {0}")]
+    Unreadable(String),
+}
+
+/// SHA-256, lower-case hex.
+pub fn hash(body: &[u8]) -> String {
+    Sha256::digest(body).iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Canonical JSON of any value: keys sorted, no white space.
+///
+/// # Errors
+/// When `value` has no JSON form (a map with keys that are not text).
+pub fn canonical(value: &impl Serialize) -> Result<String, BodyError> {
+    let value = serde_json::to_value(value).map_err(|error| BodyError::Unreadable(error.to_string()))?;
+    let mut text = String::new();
+    write_canonical(&value, &mut text);
+    Ok(text)
+}
+
+/// A body as bytes and their hash.
+///
+/// # Errors
+/// [`BodyError::TooLarge`], or [`BodyError::Unreadable`] when it has no JSON form.
+pub fn encode(body: &impl Serialize) -> Result<Encoded, BodyError> {
+    let json = canonical(body)?;
+    if json.len() > MAX_BODY_BYTES {
+        return Err(BodyError::TooLarge { size: json.len() });
+    }
+    let hash = hash(json.as_bytes());
+    Ok(Encoded { json, hash })
+}
+
+/// Reads a body that came with its hash.
+///
+/// # Errors
+/// See [`BodyError`]; the values themselves are for `mq_core` to judge.
+pub fn decode<B: Serialize + DeserializeOwned>(bytes: &[u8], announced: &str) -> Result<Decoded<B>, BodyError> {
+    let found = hash(bytes);
+    if found != announced {
+        return Err(BodyError::HashMismatch { announced: announced.chars().take(64).collect(), found });
+    }
+    decode_unhashed(bytes)
+}
+
+/// Reads a body that has no hash: a file, perhaps written by hand. Its hash, to compare with an announced one, is that of
+/// [`encode`] of the result.
+///
+/// # Errors
+/// See [`BodyError`].
+pub fn decode_unhashed<B: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<Decoded<B>, BodyError> {
+    if bytes.len() > MAX_BODY_BYTES {
+        return Err(BodyError::TooLarge { size: bytes.len() });
+    }
+    let unreadable = |error: serde_json::Error| BodyError::Unreadable(error.to_string());
+    let given: Value = serde_json::from_slice(bytes).map_err(unreadable)?;
+    let body: B = serde_json::from_slice(bytes).map_err(unreadable)?;
+    let known = serde_json::to_value(&body).map_err(unreadable)?;
+    let mut unknown_keys = Vec::new();
+    collect_unknown(&given, &known, "", &mut unknown_keys);
+    Ok(Decoded { body, unknown_keys })
+}
+
+// `serde_json::Map` is sorted only without its feature `preserve_order`, which any dependency may turn on.
+fn write_canonical(value: &Value, text: &mut String) {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_unstable_by_key(|(key, _)| *key);
+            text.push('{');
+            for (index, (key, value)) in entries.into_iter().enumerate() {
+                if index > 0 {
+                    text.push(',');
+                }
+                let _ = write!(text, "{}:", Value::from(key.as_str()));
+                write_canonical(value, text);
+            }
+            text.push('}');
+        }
+        Value::Array(items) => {
+            text.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    text.push(',');
+                }
+                write_canonical(item, text);
+            }
+            text.push(']');
+        }
+        scalar => {
+            let _ = write!(text, "{scalar}");
+        }
+    }
+}
+
+// What was given and does not come back when the understood body is written again was not understood.
+fn collect_unknown(given: &Value, known: &Value, path: &str, unknown: &mut Vec<String>) {
+    match (given, known) {
+        (Value::Object(given), Value::Object(known)) => {
+            for (key, value) in given {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                match known.get(key) {
+                    Some(known) => collect_unknown(value, known, &path, unknown),
+                    None if value.is_null() => {}
+                    None => unknown.push(path),
+                }
+            }
+        }
+        (Value::Array(given), Value::Array(known)) => {
+            for (index, (given, known)) in given.iter().zip(known).enumerate() {
+                collect_unknown(given, known, &format!("{path}[{index}]"), unknown);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    type Body = ProducerBody<Settings>;
+
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Settings {
+        linger_ms: u32,
+    }
+
+    fn body() -> Body {
+        ProducerBody {
+            connection: Connection {
+                brokers: vec!["kafka:9092".into()],
+                security_protocol: SecurityProtocol::Plaintext,
+            },
+            settings: Settings { linger_ms: 5 },
+        }
+    }
+
+    #[test]
+    fn the_canonical_form_is_settled() {
+        // Golden: a change of this text changes every hash in every cluster.
+        let encoded = encode(&body()).unwrap();
+        assert_eq!(
+            encoded.json,
+            r#"{"brokers":["kafka:9092"],"securityProtocol":"PLAINTEXT","settings":{"lingerMs":5}}"#
+        );
+        assert_eq!(encoded.hash, "a704c3cc6e6c2bff09065faad500726d673f1cf023a8aa59581b97d723a6a00d");
+    }
+
+    #[test]
+    fn unknown_keys_are_reported_wherever_they_are() {
+        let json = r#"{"brokers":["a:1"],"securityProtocol":"PLAINTEXT","settings":{"lingerMs":5,"warp":9},"extra":{"a":1},"none":null}"#;
+        let decoded: Decoded<Body> = decode(json.as_bytes(), &hash(json.as_bytes())).unwrap();
+        assert_eq!(decoded.body.settings.linger_ms, 5);
+        assert_eq!(decoded.unknown_keys, ["extra", "settings.warp"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_a_typed_error() {
+        let good = encode(&body()).unwrap();
+        assert!(decode::<Body>(good.json.as_bytes(), &good.hash).unwrap().unknown_keys.is_empty());
+        let mismatch = decode::<Body>(good.json.as_bytes(), "00").unwrap_err();
+        assert!(matches!(mismatch, BodyError::HashMismatch { announced, .. } if announced == "00"));
+        assert!(matches!(decode_unhashed::<Body>(b"{}"), Err(BodyError::Unreadable(_))));
+        assert!(matches!(decode_unhashed::<Body>(b"\xff"), Err(BodyError::Unreadable(_))));
+        let large = " ".repeat(MAX_BODY_BYTES + 1);
+        assert_eq!(decode_unhashed::<Body>(large.as_bytes()), Err(BodyError::TooLarge { size: MAX_BODY_BYTES + 1 }));
+        let mut large = body();
+        large.connection.brokers = vec!["x".repeat(MAX_BODY_BYTES)];
+        assert!(matches!(encode(&large), Err(BodyError::TooLarge { .. })));
+    }
+
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from)
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(any::<String>(), inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn canonical_is_a_fixed_point(value in json()) {
+            let text = canonical(&value).unwrap();
+            let back: Value = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(&back, &value);
+            prop_assert_eq!(canonical(&back).unwrap(), text);
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes: Vec<u8>) {
+            let _ = decode_unhashed::<Body>(&bytes);
+        }
+    }
+}
