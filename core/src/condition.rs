@@ -1,0 +1,184 @@
+//! From a verdict to the conditions that kstatus, Argo CD, Flux and `kubectl wait` understand without custom code.
+//!
+//! `Ready` is always there. `Reconciling` and `Stalled` exist only while they are true.
+
+use crate::reason::Reason;
+
+/// The few condition types; everything finer is a [`Reason`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ConditionType {
+    /// The object is as declared.
+    Ready,
+    /// Work is going on, or is tried again without a person's help. Present only while true.
+    Reconciling,
+    /// Nothing more happens until a person acts. Present only while true.
+    Stalled,
+    /// The clients run the configuration that the object declares.
+    ConfigApplied,
+    /// The scaler may act on the target.
+    ScalingActive,
+}
+
+impl ConditionType {
+    /// The text in `type`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::Reconciling => "Reconciling",
+            Self::Stalled => "Stalled",
+            Self::ConfigApplied => "ConfigApplied",
+            Self::ScalingActive => "ScalingActive",
+        }
+    }
+}
+
+/// The three values of a condition's status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Status {
+    /// It holds.
+    True,
+    /// It does not hold.
+    False,
+    /// It could not be found out. Never stands for "no".
+    Unknown,
+}
+
+impl Status {
+    /// The text in `status`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// One condition without the times and the generation, which the status writer adds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// Which condition.
+    pub kind: ConditionType,
+    /// Whether it holds.
+    pub status: Status,
+    /// Why.
+    pub reason: Reason,
+    /// A sentence that a user can act on; lists in it are sorted, so that it does not flap.
+    pub message: String,
+}
+
+/// How an object is, as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Health {
+    /// As declared.
+    Ready,
+    /// On the way.
+    Reconciling,
+    /// A person must act.
+    Stalled,
+    /// It could not be found out; it is tried again.
+    Unknown,
+    /// Left alone because a person asked for that.
+    Held,
+}
+
+/// The answer to "is it well, and if not why".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// How it is.
+    pub health: Health,
+    /// Why.
+    pub reason: Reason,
+    /// The sentence for users.
+    pub message: String,
+}
+
+impl Verdict {
+    /// As declared.
+    pub fn ready(reason: Reason, message: impl Into<String>) -> Self {
+        Self { health: Health::Ready, reason, message: message.into() }
+    }
+
+    /// On the way.
+    pub fn reconciling(reason: Reason, message: impl Into<String>) -> Self {
+        Self { health: Health::Reconciling, reason, message: message.into() }
+    }
+
+    /// A person must act.
+    pub fn stalled(reason: Reason, message: impl Into<String>) -> Self {
+        Self { health: Health::Stalled, reason, message: message.into() }
+    }
+
+    /// It could not be found out.
+    pub fn unknown(reason: Reason, message: impl Into<String>) -> Self {
+        Self { health: Health::Unknown, reason, message: message.into() }
+    }
+
+    /// Paused by annotation.
+    pub fn paused() -> Self {
+        let message = "nothing is changed while the annotation mq.infra-kit.io/paused is true".into();
+        Self { health: Health::Held, reason: Reason::Paused, message }
+    }
+
+    /// `Ready`, and `Reconciling` or `Stalled` where they hold.
+    pub fn conditions(&self) -> Vec<Condition> {
+        let condition = |kind, status| Condition { kind, status, reason: self.reason, message: self.message.clone() };
+        let reconciling = || condition(ConditionType::Reconciling, Status::True);
+        match self.health {
+            Health::Ready => vec![condition(ConditionType::Ready, Status::True)],
+            Health::Reconciling => vec![condition(ConditionType::Ready, Status::False), reconciling()],
+            Health::Stalled => {
+                vec![condition(ConditionType::Ready, Status::False), condition(ConditionType::Stalled, Status::True)]
+            }
+            Health::Unknown => vec![condition(ConditionType::Ready, Status::Unknown), reconciling()],
+            Health::Held => vec![condition(ConditionType::Ready, Status::Unknown)],
+        }
+    }
+}
+
+/// Something that could not be observed, and why. It is a value, never a zero and never a decision.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Unknown {
+    /// The reason for conditions.
+    pub reason: Reason,
+    /// What was asked and what came back.
+    pub message: String,
+}
+
+impl Unknown {
+    /// Something that is not known, for `reason`.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+impl From<Unknown> for Verdict {
+    fn from(unknown: Unknown) -> Self {
+        Self::unknown(unknown.reason, unknown.message)
+    }
+}
+
+/// A value that was observed, or the reason why it is not known.
+pub type Observed<T> = Result<T, Unknown>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_is_always_there_and_the_abnormal_only_while_true() {
+        let table = [
+            (Verdict::ready(Reason::InSync, ""), "Ready=True"),
+            (Verdict::reconciling(Reason::Progressing, ""), "Ready=False Reconciling=True"),
+            (Verdict::stalled(Reason::InvalidSpec, ""), "Ready=False Stalled=True"),
+            (Verdict::unknown(Reason::ClusterUnreachable, ""), "Ready=Unknown Reconciling=True"),
+            (Verdict::paused(), "Ready=Unknown"),
+        ];
+        for (verdict, expected) in table {
+            let conditions: Vec<_> =
+                verdict.conditions().iter().map(|c| format!("{}={}", c.kind.as_str(), c.status.as_str())).collect();
+            assert_eq!(conditions.join(" "), expected);
+        }
+    }
+}

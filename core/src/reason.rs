@@ -1,0 +1,119 @@
+//! Every reason that a condition or an event can carry, each with the sentence that documents it.
+//!
+//! One table: the enum, its names and the reference page come from it, so that no reason is undocumented. Add a reason by adding a
+//! line; names are UpperCamelCase and never renamed, because alerts and scripts match on them.
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Why a condition has its status, or why something was done.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Reason {
+            /// All reasons, in the order of the reference page.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The text in `reason` of a condition or an event.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)+
+                }
+            }
+
+            /// What it means and what a user can do.
+            pub const fn documentation(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($doc),+).trim_ascii(),)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    // Any kind.
+    /// The object was seen and nothing is known about it yet.
+    Pending,
+    /// Changes are being carried out; the message lists them.
+    Progressing,
+    /// The annotation `mq.infra-kit.io/paused` is `true`: nothing is changed until it is removed.
+    Paused,
+    /// The specification cannot be carried out as written; the message says what to change.
+    InvalidSpec,
+    /// The stored object does not fit the schema that this operator knows; the message names the field. It stops no other object.
+    Undeserializable,
+    /// The Kubernetes API refused a change or did not answer; it is tried again.
+    KubernetesUnavailable,
+    /// `spec.cluster` names no `MqCluster`; create it or correct the name.
+    ClusterNotFound,
+    /// The Kafka cluster does not answer, so nothing is known and nothing is changed; it is tried again.
+    ClusterUnreachable,
+    /// The `MqCluster` does not grant this name to this namespace; a platform admin can, in `MqCluster.spec.namespaces`.
+    NotGranted,
+    /// Something else owns this name or has other settings; the message lists the differences. Nothing was overwritten.
+    ResourceConflict,
+    /// Kafka refused a change for good; the message has its words. It is tried again at each cycle.
+    RefusedByKafka,
+    /// The operator's Kafka user lacks the right to see or change this.
+    NotAuthorized,
+
+    // MqCluster.
+    /// The Kafka cluster answers.
+    Connected,
+    /// The brokers belong to another Kafka cluster than the one recorded in `status.clusterId`; nothing is changed there.
+    WrongCluster,
+
+    // MqTopic: states.
+    /// The topic is as declared.
+    InSync,
+    /// Kafka answered only in part about this topic, so nothing is changed; it is asked again.
+    PartialObservation,
+    /// The topic has more partitions than declared; Kafka cannot remove partitions. Raise `spec.partitions`.
+    PartitionsCannotShrink,
+    /// The replication factor differs from the declared one; this version does not move replicas.
+    ReplicationFactorDiffers,
+    /// The topic was deleted and created again by someone else; its records are other records. `spec.adoption: Always` accepts it.
+    TopicRecreated,
+    /// A delete waits because the topic holds records; `spec.forceDelete: <topic name>` deletes them.
+    TopicNotEmpty,
+    /// A delete waits because a consumer group uses the topic; `spec.forceDelete: <topic name>` deletes it anyway.
+    TopicInUse,
+
+    // MqTopic: what was done.
+    /// A topic was created.
+    TopicCreated,
+    /// An existing topic was taken over.
+    TopicAdopted,
+    /// Partitions were added.
+    TopicGrown,
+    /// Configuration was changed as declared.
+    TopicConfigChanged,
+    /// Someone changed the topic's configuration outside of the object; the declared value was set again.
+    DriftRepaired,
+    /// A topic that the object owned has vanished from Kafka with its records; an empty one is created in its place.
+    TopicVanished,
+    /// A topic was deleted because its object was.
+    TopicDeleted,
+    /// The object was deleted and its topic stays in Kafka; the message says why.
+    TopicKept,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_reason_is_documented_and_fits_kubernetes() {
+        let mut names = BTreeSet::new();
+        for reason in Reason::ALL {
+            assert!(names.insert(reason.as_str()), "{} twice", reason.as_str());
+            assert!(reason.documentation().trim().ends_with(['.', '!']), "{}: not a sentence", reason.as_str());
+            assert!(reason.as_str().len() <= 128);
+            assert!(reason.as_str().chars().all(|c| c.is_ascii_alphanumeric()));
+            assert!(reason.as_str().starts_with(|c: char| c.is_ascii_uppercase()));
+        }
+    }
+}
