@@ -1,7 +1,7 @@
 //! Every reason that a condition or an event can carry, each with the sentence that documents it.
 //!
 //! One table: the enum, its names and the reference page come from it, so that no reason is undocumented. Add a reason by adding a
-//! line; names are UpperCamelCase and never renamed, because alerts and scripts match on them.
+//! line; names are `UpperCamelCase` and never renamed, because alerts and scripts match on them.
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
