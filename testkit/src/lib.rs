@@ -1,1 +1,29 @@
-//! TODO
+//! Attaches tests, demo and benches to the real servers that `mq-cluster run` started.
+//!
+//! The servers belong to the launcher (`testkit/cluster`), which `make` starts; nothing here starts or stops a machine. The
+//! launcher names a description file in `MQ_TESTKIT`; [`TestEnv`] reads it and hands out what a test asked for, or fails with
+//! the command that would have provided it. A test never skips.
+//!
+//! Tests run in parallel on the same servers, so each works in names of its own: [`ControlPlane::namespace`] and
+//! [`Broker::unique`]. A test that disturbs the broker itself ([`Broker::stop`] and friends) disturbs every other test of its
+//! run; such tests live in the end-to-end suite, which runs them one after the other.
+
+#![forbid(unsafe_code)]
+
+mod broker;
+mod control_plane;
+mod env;
+mod records;
+mod wait;
+
+pub use broker::Broker;
+pub use control_plane::{ControlPlane, Namespace};
+pub use env::{Node, TestEnv};
+pub use records::Record;
+pub use wait::wait_until;
+
+/// A name that no other test uses: `base` and eight hex digits, valid for Kubernetes objects and for topics.
+pub fn unique(base: &str) -> String {
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    format!("{base}-{}", &id[..8])
+}

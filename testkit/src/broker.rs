@@ -1,0 +1,125 @@
+//! A broker: where it is, what it counted, and the faults one can put on it.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
+};
+
+use crate::unique;
+
+/// One broker of the running instance.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    /// The launcher's name of it.
+    name: &'static str,
+    bootstrap: String,
+    metrics: String,
+    control: PathBuf,
+}
+
+impl Broker {
+    pub(crate) fn attach(name: &'static str, bootstrap: String, metrics: String, control: PathBuf) -> Self {
+        Self { name, bootstrap, metrics, control }
+    }
+
+    /// `host:port` of its PLAINTEXT listener.
+    pub fn bootstrap(&self) -> &str {
+        &self.bootstrap
+    }
+
+    /// A topic or group name that no other test uses.
+    pub fn unique(&self, base: &str) -> String {
+        unique(base)
+    }
+
+    /// Requests of this kind (`"OffsetFetch"`, `"AlterConfigs"`, …; all versions) that the broker served since it started.
+    ///
+    /// The count covers everybody, also other tests and the broker's own traffic: compare differences, and allow for others.
+    ///
+    /// # Errors
+    /// The broker's metrics endpoint does not answer. A kind it never served counts as 0 because the broker itself leaves it out.
+    pub async fn requests(&self, kind: &str) -> Result<u64> {
+        let page = http_get(&self.metrics)
+            .await
+            .with_context(|| format!("asking {} for its request counters", self.metrics))?;
+        let prefix = format!("kafka_requests_total{{request=\"{kind}\",");
+        ensure!(page.contains("kafka_requests_total{"), "{} shows no request counters at all", self.metrics);
+        page.lines().filter(|line| line.starts_with(&prefix)).map(count).sum()
+    }
+
+    /// Stops the broker in order and returns once it is gone. Its data stay.
+    ///
+    /// # Errors
+    /// The launcher refuses, for example because the broker is already stopped; so in all of these.
+    pub async fn stop(&self) -> Result<()> {
+        self.control("stop").await
+    }
+
+    /// Starts it again, on the same address with the same data, and returns once it serves.
+    ///
+    /// # Errors
+    /// See [`Self::stop`].
+    pub async fn start(&self) -> Result<()> {
+        self.control("start").await
+    }
+
+    /// Ends it without warning (SIGKILL).
+    ///
+    /// # Errors
+    /// See [`Self::stop`].
+    pub async fn kill(&self) -> Result<()> {
+        self.control("kill").await
+    }
+
+    /// Freezes it (SIGSTOP): connections stay open and nothing answers.
+    ///
+    /// # Errors
+    /// See [`Self::stop`].
+    pub async fn pause(&self) -> Result<()> {
+        self.control("pause").await
+    }
+
+    /// Undoes [`Self::pause`].
+    ///
+    /// # Errors
+    /// See [`Self::stop`].
+    pub async fn resume(&self) -> Result<()> {
+        self.control("resume").await
+    }
+
+    async fn control(&self, action: &str) -> Result<()> {
+        let request = format!("{} {action}\n", self.name);
+        let attempt = || format!("asking the launcher on {} for `{}`", self.control.display(), request.trim());
+        let mut socket = UnixStream::connect(&self.control).await.with_context(attempt)?;
+        socket.write_all(request.as_bytes()).await.with_context(attempt)?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.with_context(attempt)?;
+        match answer.trim() {
+            "ok" => Ok(()),
+            refusal => bail!("{}: {refusal}", request.trim()),
+        }
+    }
+}
+
+/// The value of one line of the metrics page, `name{labels} 12.0`. A count stays far below 2^53, so its digits are exact.
+fn count(line: &str) -> Result<u64> {
+    let value = line.rsplit(' ').next().unwrap_or_default();
+    value.strip_suffix(".0").unwrap_or(value).parse().with_context(|| format!("not a count: `{line}`"))
+}
+
+/// The body of a page of the launcher's own metrics endpoints: HTTP/1.0, so that it is neither chunked nor kept open.
+async fn http_get(url: &str) -> Result<String> {
+    let rest = url.strip_prefix("http://").context("not an http:// address")?;
+    let (host, path) = rest.split_once('/').context("the address has no path")?;
+    let mut socket = TcpStream::connect(host).await?;
+    socket.write_all(format!("GET /{path} HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
+    let status = head.lines().next().unwrap_or_default();
+    ensure!(status.split(' ').nth(1) == Some("200"), "the answer is `{status}`");
+    Ok(body.to_owned())
+}

@@ -1,0 +1,129 @@
+//! The description file of the launcher, and what it gives to tests.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::{Broker, ControlPlane};
+
+const VARIABLE: &str = "MQ_TESTKIT";
+
+/// What `mq-cluster run` wrote about the servers it started.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Description {
+    /// Folder of `kubectl`, `helm` and the servers' binaries.
+    bin: PathBuf,
+    /// Unix socket that takes fault commands.
+    control: PathBuf,
+    control_plane: Option<ControlPlaneDescription>,
+    kafka: Option<BrokerDescription>,
+    node: Option<NodeDescription>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ControlPlaneDescription {
+    kubeconfig: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+struct BrokerDescription {
+    bootstrap: String,
+    metrics: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct NodeDescription {
+    kubeconfig: PathBuf,
+    address: String,
+    kafka: BrokerDescription,
+    images: BTreeMap<String, String>,
+}
+
+/// The way in: each function attaches to one kind of server of the running instance.
+///
+/// All of them fail when the instance does not have that server, naming the command that starts one.
+#[derive(Debug)]
+pub struct TestEnv;
+
+impl TestEnv {
+    /// An API server with the built-in controllers and no node: objects are real, pods never run.
+    ///
+    /// # Errors
+    /// No such server in this run, or its kubeconfig is unusable.
+    pub async fn control_plane() -> Result<ControlPlane> {
+        let description = read()?;
+        let found = description.control_plane.context(missing("--control-plane"))?;
+        ControlPlane::attach(found.kubeconfig, &description.bin).await
+    }
+
+    /// A Kafka broker on the loopback interface.
+    ///
+    /// # Errors
+    /// No such server in this run.
+    #[expect(clippy::unused_async, reason = "the same shape as its siblings, and it may have to connect one day")]
+    pub async fn kafka() -> Result<Broker> {
+        let description = read()?;
+        let found = description.kafka.context(missing("--kafka"))?;
+        Ok(Broker::attach("kafka", found.bootstrap, found.metrics, description.control))
+    }
+
+    /// A whole node: pods run, and one Kafka broker is reachable from them and from the host by the same address.
+    ///
+    /// # Errors
+    /// No such server in this run (it needs root), or its kubeconfig is unusable.
+    pub async fn node() -> Result<Node> {
+        let description = read()?;
+        let found = description.node.context(missing("--node"))?;
+        Ok(Node {
+            control_plane: ControlPlane::attach(found.kubeconfig, &description.bin).await?,
+            kafka: Broker::attach("node-kafka", found.kafka.bootstrap, found.kafka.metrics, description.control),
+            address: found.address,
+            images: found.images,
+        })
+    }
+}
+
+/// A one-node cluster with its broker.
+#[derive(Debug)]
+pub struct Node {
+    pub control_plane: ControlPlane,
+    pub kafka: Broker,
+    /// IP of the node; pods and the host reach it by this address.
+    pub address: String,
+    images: BTreeMap<String, String>,
+}
+
+impl Node {
+    /// Full name of an image that was imported into the node, by its short name: `operator` → `mq.test/operator:dev`.
+    ///
+    /// # Errors
+    /// The launcher was not given such an image.
+    pub fn image(&self, short: &str) -> Result<&str> {
+        let known = || self.images.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let image = self.images.get(short).with_context(|| {
+            format!(
+                "no image `{short}` in the node (there is: {}); `make images` builds them, `--image` imports them",
+                known()
+            )
+        })?;
+        Ok(image)
+    }
+}
+
+fn read() -> Result<Description> {
+    let path = std::env::var_os(VARIABLE).with_context(|| {
+        format!(
+            "{VARIABLE} is not set: this test needs real servers, run it with `make test` or under `mq-cluster run`"
+        )
+    })?;
+    let path = PathBuf::from(path);
+    let attempt = || format!("reading {} (named by {VARIABLE}); is its `mq-cluster run` still alive?", path.display());
+    let text = std::fs::read(&path).with_context(attempt)?;
+    serde_json::from_slice(&text).with_context(attempt)
+}
+
+fn missing(option: &str) -> String {
+    format!("this run has no such server: start it with `mq-cluster run {option} -- …`, or use `make test`")
+}

@@ -1,0 +1,6 @@
+//! End-to-end suite: real pods on a real kubelet, beside a real Kafka broker; needs root. One module per subject.
+//! A test that runs longer than a minute is `#[ignore = "long: …"]` and runs with `make test-e2e`.
+
+#![forbid(unsafe_code)]
+
+mod servers;

@@ -1,0 +1,5 @@
+//! Integration suite: a real API server and a real Kafka broker, no root. One module per subject.
+
+#![forbid(unsafe_code)]
+
+mod servers;
