@@ -30,13 +30,20 @@ mod client;
 mod connection;
 mod error;
 mod frame;
+mod groups;
+mod offsets;
 mod options;
 mod topics;
 mod view;
 
 pub use client::Client;
 pub use error::{BrokerError, Error, ErrorKind};
+pub use groups::{
+    CommittedOffset, Group, GroupError, GroupKind, GroupListing, GroupOffsets, GroupState, ListedGroup, Member,
+    TopicUsers,
+};
 pub use kafka_protocol::ResponseError;
+pub use offsets::{Isolation, OffsetSpec, PartitionError, PartitionMap, Partitions};
 pub use options::Options;
 pub use topics::{
     Broker, Cluster, ConfigChange, ConfigEntry, ConfigSource, CreatedTopic, InvalidTopicId, NewTopic, Partition, Topic,

@@ -16,6 +16,8 @@ pub(crate) struct View {
     pub(crate) preferred: Option<String>,
     /// Topic → partition → leader, only partitions that have one.
     pub(crate) leaders: BTreeMap<String, BTreeMap<i32, i32>>,
+    /// Group → broker id of its coordinator.
+    pub(crate) coordinators: BTreeMap<String, i32>,
 }
 
 impl View {

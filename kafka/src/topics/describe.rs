@@ -83,7 +83,9 @@ impl Client {
     /// # Errors
     /// No broker gave an answer.
     pub async fn list_topics(&self) -> Result<BTreeMap<String, Result<Topic, TopicError>>, Error> {
-        Ok(self.metadata(None).await?.topics.into_iter().filter_map(named).collect())
+        let topics: BTreeMap<_, _> = self.metadata(None).await?.topics.into_iter().filter_map(named).collect();
+        self.view().leaders.retain(|name, _| topics.contains_key(name));
+        Ok(topics)
     }
 
     /// Describes these topics; each name asked for is in the map. A missing topic is [`TopicError::Absent`]. No topic is

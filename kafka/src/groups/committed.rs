@@ -1,0 +1,87 @@
+use std::collections::BTreeMap;
+
+use kafka_protocol::{
+    messages::{
+        GroupId, OffsetFetchRequest, offset_fetch_request::OffsetFetchRequestGroup,
+        offset_fetch_response::OffsetFetchResponseGroup,
+    },
+    protocol::StrBytes,
+};
+
+use super::GroupError;
+use crate::{Client, PartitionError, PartitionMap};
+
+/// What a group has committed for one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommittedOffset {
+    /// Offset of the next record to handle.
+    pub offset: i64,
+    /// Leader epoch of the last handled record, if the client said.
+    pub leader_epoch: Option<i32>,
+    /// What the client wrote beside the offset; empty if nothing.
+    pub metadata: String,
+}
+
+/// Everything that a group has committed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GroupOffsets {
+    /// Topic → partition → committed offset; only partitions with a commit, or with an error in its place.
+    pub partitions: PartitionMap<Result<CommittedOffset, PartitionError>>,
+}
+
+impl GroupOffsets {
+    /// The committed offset of one partition; `None` if the group has never committed it (or the commit has expired).
+    ///
+    /// # Errors
+    /// The partition could not be read: its offset is not known.
+    pub fn committed(&self, topic: &str, partition: i32) -> Result<Option<&CommittedOffset>, &PartitionError> {
+        self.partitions.get(topic).and_then(|partitions| partitions.get(&partition)).map(Result::as_ref).transpose()
+    }
+}
+
+impl Client {
+    /// Reads the committed offsets of these groups, all topics; each group asked for is in the map. A group that does not
+    /// exist has committed nothing.
+    ///
+    /// One `OffsetFetch` request per coordinator and 1,000 groups; one `FindCoordinator` more for groups that are new to this
+    /// client. To compute lag, call this before [`Client::list_offsets`]: the other way round a moving group seems to be ahead
+    /// of the end.
+    pub async fn committed_offsets(
+        &self,
+        groups: impl IntoIterator<Item = impl Into<String>>,
+    ) -> BTreeMap<String, Result<GroupOffsets, GroupError>> {
+        let request = |groups: &[String]| {
+            let group = |id: &String| {
+                OffsetFetchRequestGroup::default()
+                    .with_group_id(GroupId(StrBytes::from_string(id.clone())))
+                    .with_topics(None)
+            };
+            OffsetFetchRequest::default().with_groups(groups.iter().map(group).collect())
+        };
+        self.ask_coordinators(groups.into_iter().map(Into::into), request, |response| {
+            response.groups.into_iter().map(|group| (group.group_id.to_string(), offsets(group))).collect()
+        })
+        .await
+    }
+}
+
+fn offsets(group: OffsetFetchResponseGroup) -> Result<GroupOffsets, GroupError> {
+    GroupError::check(group.error_code, None)?;
+    let mut offsets = GroupOffsets::default();
+    for topic in group.topics {
+        let mut partitions = BTreeMap::new();
+        for p in topic.partitions {
+            let committed = PartitionError::check(p.error_code).map(|()| CommittedOffset {
+                offset: p.committed_offset,
+                leader_epoch: Some(p.committed_leader_epoch).filter(|epoch| *epoch >= 0),
+                metadata: p.metadata.map(|m| m.to_string()).unwrap_or_default(),
+            });
+            // -1 is Kafka's way of saying that nothing is committed.
+            if !matches!(&committed, Ok(committed) if committed.offset < 0) {
+                partitions.insert(p.partition_index, committed);
+            }
+        }
+        offsets.partitions.insert(topic.name.to_string(), partitions);
+    }
+    Ok(offsets)
+}

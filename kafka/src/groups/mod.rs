@@ -1,0 +1,15 @@
+//! Consumer groups: who is in them, and what they have committed. Each group has its own result.
+
+mod committed;
+mod coordinator;
+mod describe;
+mod error;
+mod list;
+mod membership;
+mod users;
+
+pub use committed::{CommittedOffset, GroupOffsets};
+pub use describe::{Group, Member};
+pub use error::GroupError;
+pub use list::{GroupKind, GroupListing, GroupState, ListedGroup};
+pub use users::TopicUsers;
