@@ -4,12 +4,22 @@
 //! declared (topic) ┐
 //!                  ├─ plan ─→ effects (effect) + one outcome per object (condition, reason)
 //! observed (topic) ┘
+//!
+//! settings + presets ─ resolve, by the table of knobs ─→ what a client runs with, or everything that is wrong
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod canonical;
 pub mod condition;
+pub mod duration;
 pub mod effect;
+pub mod knobs;
+pub mod overrides;
 pub mod plan;
+pub mod presets;
 pub mod reason;
+pub mod resolve;
+pub mod settings;
 pub mod tenancy;
 pub mod topic;
+pub mod value;
