@@ -21,6 +21,11 @@ pub struct Span(Duration);
 pub struct NotADuration(String);
 
 impl Span {
+    /// That many seconds.
+    pub const fn from_secs(seconds: u32) -> Self {
+        Self(Duration::from_secs(seconds as u64))
+    }
+
     /// The length.
     pub const fn duration(self) -> Duration {
         self.0
@@ -61,7 +66,7 @@ impl fmt::Display for Span {
         let millis = self.0.as_millis();
         let (divisor, unit) = [(3_600_000, "h"), (60_000, "m"), (1_000, "s")]
             .into_iter()
-            .find(|(divisor, _)| millis > 0 && millis % divisor == 0)
+            .find(|(divisor, _)| millis > 0 && millis.is_multiple_of(*divisor))
             .unwrap_or((1, "ms"));
         write!(f, "{}{unit}", millis / divisor)
     }

@@ -273,7 +273,12 @@ impl Knob {
             Domain::Word { words, numbers } => {
                 let mut texts: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
                 let digits: Vec<String> = numbers.iter().map(ToString::to_string).collect();
-                texts.extend(digits.iter().map(|number| format!("'{number}'")).filter(|text| !words.contains(&text.trim_matches('\''))));
+                texts.extend(
+                    digits
+                        .iter()
+                        .map(|number| format!("'{number}'"))
+                        .filter(|text| !words.contains(&text.trim_matches('\''))),
+                );
                 json!({
                     "x-kubernetes-int-or-string": true,
                     "x-kubernetes-validations": [{
@@ -284,8 +289,9 @@ impl Knob {
             }
             Domain::Switch => json!({"type": "boolean"}),
         };
-        let [development, staging, production] =
-            Preset::ALL.map(|preset| self.preset(preset, crate::presets::PRESET_VERSION).map_or_else(String::new, |v| v.to_string()));
+        let [development, staging, production] = Preset::ALL.map(|preset| {
+            self.preset(preset, crate::presets::PRESET_VERSION).map_or_else(String::new, |v| v.to_string())
+        });
         let presets = if development == staging && staging == production {
             format!("Every preset: {production}.")
         } else {

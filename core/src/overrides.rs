@@ -97,7 +97,8 @@ pub fn is_property_name(name: &str) -> bool {
 
 /// Why the property `name` cannot be overridden on that side, if so.
 pub fn denied(side: Side, name: &str) -> Option<Denied> {
-    let setting = KNOBS.into_iter().find(|knob| knob.side == side && knob.librdkafka == Some(name)).map(|knob| knob.name);
+    let setting =
+        KNOBS.into_iter().find(|knob| knob.side == side && knob.librdkafka == Some(name)).map(|knob| knob.name);
     let alias = || ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, setting)| *setting);
     if let Some(setting) = setting.or_else(alias) {
         return Some(Denied::HasSetting(setting));

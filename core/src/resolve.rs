@@ -55,23 +55,35 @@ pub struct ResolvedConsumer {
 pub enum Violation {
     #[error("{setting} is {value}; it must be from {min} to {max} {unit}")]
     OutOfRange { setting: &'static str, value: i64, min: i64, max: i64, unit: &'static str },
-    #[error("sessionTimeoutMs is {session} and maxPollIntervalMs {poll}: raise maxPollIntervalMs to at least sessionTimeoutMs")]
+    #[error(
+        "sessionTimeoutMs is {session} and maxPollIntervalMs {poll}: raise maxPollIntervalMs to at least sessionTimeoutMs"
+    )]
     SessionLongerThanPoll { session: u32, poll: u32 },
-    #[error("lingerMs is {linger} and {property} {timeout}: messages would expire while they wait; lower lingerMs or raise {property}")]
+    #[error(
+        "lingerMs is {linger} and {property} {timeout}: messages would expire while they wait; lower lingerMs or raise {property}"
+    )]
     LingerLongerThanTimeout { linger: u32, property: String, timeout: i64 },
     #[error("{property} is {value}; with acks all and retryMax of 1 or more it can be at most 5")]
     TooManyInFlight { property: String, value: i64 },
     #[error("overrides has {count} properties; it can have at most {}", overrides::MAX_COUNT)]
     TooManyOverrides { count: usize },
-    #[error("overrides cannot contain {name:?}: that is not the name of a librdkafka property (lower-case letters, digits, dots)")]
+    #[error(
+        "overrides cannot contain {name:?}: that is not the name of a librdkafka property (lower-case letters, digits, dots)"
+    )]
     NotAProperty { name: String },
     #[error("overrides cannot contain {name}: set {setting} instead")]
     HasSetting { name: String, setting: &'static str },
     #[error("overrides cannot contain {name}: {reason}")]
     Reserved { name: String, reason: &'static str },
-    #[error("overrides: the value of {name} has {length} characters; at most {} are possible", crate::value::MAX_LENGTH)]
+    #[error(
+        "overrides: the value of {name} has {length} characters; at most {} are possible",
+        crate::value::MAX_LENGTH
+    )]
     ValueTooLong { name: String, length: usize },
-    #[error("preset version {version} is not known here (newest: {}); upgrade this program", crate::presets::PRESET_VERSION)]
+    #[error(
+        "preset version {version} is not known here (newest: {}); upgrade this program",
+        crate::presets::PRESET_VERSION
+    )]
     UnknownPresetVersion { version: u32 },
 }
 
@@ -81,8 +93,8 @@ pub struct Violations(Vec<Violation>);
 
 impl Violations {
     /// Each of them.
-    pub fn iter(&self) -> std::slice::Iter<'_, Violation> {
-        self.0.iter()
+    pub fn as_slice(&self) -> &[Violation] {
+        &self.0
     }
 }
 
@@ -151,7 +163,7 @@ impl Check {
 
     fn switch(&mut self, knob: &Knob, set: Option<bool>) -> bool {
         let preset = self.preset(knob);
-        set.unwrap_or(preset == Some(Value::Switch(true)))
+        set.unwrap_or_else(|| preset == Some(Value::Switch(true)))
     }
 
     fn overrides(&mut self, side: Side, overrides: &BTreeMap<String, String>) {

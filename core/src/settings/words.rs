@@ -79,13 +79,15 @@ pub struct UnknownWord {
 }
 
 fn parse<W: Words>(word: &str) -> Result<W, UnknownWord> {
-    W::ALL.iter().find(|(_, name, others)| *name == word || others.contains(&word)).map(|(value, ..)| *value).ok_or_else(
-        || UnknownWord {
+    W::ALL
+        .iter()
+        .find(|(_, name, others)| *name == word || others.contains(&word))
+        .map(|(value, ..)| *value)
+        .ok_or_else(|| UnknownWord {
             setting: W::SETTING,
             word: word.to_owned(),
             choices: W::ALL.iter().map(|(_, name, _)| *name).collect::<Vec<_>>().join(", "),
-        },
-    )
+        })
 }
 
 fn deserialize<'de, W: Words, D: Deserializer<'de>>(deserializer: D) -> Result<W, D::Error> {
@@ -176,7 +178,13 @@ mod tests {
         for (json, expected) in [("0", Acks::None), ("1", Acks::Leader), ("-1", Acks::All), (r#""all""#, Acks::All)] {
             assert_eq!(serde_json::from_str::<Acks>(json).unwrap(), expected, "{json}");
         }
-        for (id, expected) in [(0, Compression::None), (1, Compression::Gzip), (2, Compression::Snappy), (3, Compression::Lz4), (4, Compression::Zstd)] {
+        for (id, expected) in [
+            (0, Compression::None),
+            (1, Compression::Gzip),
+            (2, Compression::Snappy),
+            (3, Compression::Lz4),
+            (4, Compression::Zstd),
+        ] {
             assert_eq!(serde_json::from_str::<Compression>(&id.to_string()).unwrap(), expected);
         }
     }

@@ -1,0 +1,88 @@
+//! `MqCluster`: a Kafka cluster, and which namespaces may use it.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A Kafka cluster, written by the platform admin.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "mq.infra-kit.io",
+    version = "v1alpha1",
+    kind = "MqCluster",
+    plural = "mqclusters",
+    shortname = "mqc",
+    category = "mq",
+    doc = "A Kafka cluster and the namespaces that may use it.",
+    status = "MqClusterStatus",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct MqClusterSpec {
+    /// Addresses (host:port) of some brokers; the others are learnt from them.
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 262)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new(r"self.all(broker, broker.matches('^([a-zA-Z0-9._-]+|\\[[0-9a-fA-F:.]+\\]):[1-9][0-9]{0,4}$'))")
+            .message("each broker must be host:port, such as kafka-0.kafka:9092 or [::1]:9092")
+    )]
+    pub brokers: Vec<String>,
+    /// How clients and the operator speak to the brokers.
+    #[serde(default)]
+    pub security_protocol: SecurityProtocol,
+    /// The namespaces that may use this cluster, and what for. Absent: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub namespaces: Vec<NamespaceGrant>,
+}
+
+/// How connections to the brokers are protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SecurityProtocol {
+    #[default]
+    #[serde(rename = "PLAINTEXT")]
+    Plaintext,
+}
+
+impl SecurityProtocol {
+    /// The name that Kafka clients use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plaintext => "PLAINTEXT",
+        }
+    }
+}
+
+/// What one namespace may do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceGrant {
+    /// The namespace.
+    #[schemars(length(min = 1, max = 63), pattern("^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// The topics and groups that it may declare and use: names, or prefixes that end in `*`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 200), inner(length(min = 1, max = 249), pattern(r"^([a-zA-Z0-9._-]+\*?|\*)$")))]
+    pub topics: Vec<String>,
+}
+
+/// What the operator sees of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MqClusterStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The id that the cluster gives itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// How many brokers the cluster has at the moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub brokers: Option<i32>,
+    /// Ready, and Reconciling or Stalled while they are true.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
