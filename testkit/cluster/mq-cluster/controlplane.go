@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// controlPlane says where an API server and its companions run. It is the same on the host (loopback, free ports) and inside a
+// node (the node's address, the usual ports).
+type controlPlane struct {
+	Root          string `json:"root"`
+	Bin           string `json:"bin"`
+	Bind          string `json:"bind"`    // the API server listens there
+	Address       string `json:"address"` // and is reached there
+	ServiceRange  string `json:"serviceRange"`
+	Port          int    `json:"port"`
+	EtcdPort      int    `json:"etcdPort"`
+	EtcdPeerPort  int    `json:"etcdPeerPort"`
+	ManagerPort   int    `json:"managerPort"`
+	SchedulerPort int    `json:"schedulerPort"`
+	HasNode       bool   `json:"hasNode"`
+}
+
+func (c *controlPlane) url() string               { return fmt.Sprintf("https://%s:%d", c.Address, c.Port) }
+func (c *controlPlane) pki(name string) string    { return filepath.Join(c.Root, "pki", name) }
+func (c *controlPlane) conf(user string) string   { return filepath.Join(c.Root, user+".conf") }
+func (c *controlPlane) etcdURL(port int) string   { return fmt.Sprintf("http://127.0.0.1:%d", port) }
+func (c *controlPlane) binary(name string) string { return filepath.Join(c.Bin, name) }
+
+// prepare writes the certificates and the kubeconfigs of all users.
+func (c *controlPlane) prepare(addresses ...string) error {
+	authority, err := newPKI(filepath.Join(c.Root, "pki"), addresses...)
+	if err != nil {
+		return err
+	}
+	for _, user := range []string{"admin", "controller-manager", "scheduler", "kubelet", "proxy"} {
+		if err := authority.kubeconfig(c.conf(user), c.url(), user); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// start returns once the API server serves and the first ServiceAccount exists, so that pods may be created.
+func (c *controlPlane) start(ctx context.Context, run starter) error {
+	if _, err := run("etcd", c.etcd()); err != nil {
+		return err
+	}
+	apiserver, err := run("kube-apiserver", c.apiserver())
+	if err != nil {
+		return err
+	}
+	api, err := newAPI(c)
+	if err != nil {
+		return err
+	}
+	if err := apiserver.ready(ctx, func(ctx context.Context) error { return api.get(ctx, "/readyz", nil) }); err != nil {
+		return err
+	}
+	// Not earlier: the controller-manager ends at once while the built-in roles are missing.
+	manager, err := run("kube-controller-manager", c.manager())
+	if err != nil {
+		return err
+	}
+	if _, err := run("kube-scheduler", c.scheduler()); err != nil {
+		return err
+	}
+	return manager.ready(ctx, func(ctx context.Context) error {
+		return api.get(ctx, "/api/v1/namespaces/default/serviceaccounts/default", nil)
+	})
+}
+
+func (c *controlPlane) etcd() []string {
+	peers := c.etcdURL(c.EtcdPeerPort)
+	return []string{c.binary("etcd"), "--name", "etcd", "--data-dir", filepath.Join(c.Root, "etcd"), "--log-level", "warn",
+		"--listen-client-urls", c.etcdURL(c.EtcdPort), "--advertise-client-urls", c.etcdURL(c.EtcdPort),
+		"--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", "etcd=" + peers,
+		"--unsafe-no-fsync"} // nothing here has to survive a power cut
+}
+
+func (c *controlPlane) apiserver() []string {
+	args := []string{c.binary("kube-apiserver"), "--etcd-servers", c.etcdURL(c.EtcdPort),
+		"--secure-port", fmt.Sprint(c.Port), "--bind-address", c.Bind, "--advertise-address", c.Address,
+		"--tls-cert-file", c.pki("apiserver.crt"), "--tls-private-key-file", c.pki("apiserver.key"),
+		"--client-ca-file", c.pki("ca.crt"), "--anonymous-auth=false",
+		"--authorization-mode", "Node,RBAC", "--enable-admission-plugins", "NodeRestriction",
+		"--service-account-issuer", "https://kubernetes.default.svc",
+		"--service-account-key-file", c.pki("sa.pub"), "--service-account-signing-key-file", c.pki("sa.key"),
+		"--service-cluster-ip-range", c.ServiceRange, "--allow-privileged", "--profiling=false",
+		// Beta and off in this version; what the operator offers with it has to be tested.
+		"--feature-gates", "MutatingAdmissionPolicy=true", "--runtime-config", "admissionregistration.k8s.io/v1beta1=true"}
+	if !c.HasNode {
+		// Nobody reaches this API server through a Service, and a loopback address is no valid endpoint of one.
+		return append(args, "--endpoint-reconciler-type", "none")
+	}
+	return append(args, "--kubelet-client-certificate", c.pki("apiserver-kubelet.crt"),
+		"--kubelet-client-key", c.pki("apiserver-kubelet.key"), "--kubelet-certificate-authority", c.pki("ca.crt"),
+		"--kubelet-preferred-address-types", "InternalIP")
+}
+
+func (c *controlPlane) manager() []string {
+	conf := c.conf("controller-manager")
+	return []string{c.binary("kube-controller-manager"), "--kubeconfig", conf, "--authentication-kubeconfig", conf,
+		"--authorization-kubeconfig", conf, "--use-service-account-credentials", "--leader-elect=false", "--profiling=false",
+		"--service-account-private-key-file", c.pki("sa.key"), "--root-ca-file", c.pki("ca.crt"),
+		"--bind-address", "127.0.0.1", "--secure-port", fmt.Sprint(c.ManagerPort)}
+}
+
+func (c *controlPlane) scheduler() []string {
+	conf := c.conf("scheduler")
+	return []string{c.binary("kube-scheduler"), "--kubeconfig", conf, "--authentication-kubeconfig", conf,
+		"--authorization-kubeconfig", conf, "--leader-elect=false",
+		"--bind-address", "127.0.0.1", "--secure-port", fmt.Sprint(c.SchedulerPort)}
+}
+
+// api asks the API server as administrator; it knows just what readiness needs.
+type api struct {
+	url    string
+	client http.Client
+}
+
+func newAPI(c *controlPlane) (*api, error) {
+	cert, err := tls.LoadX509KeyPair(c.pki("admin.crt"), c.pki("admin.key"))
+	if err != nil {
+		return nil, err
+	}
+	authority, err := os.ReadFile(c.pki("ca.crt"))
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(authority)
+	config := &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: roots}
+	return &api{c.url(), http.Client{Transport: &http.Transport{TLSClientConfig: config}, Timeout: 5 * time.Second}}, nil
+}
+
+// get fails unless the answer is 200, and decodes it if the caller wants it.
+func (a *api) get(ctx context.Context, path string, into any) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, a.url+path, nil)
+	if err != nil {
+		return err
+	}
+	answer, err := a.client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return err
+	}
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("GET %s: %s", path, answer.Status)
+	}
+	if into == nil {
+		return nil
+	}
+	return json.Unmarshal(body, into)
+}
