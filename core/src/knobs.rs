@@ -33,7 +33,7 @@ pub enum Change {
 pub enum Domain {
     /// An integer from `min` to `max`, both included.
     Integer { unit: &'static str, min: i64, max: i64 },
-    /// One of the words; `ids[n]` is what Kafka's protocol calls the same (empty: words only).
+    /// One of the words; `numbers[n]` is what Kafka's protocol calls `words[n]` (empty: words only).
     Word { words: &'static [&'static str], numbers: &'static [i64] },
     /// `true` or `false`.
     Switch,
@@ -116,8 +116,9 @@ pub const RETRY_MAX: Knob = Knob {
         production: Value::Integer(10),
     }],
     change: Change::ProducerRecreate,
-    doc: "How often a message is sent again after a failed attempt, with growing pauses. Waiting for an unreachable broker \
-          is not an attempt: that ends with delivery.timeout.ms (300000 unless overridden), whatever retryMax is.",
+    doc: "How often a message is sent again after an attempt that may have reached a broker, with growing pauses. Attempts \
+          that certainly did not (no connection, the leader has moved) do not count: they end with delivery.timeout.ms \
+          (300000 unless overridden).",
 };
 
 pub const BATCH_SIZE: Knob = Knob {

@@ -14,6 +14,8 @@ use crate::{
 };
 
 mod librdkafka;
+#[cfg(test)]
+mod tests;
 
 /// A producer's settings, complete. Its canonical JSON is part of a revision's body, so a field is never renamed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clients::Clients,
-    names::{immutable, immutable_optional, kafka_name},
+    rules::{immutable, immutable_optional, kafka_name, session_within_poll_interval},
     scaling::{Lag, Scaling, ScalingStatus},
 };
 
@@ -30,11 +30,14 @@ use crate::{
     validation = Rule::new(
         "has(self.spec.deadLetter) || (has(self.spec.groupId) ? self.spec.groupId : self.metadata.name).size() <= 245"
     )
-    .message("the group id is too long for a dead-letter topic named <groupId>.dlq (at most 245): set spec.deadLetter.topic")
+    .message("the group id is too long for a dead-letter topic named <groupId>.dlq (at most 245): set spec.deadLetter.topic"),
+    validation = Rule::new(
+        "!((has(self.spec.deadLetter) ? self.spec.deadLetter.topic : \
+         (has(self.spec.groupId) ? self.spec.groupId : self.metadata.name) + '.dlq') in self.spec.topics)"
+    )
+    .message("the dead-letter topic (deadLetter.topic, else <groupId>.dlq) must not be one of topics: its records would be consumed again")
 )]
 #[x_kube(validation = immutable_optional("groupId"))]
-#[x_kube(validation = Rule::new("!has(self.deadLetter) || !(self.deadLetter.topic in self.topics)")
-    .message("deadLetter.topic must not be one of topics: a dead letter would be consumed again"))]
 #[serde(rename_all = "camelCase")]
 pub struct MqConsumerGroupSpec {
     /// The MqCluster that the group consumes from. Immutable.
@@ -56,6 +59,7 @@ pub struct MqConsumerGroupSpec {
     pub topics: Vec<String>,
     /// The settings of the group's consumers.
     #[serde(default)]
+    #[x_kube(validation = session_within_poll_interval())]
     pub consumer: ConsumerSettings,
     /// Where records go that cannot be handled; the topic <groupId>.dlq if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

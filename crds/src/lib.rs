@@ -14,8 +14,8 @@ mod columns;
 pub mod conditions;
 mod consumer_group;
 pub mod manifest;
-mod names;
 mod producer_config;
+mod rules;
 mod scaling;
 mod topic;
 

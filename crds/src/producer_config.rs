@@ -8,7 +8,7 @@ use mq_core::{settings::ProducerSettings, value::ConfigValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{clients::Clients, names::immutable};
+use crate::{clients::Clients, rules::immutable};
 
 /// The settings of a producer, written by the team that owns the service.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use mq_core::value::ConfigValue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::names::{immutable, immutable_optional, kafka_name};
+use crate::rules::{immutable, immutable_optional, kafka_name};
 
 /// A Kafka topic, written by the team that owns it.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
