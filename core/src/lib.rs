@@ -14,6 +14,7 @@ pub mod condition;
 pub mod duration;
 pub mod effect;
 pub mod knobs;
+pub mod lag;
 pub mod overrides;
 pub mod plan;
 pub mod presets;

@@ -1,0 +1,317 @@
+//! The lag of one group, cycle by cycle.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::partition::{PartitionLag, ResetPolicy, Unknown, judge};
+use super::ring::{EndRing, Past};
+
+/// One partition of one topic.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicPartition {
+    /// Kafka name of the topic.
+    pub topic: Arc<str>,
+    /// Number of the partition.
+    pub partition: i32,
+}
+
+/// What one cycle read about a partition. The committed offset must have been read before the end, or a busy group would
+/// seem to be ahead of its log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// Which partition.
+    pub of: TopicPartition,
+    /// Committed offset; none = nothing committed; an error in the words of whoever refused.
+    pub committed: Result<Option<i64>, String>,
+    /// Offset after the last record (read-uncommitted).
+    pub end: Result<i64, String>,
+    /// First offset that retention left, where it was read.
+    pub start: Option<i64>,
+}
+
+/// How a group is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watch {
+    /// Age beyond which a message is late; none: late messages are not counted.
+    pub age: Option<Duration>,
+    /// Where the group starts without a commit.
+    pub reset: ResetPolicy,
+    /// How often its members commit.
+    pub commit_interval: Duration,
+}
+
+/// Messages that arrived longer ago than the objective and are not committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Late {
+    /// How many.
+    pub messages: u64,
+    /// The watch is younger than the objective: what it found at its start is counted as late, although it may be younger.
+    pub estimated: bool,
+}
+
+/// The lag of a group at one moment. Sums cover the known partitions.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct GroupLag {
+    /// Partitions looked at, known or not.
+    pub partitions: u32,
+    /// The partitions whose lag cannot be told, with the cause.
+    pub unknown: BTreeMap<TopicPartition, Unknown>,
+    /// Messages between committed and end.
+    pub outstanding: u64,
+    /// The part of them that is older than the objective; none without an age objective.
+    pub late: Option<Late>,
+    /// Messages per second that arrived since the reading before; none on the first.
+    pub arrival: Option<f64>,
+    /// Messages per second that were committed since the reading before; none on the first.
+    pub throughput: Option<f64>,
+    /// Every partition had uncommitted work during the whole cycle, so `throughput` is what the group can do.
+    pub saturated: bool,
+    /// Records that retention deleted before the group committed them.
+    pub lost: u64,
+}
+
+impl GroupLag {
+    /// Whether the lag of every partition is known.
+    pub fn is_complete(&self) -> bool {
+        self.partitions > 0 && self.unknown.is_empty()
+    }
+
+    /// Whether nothing at all is known.
+    pub fn is_unknown(&self) -> bool {
+        usize::try_from(self.partitions).is_ok_and(|all| self.unknown.len() >= all)
+    }
+
+    /// The first unknown partition in words, with the number of others.
+    pub fn unknown_because(&self) -> Option<String> {
+        let (partition, why) = self.unknown.first_key_value()?;
+        let others = match self.unknown.len() - 1 {
+            0 => String::new(),
+            n => format!(" (and {n} more)"),
+        };
+        Some(format!("{}/{}: {why}{others}", partition.topic, partition.partition))
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Track {
+    ring: Option<EndRing>,
+    end: Option<(Duration, i64)>,
+    committed: Option<(Duration, i64)>,
+}
+
+/// Follows the offsets of one group from cycle to cycle.
+#[derive(Debug, Clone, Default)]
+pub struct GroupTracker {
+    age: Option<Duration>,
+    tracks: BTreeMap<TopicPartition, Track>,
+}
+
+impl GroupTracker {
+    /// A tracker that has seen nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the readings of one cycle, all of the group's partitions, read at `at` (monotonic time since any origin).
+    ///
+    /// Partitions that are not among the readings are forgotten. A changed objective starts the look back anew. An offset
+    /// that went down, or time that did, gives no rate for that partition in this cycle.
+    pub fn observe(&mut self, at: Duration, watch: &Watch, readings: &[Reading]) -> GroupLag {
+        if self.age != watch.age {
+            self.age = watch.age;
+            for track in self.tracks.values_mut() {
+                track.ring = watch.age.map(EndRing::new);
+            }
+        }
+        self.tracks.retain(|of, _| readings.iter().any(|reading| reading.of == *of));
+
+        let mut sum = GroupLag { late: watch.age.map(|_| Late::default()), ..GroupLag::default() };
+        sum.saturated = !readings.is_empty();
+        for reading in readings {
+            let track = self.tracks.entry(reading.of.clone()).or_insert_with(|| Track {
+                ring: watch.age.map(EndRing::new),
+                end: None,
+                committed: None,
+            });
+            sum.partitions = sum.partitions.saturating_add(1);
+            if let Err(why) = track.observe(at, watch, reading, &mut sum) {
+                sum.saturated = false;
+                sum.unknown.insert(reading.of.clone(), why);
+            }
+        }
+        sum
+    }
+}
+
+impl Track {
+    fn observe(&mut self, at: Duration, watch: &Watch, reading: &Reading, sum: &mut GroupLag) -> Result<(), Unknown> {
+        // The end counts as arrival even where the committed offset is not readable.
+        let end = *reading.end.as_ref().map_err(|why| Unknown::End(why.clone()))?;
+        let before = self.end.replace((at, end));
+        if let Some(rate) = rate(before, at, end) {
+            *sum.arrival.get_or_insert(0.0) += rate;
+        }
+        if let Some(ring) = &mut self.ring {
+            ring.push(at, end);
+        }
+
+        let committed = *reading.committed.as_ref().map_err(|why| Unknown::Committed(why.clone()))?;
+        let lag = judge(committed, reading.start, end, watch.reset)?;
+        sum.outstanding = sum.outstanding.saturating_add(lag.lag);
+        sum.lost = sum.lost.saturating_add(lag.lost);
+        self.count_late(at, watch, lag, end, sum);
+
+        // Progress is counted from commits only: a jump over lost records is nobody's work.
+        let committed = committed.filter(|offset| *offset >= 0);
+        let progress = committed.and_then(|now| rate(self.committed, at, now));
+        if let Some(rate) = progress {
+            *sum.throughput.get_or_insert(0.0) += rate;
+        }
+        self.committed = committed.map(|offset| (at, offset));
+        sum.saturated &= had_work(before, committed, progress, watch.commit_interval);
+        Ok(())
+    }
+
+    fn count_late(&self, at: Duration, watch: &Watch, lag: PartitionLag, end: i64, sum: &mut GroupLag) {
+        let (Some(age), Some(ring), Some(late)) = (watch.age, &self.ring, &mut sum.late) else { return };
+        let (arrived, estimated) = match ring.at(at.checked_sub(age)) {
+            Some(Past::Known(arrived)) => (arrived, false),
+            Some(Past::Younger(arrived)) => (arrived, true),
+            None => (end, true),
+        };
+        let messages = u64::try_from(arrived.min(end).saturating_sub(lag.position)).unwrap_or(0);
+        late.messages = late.messages.saturating_add(messages);
+        // Nothing that could be late is not an estimate.
+        late.estimated |= estimated && messages > 0;
+    }
+}
+
+/// Whether the partition never ran dry since the reading before: what is committed now, and what may be handled but not
+/// committed yet, lies below the end of then.
+fn had_work(before: Option<(Duration, i64)>, committed: Option<i64>, progress: Option<f64>, unseen: Duration) -> bool {
+    let (Some((_, end)), Some(committed), Some(progress)) = (before, committed, progress) else { return false };
+    #[expect(clippy::cast_precision_loss, reason = "offsets are far below 2^52")]
+    let left = end.saturating_sub(committed) as f64;
+    left > progress * unseen.as_secs_f64()
+}
+
+/// Messages per second between two offsets; none for the first, and when the offset or the time went back.
+fn rate(before: Option<(Duration, i64)>, at: Duration, now: i64) -> Option<f64> {
+    let (then, offset) = before?;
+    let seconds = at.checked_sub(then)?.as_secs_f64();
+    let messages = now.checked_sub(offset)?;
+    #[expect(clippy::cast_precision_loss, reason = "offsets are far below 2^52")]
+    (messages >= 0 && seconds > 0.0).then(|| messages as f64 / seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CYCLE: Duration = Duration::from_secs(5);
+
+    fn watch(age: u64) -> Watch {
+        Watch {
+            age: Some(Duration::from_secs(age)),
+            reset: ResetPolicy::Earliest,
+            commit_interval: Duration::from_secs(1),
+        }
+    }
+
+    fn reading(partition: i32, committed: i64, end: i64) -> Reading {
+        Reading {
+            of: TopicPartition { topic: "orders".into(), partition },
+            committed: Ok(Some(committed)),
+            end: Ok(end),
+            start: None,
+        }
+    }
+
+    fn rounded(rate: Option<f64>) -> Option<i64> {
+        #[expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
+        rate.map(|rate| rate.round() as i64)
+    }
+
+    #[test]
+    fn sums_and_rates() {
+        let mut tracker = GroupTracker::new();
+        let first = tracker.observe(CYCLE, &watch(15), &[reading(0, 0, 100), reading(1, 50, 60)]);
+        assert_eq!((first.outstanding, first.arrival, first.throughput), (110, None, None));
+        let second = tracker.observe(CYCLE * 2, &watch(15), &[reading(0, 50, 200), reading(1, 60, 60)]);
+        assert_eq!(second.outstanding, 150);
+        assert_eq!((rounded(second.arrival), rounded(second.throughput)), (Some(20), Some(12)));
+        assert!(!second.saturated, "partition 1 was drained");
+        assert!(second.is_complete() && !second.is_unknown());
+    }
+
+    #[test]
+    fn late_counts_what_arrived_before_the_objective() {
+        let mut tracker = GroupTracker::new();
+        let mut late = Vec::new();
+        // 10 messages per cycle arrive; the consumer stands still at 20.
+        for n in 0_u32..8 {
+            let end = i64::from(n) * 10;
+            let lag = tracker.observe(CYCLE * n, &watch(10), &[reading(0, end.min(20), end)]);
+            late.push(lag.late.unwrap().messages);
+        }
+        // Two cycles are the objective: at the fifth reading the end of two cycles ago is 20, which is committed.
+        assert_eq!(late, [0, 0, 0, 0, 0, 10, 20, 30]);
+    }
+
+    #[test]
+    fn a_young_watch_estimates_at_worst() {
+        let mut tracker = GroupTracker::new();
+        let lag = tracker.observe(CYCLE, &watch(60), &[reading(0, 40, 100)]);
+        assert_eq!(lag.late, Some(Late { messages: 60, estimated: true }), "what was there may be old");
+        let lag = tracker.observe(CYCLE * 2, &watch(60), &[reading(0, 100, 400)]);
+        assert_eq!(lag.late, Some(Late { messages: 0, estimated: false }), "what came since is surely young");
+    }
+
+    #[test]
+    fn a_failed_reading_is_unknown_and_keeps_the_arrival_rate() {
+        let mut tracker = GroupTracker::new();
+        tracker.observe(CYCLE, &watch(15), &[reading(0, 0, 100)]);
+        let mut failed = reading(0, 0, 0);
+        failed.end = Err("no leader".into());
+        let lag = tracker.observe(CYCLE * 2, &watch(15), std::slice::from_ref(&failed));
+        assert!(lag.is_unknown());
+        assert_eq!(lag.unknown_because().as_deref(), Some("orders/0: end offset not readable: no leader"));
+        let lag = tracker.observe(CYCLE * 3, &watch(15), &[reading(0, 0, 200)]);
+        assert_eq!(rounded(lag.arrival), Some(10), "100 messages in the 10 s since the last end that was read");
+    }
+
+    #[test]
+    fn offsets_that_went_back_give_no_rate() {
+        let mut tracker = GroupTracker::new();
+        tracker.observe(CYCLE, &watch(15), &[reading(0, 500, 1_000)]);
+        let reset = tracker.observe(CYCLE * 2, &watch(15), &[reading(0, 100, 1_000)]);
+        assert_eq!((reset.throughput, rounded(reset.arrival), reset.outstanding), (None, Some(0), 900));
+        let recreated = tracker.observe(CYCLE * 3, &watch(15), &[reading(0, 100, 10)]);
+        assert_eq!((recreated.arrival, recreated.is_unknown()), (None, true));
+        let jumped_back = tracker.observe(CYCLE, &watch(15), &[reading(0, 10, 20)]);
+        assert_eq!(jumped_back.arrival, None);
+    }
+
+    #[test]
+    fn grown_and_deleted_partitions() {
+        let mut tracker = GroupTracker::new();
+        tracker.observe(CYCLE, &watch(15), &[reading(0, 0, 100), reading(1, 0, 100)]);
+        let grown =
+            tracker.observe(CYCLE * 2, &watch(15), &[reading(0, 0, 150), reading(1, 0, 100), reading(2, 0, 900)]);
+        assert_eq!(rounded(grown.arrival), Some(10), "a new partition has no rate yet");
+        let deleted = tracker.observe(CYCLE * 3, &watch(15), &[reading(2, 0, 900)]);
+        assert_eq!((deleted.partitions, deleted.outstanding), (1, 900));
+    }
+
+    #[test]
+    fn saturated_while_no_partition_ran_dry() {
+        let mut tracker = GroupTracker::new();
+        tracker.observe(CYCLE, &watch(15), &[reading(0, 0, 1_000), reading(1, 0, 1_000)]);
+        let busy = tracker.observe(CYCLE * 2, &watch(15), &[reading(0, 500, 1_000), reading(1, 500, 1_000)]);
+        assert!(busy.saturated);
+        // 500 in 5 s are 100 per second: with one second not committed yet, 950 may be all there was.
+        let nearly = tracker.observe(CYCLE * 3, &watch(15), &[reading(0, 1_000, 2_000), reading(1, 950, 2_000)]);
+        assert!(!nearly.saturated);
+    }
+}

@@ -1,0 +1,12 @@
+//! Lag of consumer groups from committed and end offsets alone.
+//!
+//! [`EndRing`] remembers end offsets, [`partition`] judges one partition, [`GroupTracker`] turns the readings of one cycle
+//! into the lag of a group. What cannot be known is [`Unknown`] with its cause, never zero.
+
+mod group;
+pub mod partition;
+mod ring;
+
+pub use group::{GroupLag, GroupTracker, Late, Reading, TopicPartition, Watch};
+pub use partition::{PartitionLag, ResetPolicy, Unknown};
+pub use ring::{CAPACITY, EndRing, Past};
