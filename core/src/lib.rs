@@ -5,6 +5,8 @@
 //!                  ├─ plan ─→ effects (effect) + one outcome per object (condition, reason)
 //! observed (topic) ┘
 //!
+//! offsets of each cycle ─ lag ─→ scaling ─→ how many replicas, and why
+//!
 //! settings + presets ─ resolve, by the table of knobs ─→ what a client runs with, or everything that is wrong
 //! ```
 #![forbid(unsafe_code)]
@@ -20,6 +22,7 @@ pub mod plan;
 pub mod presets;
 pub mod reason;
 pub mod resolve;
+pub mod scaling;
 pub mod settings;
 pub mod tenancy;
 pub mod topic;

@@ -98,6 +98,52 @@ reasons! {
     TopicDeleted,
     /// The object was deleted and its topic stays in Kafka; the message says why.
     TopicKept,
+
+    // MqConsumerGroup: who may decide about replicas, in the order of the chain.
+    /// `scaling.targetRef` names no workload; create it or correct the name. Scaling begins when it is there.
+    TargetNotFound,
+    /// The target has zero replicas although the minimum is higher: somebody switched it off, it stays off.
+    ScaledToZero,
+    /// Somebody else changed the replicas twice in a short time; the operator keeps its hands off.
+    ReplicasContested,
+    /// Somebody else changed the replicas; that is respected for one window.
+    ScaledByHand,
+    /// Fewer replicas than the minimum.
+    BelowMinimum,
+    /// More replicas than the maximum.
+    AboveMaximum,
+    /// Nothing was seen for several cycles, so rates are not to be trusted yet.
+    ObservationGap,
+    /// The lag is not known; the replicas stay.
+    LagUnknown,
+    /// The target is being rolled out, or not all of its pods are ready.
+    Rollout,
+    /// The group has not yet settled on the present replicas.
+    Settling,
+    /// Too few observations for a rate.
+    Measuring,
+    /// More replicas are needed than the maximum or the partitions allow.
+    AtMaximum,
+    /// More replicas seem to be needed; the next cycle has to confirm it.
+    Confirming,
+    /// The last step up brought next to nothing, so another one waits.
+    StepIneffective,
+    /// Fewer replicas than needed.
+    BelowNeed,
+    /// The promise is broken and the capacity of a replica is not known: the replicas are doubled.
+    CapacityUnknown,
+    /// A backlog is being worked off; replicas stay until it is gone.
+    Draining,
+    /// Fewer replicas would do, but the window of quiet is not over.
+    WindowNotOver,
+    /// More replicas than needed in the whole window.
+    AboveNeed,
+    /// Two windows were quiet and the capacity of a replica is not known: one step down.
+    QuietWithoutCapacity,
+    /// The replicas are enough and not too many.
+    WithinBand,
+    /// A change of replicas takes longer than the promised age, so the promise breaks while it happens; raise `objective.age`.
+    ObjectiveTooShort,
 }
 
 #[cfg(test)]

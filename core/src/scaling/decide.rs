@@ -1,0 +1,293 @@
+//! The ordered chain of rules. The first that applies decides.
+
+use std::time::Duration;
+
+use super::history::{Situation, Unsettled};
+use super::need::{most, useful, useful_below, whole};
+use super::{Decision, Objective, Policy, Terms};
+use crate::reason::Reason;
+
+/// What a rule says: replicas, reason, message.
+type Verdict = (u32, Reason, String);
+type Rule = fn(&Policy, &Situation) -> Option<Verdict>;
+
+/// Who may decide at all, whether the numbers can be trusted, then the numbers.
+const CHAIN: &[Rule] = &[
+    paused,
+    scaled_to_zero,
+    by_hand,
+    outside_bounds,
+    gap,
+    nothing_known,
+    unsettled,
+    measuring,
+    up,
+    up_without_capacity,
+    down,
+    down_without_capacity,
+];
+
+/// Judges a situation. The same situation always gives the same decision.
+pub fn decide(policy: &Policy, now: &Situation) -> Decision {
+    let (desired, mut reason, mut message) =
+        CHAIN.iter().find_map(|rule| rule(policy, now)).unwrap_or_else(|| within_band(policy, now));
+    if let Objective::Age(age) = policy.objective
+        && now.need.is_some_and(|need| need.too_short)
+    {
+        let (change, age) = (time(now.change), time(age));
+        message = format!("{message}; a change of replicas takes {change}, not less than the promised {age}: raise it");
+        if reason == Reason::WithinBand {
+            reason = Reason::ObjectiveTooShort;
+        }
+    }
+    let terms = Terms {
+        arrival: now.load.map(|load| load.arrival),
+        capacity: now.capacity.known(),
+        backlog: now.load.map(|load| load.backlog),
+        need: now.need.map(|need| need.aim),
+    };
+    Decision { current: now.replicas, desired, reason, message, terms }
+}
+
+fn hold(now: &Situation, reason: Reason, message: impl Into<String>) -> Verdict {
+    (now.replicas, reason, message.into())
+}
+
+fn paused(policy: &Policy, now: &Situation) -> Option<Verdict> {
+    if policy.paused { Some(hold(now, Reason::Paused, "the object is paused")) } else { None }
+}
+
+fn scaled_to_zero(policy: &Policy, now: &Situation) -> Option<Verdict> {
+    if now.replicas > 0 || policy.min == 0 {
+        return None;
+    }
+    Some(hold(now, Reason::ScaledToZero, "the target was set to 0 replicas; set it to at least 1 to resume scaling"))
+}
+
+fn by_hand(_: &Policy, now: &Situation) -> Option<Verdict> {
+    let (left, twice) = now.by_hand?;
+    let (n, left) = (now.replicas, time(left));
+    if twice {
+        let message = format!(
+            "something else set the replicas twice, now to {n}; left alone for {left}: \
+             remove replicas from what deploys the target, or remove its other autoscaler"
+        );
+        return Some(hold(now, Reason::ReplicasContested, message));
+    }
+    Some(hold(now, Reason::ScaledByHand, format!("{n} replicas were set by something else; respected for {left}")))
+}
+
+/// The bounds are the user's own words: they hold whatever is known about the lag.
+fn outside_bounds(policy: &Policy, now: &Situation) -> Option<Verdict> {
+    let n = now.replicas;
+    if n < policy.min {
+        return Some((
+            policy.min,
+            Reason::BelowMinimum,
+            format!("{n} replicas are below the minimum of {}", policy.min),
+        ));
+    }
+    if n > policy.max {
+        return Some((
+            policy.max,
+            Reason::AboveMaximum,
+            format!("{n} replicas are above the maximum of {}", policy.max),
+        ));
+    }
+    None
+}
+
+fn gap(_: &Policy, now: &Situation) -> Option<Verdict> {
+    if now.gap {
+        Some(hold(now, Reason::ObservationGap, "nothing was seen for several cycles; watching again first"))
+    } else {
+        None
+    }
+}
+
+fn nothing_known(_: &Policy, now: &Situation) -> Option<Verdict> {
+    if !now.all_unknown {
+        return None;
+    }
+    let why = now.unknown.clone().unwrap_or_else(|| "the group has no partitions".into());
+    Some(hold(now, Reason::LagUnknown, why))
+}
+
+fn unsettled(_: &Policy, now: &Situation) -> Option<Verdict> {
+    let (why, left) = now.unsettled.as_ref()?;
+    let (reason, why) = match why {
+        Unsettled::Rollout(why) => (Reason::Rollout, why),
+        Unsettled::Group(why) => (Reason::Settling, why),
+    };
+    Some(hold(now, reason, format!("{why}; waiting for at most {}", time(*left))))
+}
+
+fn measuring(_: &Policy, now: &Situation) -> Option<Verdict> {
+    if now.load.is_some() {
+        None
+    } else {
+        Some(hold(now, Reason::Measuring, "two observations make a rate; this is the first"))
+    }
+}
+
+/// The most replicas that can work: the user's maximum, or one per partition.
+fn ceiling(policy: &Policy, now: &Situation) -> u32 {
+    policy.max.min(now.partitions).max(policy.min)
+}
+
+fn up(policy: &Policy, now: &Situation) -> Option<Verdict> {
+    let (need, load, capacity) = (now.need?, now.load?, now.capacity.known()?);
+    if f64::from(now.replicas) >= need.least {
+        return None;
+    }
+    let waiting = if load.backlog >= 1.0 { format!(" and {} waiting", number(load.backlog)) } else { String::new() };
+    let words = format!("{} msg/s{waiting} at {} per replica need", number(load.arrival), number(capacity));
+    Some(grow(policy, now, useful(whole(need.aim), now.partitions), Reason::BelowNeed, &words))
+}
+
+fn up_without_capacity(policy: &Policy, now: &Situation) -> Option<Verdict> {
+    if now.capacity.known().is_some() || !now.worsening {
+        return None;
+    }
+    let words = format!(
+        "{} messages break the promise and do not become fewer; the capacity of a replica is not known yet, doubling to",
+        now.broken.unwrap_or_default()
+    );
+    let doubled = useful(now.replicas.saturating_mul(2), now.partitions);
+    Some(grow(policy, now, doubled, Reason::CapacityUnknown, &words))
+}
+
+fn grow(policy: &Policy, now: &Situation, wanted: u32, reason: Reason, words: &str) -> Verdict {
+    let ceiling = ceiling(policy, now);
+    let next = useful(now.replicas.saturating_add(1), now.partitions);
+    let wanted = wanted.max(next);
+    if now.replicas >= ceiling {
+        let limit = if ceiling < policy.max {
+            format!("{} partitions keep no more busy", now.partitions)
+        } else {
+            format!("the maximum is {ceiling}")
+        };
+        return hold(now, Reason::AtMaximum, format!("{words} {}; {limit}", wanted.max(whole(need_of(now)))));
+    }
+    if let Some((left, brought, predicted)) = now.blocked {
+        let message = format!(
+            "the last step up brought {} of {} msg/s: something other than replicas limits; the next step waits {}",
+            number(brought),
+            number(predicted),
+            time(left)
+        );
+        return hold(now, Reason::StepIneffective, message);
+    }
+    if now.judging {
+        return hold(now, Reason::Settling, format!("{words} {wanted}; waiting to see what the last step brought"));
+    }
+    if now.asked < 2 {
+        return hold(now, Reason::Confirming, format!("{words} {wanted}; the next cycle has to confirm it"));
+    }
+    let desired = wanted.min(ceiling);
+    let limited = if desired < wanted { format!("; limited to {desired}") } else { String::new() };
+    (desired, reason, format!("{words} {wanted}{limited}"))
+}
+
+fn need_of(now: &Situation) -> f64 {
+    now.need.map(|need| need.aim).unwrap_or_default()
+}
+
+fn down(policy: &Policy, now: &Situation) -> Option<Verdict> {
+    let capacity = now.capacity.known()?;
+    let (arrival, need) = (now.most_arrival?, now.most_need?);
+    let n = now.replicas;
+    let fitting = |need: f64| useful(whole(need).max(1), now.partitions).min(policy.max).max(policy.min);
+    // What counts is whole, useful replicas: too many by the formula may still be the fewest that do.
+    let enough_now = now.need.is_some_and(|need| fitting(need.aim) >= n);
+    if f64::from(n) <= most(arrival, capacity) || n <= policy.min || enough_now {
+        return None;
+    }
+    let desired = fitting(need);
+    if let Some(held) = not_yet(policy, now, policy.window) {
+        return Some(held);
+    }
+    if desired >= n {
+        return None;
+    }
+    let message = format!(
+        "at most {} msg/s in the last {} at {} per replica need {desired}",
+        number(arrival),
+        time(policy.window),
+        number(capacity)
+    );
+    Some((desired, Reason::AboveNeed, message))
+}
+
+fn down_without_capacity(policy: &Policy, now: &Situation) -> Option<Verdict> {
+    if now.capacity.known().is_some() || now.replicas <= policy.min {
+        return None;
+    }
+    let quiet = policy.window * 2;
+    if let Some(held) = not_yet(policy, now, quiet) {
+        return Some(held);
+    }
+    let desired = useful_below(now.replicas, now.partitions).max(policy.min);
+    if desired >= now.replicas {
+        return None;
+    }
+    let message = format!("nothing waited for {}; the capacity of a replica is not known, one step down", time(quiet));
+    Some((desired, Reason::QuietWithoutCapacity, message))
+}
+
+/// What stands against fewer replicas although fewer might do.
+fn not_yet(policy: &Policy, now: &Situation, quiet: Duration) -> Option<Verdict> {
+    if let Some(why) = &now.unknown {
+        return Some(hold(now, Reason::LagUnknown, format!("no step down while something is unknown: {why}")));
+    }
+    if !now.quiet {
+        let waiting = number(now.load.map(|load| load.backlog).unwrap_or_default());
+        let broken = now.broken.unwrap_or_default();
+        return Some(hold(
+            now,
+            Reason::Draining,
+            format!("{waiting} messages wait, {broken} of them break the promise"),
+        ));
+    }
+    let without_capacity = now.capacity.known().is_none();
+    let waited = [Some(now.watched_for), now.unchanged_for, without_capacity.then_some(now.quiet_for)];
+    let shortest = waited.into_iter().flatten().min().unwrap_or_default();
+    let window = if without_capacity { quiet } else { policy.window };
+    let left = window.checked_sub(shortest).filter(|left| !left.is_zero())?;
+    Some(hold(now, Reason::WindowNotOver, format!("fewer replicas may do; decided in {} if it stays so", time(left))))
+}
+
+fn within_band(_: &Policy, now: &Situation) -> Verdict {
+    let n = match now.replicas {
+        1 => "1 replica".to_owned(),
+        n => format!("{n} replicas"),
+    };
+    let fit = if now.replicas == 1 { "fits" } else { "fit" };
+    let keep = if now.replicas == 1 { "keeps" } else { "keep" };
+    let message = match (now.load, now.capacity.known()) {
+        (Some(load), Some(capacity)) => {
+            format!("{n} {fit} {} msg/s at {} per replica", number(load.arrival), number(capacity))
+        }
+        (Some(load), None) => {
+            format!(
+                "{n} {keep} the promise at {} msg/s; the capacity of a replica is not known yet",
+                number(load.arrival)
+            )
+        }
+        (None, _) => format!("{n} stay as they are"),
+    };
+    (now.replicas, Reason::WithinBand, message)
+}
+
+/// A rate or a count for a person: whole from ten on.
+fn number(value: f64) -> String {
+    if value >= 10.0 || value == 0.0 { format!("{value:.0}") } else { format!("{value:.1}") }
+}
+
+fn time(duration: Duration) -> String {
+    match duration.as_secs() {
+        0 => format!("{}ms", duration.as_millis()),
+        seconds if seconds >= 120 && seconds % 60 == 0 => format!("{}m", seconds / 60),
+        seconds => format!("{seconds}s"),
+    }
+}

@@ -1,0 +1,398 @@
+//! What the model needs of the past.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::capacity::{Capacity, Learner, Sample};
+use super::need::{Load, Need, need};
+use super::window::WindowMax;
+use super::{Decision, Observation, Policy};
+
+/// Assumed until a change was measured: a pod start and one rebalance of a cooperative group.
+const FIRST_CHANGE: Duration = Duration::from_secs(5);
+/// A change is never assumed to take longer.
+const LONGEST_CHANGE: Duration = Duration::from_mins(15);
+/// Waiting for a group to settle always ends after this, or after three times a usual change.
+const LONGEST_SETTLING: Duration = Duration::from_mins(5);
+/// A cycle whose arrival stands so far above the one of three cycles ago is a step, not noise.
+const STEP: f64 = 1.25;
+/// Windows for which a twice contested target is left alone.
+const HANDS_OFF: u32 = 6;
+
+/// Why a group has not settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unsettled {
+    /// The workload: rollout, or pods that are not ready.
+    Rollout(String),
+    /// The group: members, ownership, no progress, or a step whose effect is not yet seen.
+    Group(String),
+}
+
+/// A change of replicas that the operator made.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    at: Duration,
+    from: u32,
+    to: u32,
+    /// Throughput before it.
+    before: f64,
+    /// Throughput that it should add.
+    predicted: Option<f64>,
+    settled: Option<Duration>,
+    judged: bool,
+}
+
+/// Everything that [`super::decide()`] looks at.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each read by one rule")]
+#[derive(Debug, Clone, PartialEq)]
+pub struct Situation {
+    /// Replicas asked for now.
+    pub replicas: u32,
+    /// Partitions of the group's topics; more replicas than that are idle.
+    pub partitions: u32,
+    /// Somebody else set the replicas; how long that is still respected, and whether it happened twice.
+    pub by_hand: Option<(Duration, bool)>,
+    /// Observations were missing just before this one.
+    pub gap: bool,
+    /// Why some partitions are unknown.
+    pub unknown: Option<String>,
+    /// Whether nothing is known.
+    pub all_unknown: bool,
+    /// Why the group is not settled, and how long that is still waited for.
+    pub unsettled: Option<(Unsettled, Duration)>,
+    /// Arrival and backlog, once there is a rate.
+    pub load: Option<Load>,
+    /// Messages that break the promise.
+    pub broken: Option<u64>,
+    /// Largest arrival in the window.
+    pub most_arrival: Option<f64>,
+    /// Capacity of one replica.
+    pub capacity: Capacity,
+    /// What the load asks for, when the capacity is known.
+    pub need: Option<Need>,
+    /// Largest aim in the window.
+    pub most_need: Option<f64>,
+    /// Cycles in a row that asked for more.
+    pub asked: u32,
+    /// Messages that break the promise do not become fewer.
+    pub worsening: bool,
+    /// The last step up still has to show what it brought.
+    pub judging: bool,
+    /// No more steps up for so long, with what the last step brought and what it should have brought.
+    pub blocked: Option<(Duration, f64, f64)>,
+    /// Nothing waits beyond what measurement delay explains, nothing breaks the promise, everything is known.
+    pub quiet: bool,
+    /// For how long.
+    pub quiet_for: Duration,
+    /// How long the group has been watched without a gap with the same meaning of its numbers.
+    pub watched_for: Duration,
+    /// Time since the last change of replicas.
+    pub unchanged_for: Option<Duration>,
+    /// How long a change takes.
+    pub change: Duration,
+}
+
+/// Memory of one group.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    last: Option<Duration>,
+    gap: bool,
+    watched_since: Option<Duration>,
+    replicas: Option<u32>,
+    arrivals: VecDeque<f64>,
+    throughputs: VecDeque<f64>,
+    broken: VecDeque<u64>,
+    most_arrival: WindowMax,
+    most_need: WindowMax,
+    asked: u32,
+    quiet_since: Option<Duration>,
+    unsettled: Option<(Duration, Unsettled)>,
+    changes: VecDeque<Duration>,
+    step: Option<Step>,
+    strikes: u32,
+    blocked: Option<(Duration, f64, f64)>,
+    foreign: VecDeque<Duration>,
+    capacity: Learner,
+    spec_capacity: Option<f64>,
+}
+
+impl History {
+    /// A memory of nothing: what a new leader starts with.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes one cycle.
+    pub fn observe(&mut self, policy: &Policy, seen: &Observation) {
+        let at = seen.at;
+        let from = self.last.replace(at);
+        self.gap = from.is_some_and(|from| at <= from || at > from + policy.cycle * 3);
+        if self.gap {
+            self.asked = 0;
+            self.capacity.interrupt();
+        }
+        if self.gap || from.is_none() {
+            self.watched_since = Some(at);
+        }
+        if self.capacity.key(&seen.target.template, &seen.config) || self.spec_capacity != policy.capacity {
+            // Needs of the past were counted in other replicas.
+            self.most_need.clear();
+            self.watched_since = Some(at);
+        }
+        self.spec_capacity = policy.capacity;
+
+        self.note_foreign_change(at, policy, seen.target.replicas);
+        if let Some(rate) = seen.lag.arrival {
+            remember(&mut self.arrivals, rate);
+            self.most_arrival.push(at, mean(&self.arrivals).unwrap_or(rate), policy.window);
+        }
+        if let Some(rate) = seen.lag.throughput {
+            remember(&mut self.throughputs, rate);
+        }
+        if let Some(broken) = policy.objective.broken_by(&seen.lag).filter(|_| !seen.lag.is_unknown()) {
+            remember(&mut self.broken, broken);
+        }
+        self.note_settling(at, policy, seen);
+        self.learn(from, policy, seen);
+        self.judge_step(at, policy, seen);
+        self.quiet_since =
+            if is_quiet(policy, seen, mean(&self.arrivals)) { self.quiet_since.or(Some(at)) } else { None };
+
+        let load = self.load(policy, seen);
+        let capacity = self.capacity_of(policy);
+        let need = self.need(policy, load, capacity);
+        if let Some(need) = need {
+            self.most_need.push(at, need.aim, policy.window);
+        }
+        let replicas = f64::from(self.replicas.unwrap_or(seen.target.replicas));
+        let asks = need.map_or_else(|| self.worsening(seen), |need| replicas < need.least);
+        self.asked = if asks { self.asked.saturating_add(1) } else { 0 };
+    }
+
+    /// Lays out the present for a decision. `seen` is the observation taken last.
+    pub fn situation(&self, policy: &Policy, seen: &Observation) -> Situation {
+        let at = seen.at;
+        let load = self.load(policy, seen);
+        let capacity = self.capacity_of(policy);
+        let since = |then: Duration| at.saturating_sub(then);
+        Situation {
+            replicas: self.replicas.unwrap_or(seen.target.replicas),
+            partitions: seen.lag.partitions,
+            by_hand: self.by_hand(at, policy),
+            gap: self.gap,
+            unknown: seen.lag.unknown_because(),
+            all_unknown: seen.lag.is_unknown(),
+            unsettled: self.unsettled.clone().and_then(|(from, why)| {
+                let left = self.longest_settling().checked_sub(since(from)).filter(|left| !left.is_zero())?;
+                Some((why, left))
+            }),
+            load,
+            broken: policy.objective.broken_by(&seen.lag),
+            most_arrival: self.most_arrival.max(),
+            capacity,
+            need: self.need(policy, load, capacity),
+            most_need: self.most_need.max(),
+            asked: self.asked,
+            worsening: self.worsening(seen),
+            judging: self.step.is_some_and(|step| step.to > step.from && step.settled.is_some() && !step.judged),
+            blocked: self.blocked.and_then(|(until, brought, predicted)| {
+                until.checked_sub(at).filter(|left| !left.is_zero()).map(|left| (left, brought, predicted))
+            }),
+            quiet: self.quiet_since.is_some(),
+            quiet_for: self.quiet_since.map(since).unwrap_or_default(),
+            watched_for: self.watched_since.map(since).unwrap_or_default(),
+            unchanged_for: self.step.map(|step| since(step.at)),
+            change: self.change(),
+        }
+    }
+
+    /// Notes that `decision`, made at `at`, was written to the target.
+    pub fn applied(&mut self, at: Duration, decision: &Decision) {
+        if !decision.is_step() {
+            return;
+        }
+        let (from, to) = (decision.current, decision.desired);
+        let before = mean(&self.throughputs).unwrap_or_default();
+        let per_replica = decision.terms.capacity.or_else(|| (from > 0).then(|| before / f64::from(from)));
+        let predicted =
+            (to > from).then_some(per_replica).flatten().map(|rate| rate * f64::from(to.saturating_sub(from)));
+        self.step = Some(Step { at, from, to, before, predicted, settled: None, judged: false });
+        self.replicas = Some(to);
+        self.unsettled = Some((at, Unsettled::Group(format!("{from} -> {to} replicas was just asked for"))));
+        self.asked = 0;
+        self.capacity.interrupt();
+    }
+
+    fn change(&self) -> Duration {
+        self.changes.iter().max().copied().unwrap_or(FIRST_CHANGE).min(LONGEST_CHANGE)
+    }
+
+    fn longest_settling(&self) -> Duration {
+        (self.change() * 3).max(LONGEST_SETTLING)
+    }
+
+    fn capacity_of(&self, policy: &Policy) -> Capacity {
+        match (policy.capacity, self.capacity.learned()) {
+            (Some(rate), _) => Capacity::Spec(rate),
+            (None, Some(rate)) => Capacity::Observed(rate),
+            (None, None) => Capacity::Unknown,
+        }
+    }
+
+    /// Arrival: the mean of three cycles, except in the second cycle of a step, where the mean is still the past.
+    /// Backlog: outstanding less what was handled and not committed yet.
+    fn load(&self, policy: &Policy, seen: &Observation) -> Option<Load> {
+        let mean_arrival = mean(&self.arrivals)?;
+        let arrival = match self.arrivals.iter().copied().collect::<Vec<_>>()[..] {
+            [old, before, now] if before > old * STEP && now > old * STEP => now.max(mean_arrival),
+            _ => mean_arrival,
+        };
+        let unseen = mean(&self.throughputs).unwrap_or_default() * policy.commit_interval.as_secs_f64();
+        Some(Load { arrival, backlog: (count(seen.lag.outstanding) - unseen).max(0.0) })
+    }
+
+    fn need(&self, policy: &Policy, load: Option<Load>, capacity: Capacity) -> Option<Need> {
+        let (load, capacity) = (load?, capacity.known().filter(|rate| *rate > 0.0)?);
+        Some(need(load, capacity, self.replicas.unwrap_or_default(), policy.objective.drain_time(), self.change()))
+    }
+
+    /// For three cycles the promise was broken and the break did not shrink.
+    fn worsening(&self, seen: &Observation) -> bool {
+        let certain = seen.lag.late.is_none_or(|late| !late.estimated);
+        let not_shrinking = self.broken.iter().zip(self.broken.iter().skip(1)).all(|(before, now)| now >= before);
+        certain && self.broken.len() == 3 && self.broken.iter().all(|broken| *broken > 0) && not_shrinking
+    }
+
+    fn note_foreign_change(&mut self, at: Duration, policy: &Policy, replicas: u32) {
+        let Some(expected) = self.replicas else {
+            self.replicas = Some(replicas);
+            return;
+        };
+        // A view of the target may lag behind our own write.
+        let echo =
+            self.step.is_some_and(|step| step.from == replicas && at.saturating_sub(step.at) <= policy.cycle * 3);
+        if replicas == expected || echo {
+            return;
+        }
+        self.replicas = Some(replicas);
+        self.foreign.push_back(at);
+        while self.foreign.len() > 2 {
+            self.foreign.pop_front();
+        }
+        self.asked = 0;
+        self.capacity.interrupt();
+    }
+
+    fn by_hand(&self, at: Duration, policy: &Policy) -> Option<(Duration, bool)> {
+        let last = *self.foreign.back()?;
+        let twice =
+            self.foreign.len() > 1 && self.foreign.front().is_some_and(|first| last <= *first + policy.window * 2);
+        let respected = if twice { policy.window * HANDS_OFF } else { policy.window };
+        let left = (last + respected).checked_sub(at).filter(|left| !left.is_zero())?;
+        Some((left, twice))
+    }
+
+    fn note_settling(&mut self, at: Duration, policy: &Policy, seen: &Observation) {
+        let why = self.why_unsettled(policy, seen);
+        if why.is_none()
+            && let Some(step) = &mut self.step
+            && step.settled.is_none()
+        {
+            step.settled = Some(at);
+            remember(&mut self.changes, at.saturating_sub(step.at));
+        }
+        self.unsettled = why.map(|why| (self.unsettled.take().map_or(at, |(since, _)| since), why));
+    }
+
+    fn why_unsettled(&self, policy: &Policy, seen: &Observation) -> Option<Unsettled> {
+        let target = &seen.target;
+        let wanted = self.replicas.unwrap_or(target.replicas);
+        if target.rolling {
+            return Some(Unsettled::Rollout("a rollout is under way".into()));
+        }
+        if target.ready != wanted {
+            return Some(Unsettled::Rollout(format!("{} of {wanted} replicas are ready", target.ready)));
+        }
+        if let Some(members) = seen.members {
+            if !members.stable {
+                return Some(Unsettled::Group("the group is rebalancing".into()));
+            }
+            if members.unowned > 0 {
+                return Some(Unsettled::Group(format!("{} partitions have no owner", members.unowned)));
+            }
+            // A replica may run several members; all run the same number.
+            if target.ready > 0 && (members.count < target.ready || !members.count.is_multiple_of(target.ready)) {
+                let count = members.count;
+                return Some(Unsettled::Group(format!("{count} members for {} ready replicas", target.ready)));
+            }
+        }
+        // Without a look at the members only progress tells that the group works again.
+        let step = self.step.filter(|step| step.settled.is_none())?;
+        let young = seen.at.saturating_sub(step.at) < policy.cycle;
+        let still = seen.lag.outstanding > 0 && seen.lag.throughput.is_none_or(|rate| rate <= 0.0);
+        (young || still).then(|| Unsettled::Group("no progress since the last step yet".into()))
+    }
+
+    fn learn(&mut self, from: Option<Duration>, policy: &Policy, seen: &Observation) {
+        let Some(from) = from.filter(|_| self.unsettled.is_none() && !self.gap && seen.lag.is_complete()) else {
+            return self.capacity.interrupt();
+        };
+        let replicas = self.replicas.unwrap_or_default();
+        let sample =
+            Sample { at: seen.at, from, replicas, throughput: seen.lag.throughput, saturated: seen.lag.saturated };
+        self.capacity.observe(sample, policy.window, policy.cycle);
+        if self.throughputs.len() == 3
+            && let Some(rate) = mean(&self.throughputs)
+            && self
+                .step
+                .is_none_or(|step| step.settled.is_some_and(|at| seen.at.saturating_sub(at) >= policy.cycle * 3))
+        {
+            self.capacity.at_least(rate, replicas);
+        }
+    }
+
+    /// Two cycles after a step up has settled: did it bring anything? Only a group that is still busy can tell.
+    fn judge_step(&mut self, at: Duration, policy: &Policy, seen: &Observation) {
+        let Some(step) = &mut self.step else { return };
+        let Some(settled) = step.settled.filter(|_| !step.judged) else { return };
+        if seen.lag.saturated && at.saturating_sub(settled) < policy.cycle * 2 {
+            return;
+        }
+        step.judged = true;
+        let Some(predicted) = step.predicted.filter(|rate| *rate > 0.0) else { return };
+        let recent: Vec<f64> = self.throughputs.iter().rev().take(2).copied().collect();
+        let brought =
+            recent.iter().sum::<f64>() / f64::from(u32::try_from(recent.len()).unwrap_or(1).max(1)) - step.before;
+        if !seen.lag.saturated || brought >= predicted * 0.1 {
+            self.strikes = 0;
+            self.blocked = None;
+            return;
+        }
+        let windows = 2_u32.saturating_pow(self.strikes.min(6));
+        self.strikes = self.strikes.saturating_add(1);
+        self.blocked = Some((at + policy.window * windows, brought.max(0.0), predicted));
+    }
+}
+
+/// Nothing waits but what one cycle and one commit interval explain.
+fn is_quiet(policy: &Policy, seen: &Observation, arrival: Option<f64>) -> bool {
+    let unseen = arrival.unwrap_or_default() * (policy.commit_interval + policy.cycle).as_secs_f64();
+    seen.lag.is_complete() && policy.objective.broken_by(&seen.lag) == Some(0) && count(seen.lag.outstanding) <= unseen
+}
+
+fn remember<T>(recent: &mut VecDeque<T>, value: T) {
+    if recent.len() == 3 {
+        recent.pop_front();
+    }
+    recent.push_back(value);
+}
+
+fn mean(values: &VecDeque<f64>) -> Option<f64> {
+    let n = u32::try_from(values.len()).ok().filter(|n| *n > 0)?;
+    Some(values.iter().sum::<f64>() / f64::from(n))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "message counts are far below 2^52")]
+fn count(messages: u64) -> f64 {
+    messages as f64
+}

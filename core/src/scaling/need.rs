@@ -1,0 +1,176 @@
+//! The formulas: how many replicas a load asks for.
+
+use std::time::Duration;
+
+/// Utilisation above which replicas are too few.
+const HIGHEST: f64 = 0.9;
+/// Utilisation that a step aims at.
+const AIM: f64 = 0.7;
+/// Utilisation below which replicas are too many.
+const LOWEST: f64 = 0.5;
+
+/// What has to be worked off.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Load {
+    /// Messages that arrive, per second.
+    pub arrival: f64,
+    /// Messages that wait.
+    pub backlog: f64,
+}
+
+/// What a load asks for, in replicas.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Need {
+    /// Below this many, the arrival is not kept up with or the backlog not drained in time.
+    pub least: f64,
+    /// What a step up aims at: arrival at a comfortable utilisation, and the backlog gone in time although the change itself
+    /// takes time.
+    pub aim: f64,
+    /// A change takes at least as long as the backlog may.
+    pub too_short: bool,
+}
+
+/// `capacity` is above zero. `change` is how long a change of replicas takes until it works.
+///
+/// While a change is under way the present replicas go on working (cooperative rebalancing, pods that start beside the old
+/// ones), so the backlog grows only by what exceeds them.
+pub(super) fn need(load: Load, capacity: f64, replicas: u32, drain: Duration, change: Duration) -> Need {
+    let drain_s = drain.as_secs_f64().max(1.0);
+    let change_s = change.as_secs_f64();
+    let stay = (load.arrival + load.backlog / drain_s) / capacity;
+    let grown = (load.arrival - f64::from(replicas) * capacity).max(0.0) * change_s;
+    // A change that takes most of the time would ask for any number of replicas for a moment's gain.
+    let left_s = (drain_s - change_s).max(drain_s / 2.0);
+    let moving = (load.arrival + (load.backlog + grown) / left_s) / capacity;
+    Need {
+        least: (load.arrival / (HIGHEST * capacity)).max(stay),
+        aim: (load.arrival / (AIM * capacity)).max(moving),
+        too_short: change >= drain,
+    }
+}
+
+/// Replicas above which the arrival leaves more than half of them idle.
+pub(super) fn most(arrival: f64, capacity: f64) -> f64 {
+    arrival / (LOWEST * capacity)
+}
+
+/// The fewest replicas, at least `needed`, at which the busiest replica really has fewer partitions than with one less.
+///
+/// With more replicas than partitions the rest would be idle: the answer is never above `partitions`.
+pub fn useful(needed: u32, partitions: u32) -> u32 {
+    if partitions == 0 || needed <= 1 {
+        return needed;
+    }
+    if needed >= partitions {
+        return partitions;
+    }
+    let share = partitions.div_ceil(needed);
+    if share < partitions.div_ceil(needed - 1) { needed } else { partitions.div_ceil(share.saturating_sub(1).max(1)) }
+}
+
+/// The most replicas, below `replicas`, that are useful; never below one.
+pub(super) fn useful_below(replicas: u32, partitions: u32) -> u32 {
+    let below = replicas.saturating_sub(1).clamp(1, partitions.max(1));
+    let share = partitions.max(1).div_ceil(below);
+    partitions.max(1).div_ceil(share)
+}
+
+/// Whole replicas for a fractional need; what is not a number asks for nothing.
+pub(super) fn whole(need: f64) -> u32 {
+    // Rounding noise of the division must not cost a replica.
+    let need = (need - 1e-9).ceil().clamp(0.0, 1e9);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped just above; NaN becomes 0")]
+    let whole = need as u32;
+    whole
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn useful_counts_of_twelve_partitions() {
+        let counts: Vec<u32> = (1..=14).map(|needed| useful(needed, 12)).collect();
+        assert_eq!(counts, [1, 2, 3, 4, 6, 6, 12, 12, 12, 12, 12, 12, 12, 12]);
+        let below: Vec<u32> = (1..=14).map(|replicas| useful_below(replicas, 12)).collect();
+        assert_eq!(below, [1, 1, 2, 3, 4, 4, 6, 6, 6, 6, 6, 6, 12, 12]);
+    }
+
+    #[test]
+    fn all_of_64_partitions_can_be_reached() {
+        assert_eq!(useful(40, 64), 64);
+        assert_eq!(useful(64, 64), 64);
+    }
+
+    #[test]
+    fn steady_arrival_asks_for_comfortable_replicas() {
+        let need = need(Load { arrival: 2_000.0, backlog: 0.0 }, 480.0, 6, seconds(30), seconds(5));
+        assert_eq!((whole(need.least), whole(need.aim), need.too_short), (5, 6, false));
+    }
+
+    #[test]
+    fn a_backlog_asks_for_more_and_a_slow_change_for_still_more() {
+        let load = Load { arrival: 2_000.0, backlog: 12_000.0 };
+        let quick = need(load, 500.0, 2, seconds(30), seconds(0));
+        assert!((quick.least - (2_000.0 + 400.0) / 500.0).abs() < 1e-9);
+        assert!((quick.aim - 2_000.0 / 350.0).abs() < 1e-9, "the arrival dominates");
+        let slow = need(load, 500.0, 2, seconds(30), seconds(10));
+        // 1,000 per second pile up for 10 s, 20 s are left for 22,000.
+        assert!((slow.aim - (2_000.0 + 22_000.0 / 20.0) / 500.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_change_longer_than_the_promise_is_said_and_bounded() {
+        let load = Load { arrival: 100.0, backlog: 1_000.0 };
+        let need = need(load, 100.0, 1, seconds(10), seconds(60));
+        assert!(need.too_short);
+        assert!((need.aim - 3.0).abs() < 1e-9, "half of the time, never less: {}", need.aim);
+    }
+
+    #[test]
+    fn no_number_asks_for_nothing() {
+        assert_eq!(
+            (whole(f64::NAN), whole(-1.0), whole(6.000_000_000_1), whole(f64::INFINITY)),
+            (0, 0, 6, 1_000_000_000)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn useful_is_the_least_count_that_lowers_the_busiest_share(needed in 1_u32..300, partitions in 1_u32..300) {
+            let count = useful(needed, partitions);
+            prop_assert!(count <= partitions.max(needed) && (count >= needed || count == partitions));
+            let lowers = |n: u32| n == 1 || partitions.div_ceil(n) < partitions.div_ceil(n - 1);
+            if count <= partitions {
+                prop_assert!(lowers(count));
+                prop_assert!((needed..count).all(|n| !lowers(n)));
+            }
+            let below = useful_below(needed, partitions);
+            prop_assert!(below >= 1 && (below < needed || needed == 1) && lowers(below));
+        }
+
+        #[test]
+        fn monotone_in_load_antitone_in_capacity_and_free_of_units(
+            arrival in 0.0..1e6, backlog in 0.0..1e8, capacity in 1.0..1e5, more in 1.0..10.0, n in 1_u32..100,
+        ) {
+            let (drain, change) = (seconds(30), seconds(10));
+            let base = need(Load { arrival, backlog }, capacity, n, drain, change);
+            let loaded = need(Load { arrival: arrival * more, backlog }, capacity, n, drain, change);
+            let behind = need(Load { arrival, backlog: backlog * more }, capacity, n, drain, change);
+            let able = need(Load { arrival, backlog }, capacity * more, n, drain, change);
+            for (label, other, above) in [("arrival", loaded, true), ("backlog", behind, true), ("capacity", able, false)] {
+                let (low, high) = if above { (base, other) } else { (other, base) };
+                prop_assert!(low.least <= high.least + 1e-9 && low.aim <= high.aim + 1e-9, "{label}");
+            }
+            let scaled = need(Load { arrival: arrival * more, backlog: backlog * more }, capacity * more, n, drain, change);
+            prop_assert!((scaled.aim - base.aim).abs() <= 1e-6 * base.aim.max(1.0));
+            prop_assert!(base.least <= base.aim + 1e-9, "a step always leaves the band's lower end behind");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What a user may expect of whole runs.
+
+use proptest::prelude::*;
+
+use super::plant::{Plant, policy, run};
+use crate::scaling::Policy;
+
+/// Between -1 and 1, the same for the same second.
+fn noise(seed: u64, second: u32) -> f64 {
+    let mut x = seed ^ (u64::from(second) << 17) ^ 0x9E37_79B9_7F4A_7C15;
+    for _ in 0..3 {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+    }
+    (x >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+}
+
+fn ten_times(second: u32) -> f64 {
+    if (123..423).contains(&second) { 2_000.0 } else { 200.0 }
+}
+
+fn stated(policy: Policy) -> Policy {
+    Policy { capacity: Some(480.0), ..policy }
+}
+
+#[test]
+fn a_tenfold_step_goes_up_in_one_jump_and_down_again() {
+    let done = run(&Plant::default(), &stated(policy(30, 12, 20)), 1, 700, &[], ten_times);
+    let counts = done.counts();
+    let top = *counts.iter().max().unwrap();
+    assert!(1 < top && top < 12, "{:?}", done.path);
+    assert_eq!(counts.first(), Some(&top), "one jump: {:?}", done.path);
+    assert_eq!(done.replicas, 1, "{:?}", done.path);
+    assert!(counts.len() <= 4, "{:?}", done.path);
+    // The change takes 5 s, detection 10 s, the backlog is worked off within the promised age.
+    assert!(done.breached.iter().all(|second| (123..123 + 60).contains(second)), "{:?}", done.breached);
+}
+
+#[test]
+fn the_same_without_a_stated_capacity() {
+    let done = run(&Plant::default(), &policy(30, 24, 20), 1, 900, &[], ten_times);
+    let counts = done.counts();
+    let top = *counts.iter().max().unwrap();
+    assert!((5..=12).contains(&top), "{:?}", done.path);
+    assert_eq!(done.replicas, 1, "{:?}", done.path);
+    assert!(counts.len() <= 8, "{:?}", done.path);
+    assert!(done.breached.iter().all(|second| (123..123 + 150).contains(second)), "{:?}", done.breached);
+}
+
+#[test]
+fn eager_groups_and_slow_pods_arrive_too() {
+    let plant = Plant { eager: true, start: 25.0, ..Plant::default() };
+    let done = run(&plant, &stated(policy(60, 24, 60)), 1, 900, &[], ten_times);
+    assert_eq!(done.replicas, 1, "{:?}", done.path);
+    assert!(done.counts().len() <= 5, "{:?}", done.path);
+    assert!(done.breached.iter().all(|second| (123..123 + 120).contains(second)), "{:?}", done.breached);
+}
+
+#[test]
+fn more_replicas_that_bring_nothing_are_not_followed_by_more() {
+    let plant = Plant { downstream: 600.0, ..Plant::default() };
+    let done =
+        run(&plant, &stated(policy(30, 24, 60)), 2, 900, &[], |second| if second < 100 { 300.0 } else { 3_000.0 });
+    assert!(done.reasons.contains("StepIneffective"), "{:?}", done.reasons);
+    assert!(done.counts().len() <= 3, "{:?}", done.path);
+}
+
+#[test]
+fn nothing_to_do_reaches_the_minimum() {
+    for capacity in [None, Some(480.0)] {
+        let policy = Policy { capacity, ..policy(30, 24, 20) };
+        let done = run(&Plant::default(), &policy, 9, 900, &[], |_| 0.0);
+        assert_eq!(done.replicas, 1, "{:?}", done.path);
+    }
+}
+
+#[test]
+fn a_day_curve_keeps_the_promise_with_few_changes() {
+    let curve = |second: u32| 1_500.0 - 1_300.0 * (f64::from(second) / 7_200.0 * std::f64::consts::TAU).cos();
+    let done = run(&Plant::default(), &stated(policy(30, 24, 300)), 1, 7_200, &[], curve);
+    assert!(done.breached.is_empty(), "{:?}", done.breached);
+    assert!(done.counts().len() <= 14, "{:?}", done.path);
+    // The load alone is 1,500/480 = 3.1 replicas on average; at the aimed 70 % that is 4.5.
+    assert!(done.pod_seconds / 7_200.0 < 5.5, "{}", done.pod_seconds / 7_200.0);
+}
+
+#[test]
+fn a_restart_of_the_operator_never_scales_down() {
+    let steady = run(&Plant::default(), &stated(policy(30, 24, 60)), 8, 55, &[], |_| 200.0);
+    assert!(steady.path.is_empty(), "not before a full window: {:?}", steady.path);
+    let restarts: Vec<u32> = (1..20).map(|n| n * 50).collect();
+    let done = run(&Plant::default(), &stated(policy(30, 24, 60)), 8, 1_000, &restarts, |_| 200.0);
+    assert!(done.path.is_empty(), "{:?}", done.path);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn noise_within_the_band_changes_nothing(seed in any::<u64>(), start in 1_u32..=24, arrival in 100.0..6_000.0) {
+        let load = |second| arrival * (1.0 + 0.1 * noise(seed, second / 5));
+        let done = run(&Plant::default(), &stated(policy(30, 24, 60)), start, 1_500, &[], load);
+        prop_assert!(done.path.len() <= 2, "{:?}", done.path);
+        prop_assert!(done.path.iter().all(|(second, ..)| *second < 600), "{:?}", done.path);
+    }
+
+    #[test]
+    fn always_within_the_bounds(seed in any::<u64>(), min in 1_u32..6, more in 0_u32..10, restart in 1_u32..1_000) {
+        let load = |second: u32| 3_000.0 * noise(seed, second / 60).abs() + 500.0 * noise(seed, second).abs();
+        let bounds = Policy { min, max: min + more, ..policy(30, 12, 30) };
+        let done = run(&Plant::default(), &bounds, min, 1_200, &[restart], load);
+        prop_assert!(done.counts().iter().all(|n| (min..=min + more).contains(n)), "{:?}", done.path);
+    }
+}

@@ -1,0 +1,249 @@
+//! Each rule of the chain, and what holds for every situation.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::history::{Situation, Unsettled};
+use super::need::need;
+use super::{Capacity, Decision, Load, Objective, Policy, decide};
+use crate::reason::Reason;
+
+const fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn policy() -> Policy {
+    Policy {
+        objective: Objective::Age(seconds(30)),
+        min: 1,
+        max: 12,
+        capacity: Some(480.0),
+        window: seconds(20),
+        cycle: seconds(5),
+        commit_interval: seconds(1),
+        paused: false,
+    }
+}
+
+/// A settled, quiet group that was watched for long, with so much to do now and never more before.
+fn calm(replicas: u32, arrival: f64, backlog: f64, capacity: Capacity) -> Situation {
+    let load = Load { arrival, backlog };
+    let needed = capacity.known().map(|rate| need(load, rate, replicas, seconds(30), seconds(5)));
+    Situation {
+        replicas,
+        partitions: 12,
+        by_hand: None,
+        gap: false,
+        unknown: None,
+        all_unknown: false,
+        unsettled: None,
+        load: Some(load),
+        broken: Some(0),
+        most_arrival: Some(arrival),
+        capacity,
+        need: needed,
+        most_need: needed.map(|need| need.aim),
+        asked: 2,
+        worsening: false,
+        judging: false,
+        blocked: None,
+        quiet: backlog < 1.0,
+        quiet_for: seconds(600),
+        watched_for: seconds(600),
+        unchanged_for: Some(seconds(600)),
+        change: seconds(5),
+    }
+}
+
+fn stated(replicas: u32, arrival: f64, backlog: f64) -> Situation {
+    calm(replicas, arrival, backlog, Capacity::Spec(480.0))
+}
+
+fn unstated(replicas: u32, arrival: f64) -> Situation {
+    calm(replicas, arrival, 0.0, Capacity::Unknown)
+}
+
+#[track_caller]
+fn check(name: &str, policy: &Policy, now: &Situation, desired: u32, reason: Reason, says: &str) {
+    let Decision { current, desired: got, reason: why, message, .. } = decide(policy, now);
+    assert_eq!((current, got, why), (now.replicas, desired, reason), "{name}: {message}");
+    assert!(message.contains(says), "{name}: {message:?} does not say {says:?}");
+}
+
+#[test]
+fn who_may_decide_comes_first() {
+    let busy = || stated(1, 2_000.0, 0.0);
+    let paused = Policy { paused: true, ..policy() };
+    check("paused", &paused, &Situation { by_hand: Some((seconds(9), true)), ..busy() }, 1, Reason::Paused, "paused");
+    check("zero", &policy(), &stated(0, 2_000.0, 0.0), 0, Reason::ScaledToZero, "at least 1");
+    let hand = Situation { by_hand: Some((seconds(9), false)), ..busy() };
+    check("by hand", &policy(), &hand, 1, Reason::ScaledByHand, "respected for 9s");
+    let twice = Situation { by_hand: Some((seconds(600), true)), ..busy() };
+    check("contested", &policy(), &twice, 1, Reason::ReplicasContested, "left alone for 10m");
+}
+
+#[test]
+fn bounds_hold_whatever_is_known() {
+    let blind = |replicas| Situation { all_unknown: true, ..stated(replicas, 0.0, 0.0) };
+    let bounds = Policy { min: 2, max: 4, ..policy() };
+    check("below", &bounds, &blind(1), 2, Reason::BelowMinimum, "minimum of 2");
+    check("above", &bounds, &blind(9), 4, Reason::AboveMaximum, "maximum of 4");
+}
+
+#[test]
+fn what_cannot_be_trusted_changes_nothing() {
+    let busy = || stated(1, 2_000.0, 0.0);
+    check("gap", &policy(), &Situation { gap: true, ..busy() }, 1, Reason::ObservationGap, "watching again");
+    let why = Some("orders/3: end offset not readable: no leader".to_owned());
+    let blind = Situation { unknown: why.clone(), all_unknown: true, ..busy() };
+    check("all unknown", &policy(), &blind, 1, Reason::LagUnknown, "no leader");
+    let partly = |now: Situation| Situation { unknown: why.clone(), ..now };
+    check("partly unknown still grows", &policy(), &partly(busy()), 6, Reason::BelowNeed, "need 6");
+    check("and never shrinks", &policy(), &partly(stated(6, 100.0, 0.0)), 6, Reason::LagUnknown, "orders/3");
+    let first = Situation { load: None, need: None, most_need: None, most_arrival: None, ..busy() };
+    check("first", &policy(), &first, 1, Reason::Measuring, "two observations");
+}
+
+#[test]
+fn waits_for_rollouts_and_for_the_group() {
+    let rollout = Some((Unsettled::Rollout("3 of 4 replicas are ready".into()), seconds(240)));
+    let group = Some((Unsettled::Group("the group is rebalancing".into()), seconds(20)));
+    let busy = || stated(4, 9_000.0, 0.0);
+    let says = "3 of 4 replicas are ready; waiting for at most 4m";
+    check("rollout", &policy(), &Situation { unsettled: rollout, ..busy() }, 4, Reason::Rollout, says);
+    check("group", &policy(), &Situation { unsettled: group, ..busy() }, 4, Reason::Settling, "at most 20s");
+    let judging = Situation { judging: true, ..busy() };
+    check("judging", &policy(), &judging, 4, Reason::Settling, "what the last step brought");
+}
+
+#[test]
+fn grows_in_one_jump_to_a_useful_count() {
+    check("step", &policy(), &stated(1, 2_000.0, 0.0), 6, Reason::BelowNeed, "2000 msg/s at 480 per replica need 6");
+    check("backlog", &policy(), &stated(6, 2_000.0, 60_000.0), 12, Reason::BelowNeed, "60000 waiting");
+    // Five or seven replicas of twelve partitions have as busy a replica as four or six.
+    check("useful", &policy(), &stated(1, 1_600.0, 0.0), 6, Reason::BelowNeed, "need 6");
+    let small = Policy { max: 5, ..policy() };
+    check("clamped", &small, &stated(1, 2_000.0, 0.0), 5, Reason::BelowNeed, "limited to 5");
+    check("at maximum", &small, &stated(5, 9_000.0, 0.0), 5, Reason::AtMaximum, "maximum");
+    let wide = Policy { max: 100, ..policy() };
+    check("one per partition", &wide, &stated(12, 9_000.0, 0.0), 12, Reason::AtMaximum, "12 partitions");
+    let once = Situation { asked: 1, ..stated(1, 2_000.0, 0.0) };
+    check("once is noise", &policy(), &once, 1, Reason::Confirming, "confirm");
+    let blocked = Situation { blocked: Some((seconds(40), 12.0, 960.0)), ..stated(4, 2_000.0, 0.0) };
+    check("blocked", &policy(), &blocked, 4, Reason::StepIneffective, "12 of 960 msg/s");
+}
+
+#[test]
+fn stays_within_the_band() {
+    for arrival in [1_500.0, 2_000.0, 2_500.0] {
+        check("band", &policy(), &stated(6, arrival, 0.0), 6, Reason::WithinBand, "6 replicas fit");
+    }
+}
+
+#[test]
+fn shrinks_to_the_largest_need_of_a_quiet_window() {
+    let idle = || stated(6, 300.0, 0.0);
+    check("idle", &policy(), &idle(), 1, Reason::AboveNeed, "at most 300 msg/s in the last 20s");
+    let earlier = Situation { most_need: Some(2.4), most_arrival: Some(800.0), ..idle() };
+    check("earlier need", &policy(), &earlier, 3, Reason::AboveNeed, "need 3");
+    let minimum = Policy { min: 2, ..policy() };
+    check("minimum", &minimum, &idle(), 2, Reason::AboveNeed, "need 2");
+    let draining = Situation { quiet: false, broken: Some(7), ..idle() };
+    check("draining", &policy(), &draining, 6, Reason::Draining, "7 of them break the promise");
+    let fresh = Situation { watched_for: seconds(15), ..idle() };
+    check("new leader", &policy(), &fresh, 6, Reason::WindowNotOver, "in 5s");
+    let changed = Situation { unchanged_for: Some(seconds(5)), ..idle() };
+    check("once per window", &policy(), &changed, 6, Reason::WindowNotOver, "in 15s");
+}
+
+#[test]
+fn without_a_capacity_it_feels_its_way() {
+    let breaking = Situation { worsening: true, broken: Some(900), quiet: false, ..unstated(2, 2_000.0) };
+    check("doubles", &policy(), &breaking, 4, Reason::CapacityUnknown, "900 messages break the promise");
+    let blocked = Situation { blocked: Some((seconds(40), 0.0, 960.0)), ..breaking };
+    check("not again in vain", &policy(), &blocked, 2, Reason::StepIneffective, "0 of 960");
+    check("quiet", &policy(), &unstated(6, 100.0), 4, Reason::QuietWithoutCapacity, "nothing waited for 40s");
+    let short = Situation { quiet_for: seconds(30), ..unstated(6, 100.0) };
+    check("two windows", &policy(), &short, 6, Reason::WindowNotOver, "in 10s");
+    check("at minimum", &policy(), &unstated(1, 100.0), 1, Reason::WithinBand, "not known yet");
+}
+
+#[test]
+fn a_promise_shorter_than_a_change_is_said() {
+    let load = Load { arrival: 300.0, backlog: 0.0 };
+    let needed = Some(need(load, 480.0, 1, seconds(30), seconds(45)));
+    let slow = Situation { need: needed, change: seconds(45), ..stated(1, 300.0, 0.0) };
+    let decision = decide(&policy(), &slow);
+    assert_eq!(decision.reason, Reason::ObjectiveTooShort);
+    assert!(decision.message.contains("takes 45s, not less than the promised 30s"), "{}", decision.message);
+    let step = Situation { need: Some(need(load, 100.0, 1, seconds(30), seconds(45))), ..slow };
+    let decision = decide(&policy(), &step);
+    assert_eq!(decision.reason, Reason::BelowNeed, "a step keeps its reason");
+    assert!(decision.message.contains("raise it"));
+}
+
+fn any_situation() -> impl Strategy<Value = Situation> {
+    let load = (
+        0_u32..20,
+        0.0..20_000.0,
+        prop_oneof![Just(0.0), 0.0..1e7],
+        prop_oneof![
+            Just(Capacity::Unknown),
+            (1.0..2_000.0).prop_map(Capacity::Spec),
+            (1.0..2_000.0).prop_map(Capacity::Observed)
+        ],
+    );
+    let flags = (any::<[bool; 6]>(), 0_u32..4, 0_u64..100, 0_u64..100, 1_u32..40);
+    (load, flags).prop_map(
+        |((replicas, arrival, backlog, capacity), (flags, asked, watched, unchanged, partitions))| {
+            let [gap, unknown, unsettled, worsening, blocked, quiet] = flags;
+            Situation {
+                partitions,
+                gap,
+                unknown: unknown.then(|| "orders/0: away".to_owned()),
+                unsettled: (unsettled && gap).then(|| (Unsettled::Group("rebalancing".into()), seconds(9))),
+                worsening,
+                blocked: (blocked && gap).then_some((seconds(9), 0.0, 100.0)),
+                quiet: quiet && !unknown,
+                asked,
+                watched_for: seconds(watched),
+                unchanged_for: Some(seconds(unchanged)),
+                ..calm(replicas, arrival, backlog, capacity)
+            }
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn holds_for_every_situation(now in any_situation(), min in 1_u32..6, more in 0_u32..12) {
+        let policy = Policy { min, max: min + more, ..policy() };
+        let decision = decide(&policy, &now);
+        prop_assert_eq!(&decision, &decide(&policy, &now), "deterministic");
+        prop_assert_eq!(decision.current, now.replicas);
+        prop_assert!(!decision.message.is_empty());
+        let bounds = min..=min + more;
+        if decision.reason != Reason::ScaledToZero {
+            prop_assert!(bounds.contains(&decision.desired), "{:?}", decision);
+        }
+        if now.unknown.is_some() && bounds.contains(&now.replicas) {
+            prop_assert!(decision.desired >= now.replicas, "unknown never scales down: {:?}", decision);
+        }
+        if now.gap && bounds.contains(&now.replicas) {
+            prop_assert!(!decision.is_step(), "{:?}", decision);
+        }
+    }
+
+    #[test]
+    fn within_the_band_nothing_changes(replicas in 1_u32..=12, used in 0.51_f64..0.89) {
+        let decision = decide(&policy(), &stated(replicas, f64::from(replicas) * 480.0 * used, 0.0));
+        prop_assert!(!decision.is_step(), "{:?}", decision);
+    }
+
+    #[test]
+    fn more_arrival_never_asks_for_fewer(replicas in 1_u32..=12, arrival in 0.0_f64..8_000.0, more in 0.0_f64..8_000.0) {
+        let (less, greater) = (stated(replicas, arrival, 0.0), stated(replicas, arrival + more, 0.0));
+        prop_assert!(decide(&policy(), &less).desired <= decide(&policy(), &greater).desired);
+    }
+}

@@ -1,0 +1,45 @@
+//! The largest value of a sliding window.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Largest value pushed within a time. Smaller values before a larger one are dropped: they can never be the largest again.
+#[derive(Debug, Clone, Default)]
+pub(super) struct WindowMax {
+    values: VecDeque<(Duration, f64)>,
+}
+
+impl WindowMax {
+    pub(super) fn push(&mut self, at: Duration, value: f64, window: Duration) {
+        while self.values.back().is_some_and(|(_, last)| *last <= value) {
+            self.values.pop_back();
+        }
+        self.values.push_back((at, value));
+        let oldest = at.saturating_sub(window);
+        while self.values.front().is_some_and(|(then, _)| *then < oldest) {
+            self.values.pop_front();
+        }
+    }
+
+    pub(super) fn max(&self) -> Option<f64> {
+        self.values.front().map(|(_, value)| *value)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.values.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forgets_what_left_the_window() {
+        let mut window = WindowMax::default();
+        for (at, value, max) in [(0, 5.0, 5.0), (1, 3.0, 5.0), (2, 4.0, 5.0), (12, 1.0, 4.0), (13, 1.0, 1.0)] {
+            window.push(Duration::from_secs(at), value, Duration::from_secs(10));
+            assert_eq!(window.max(), Some(max), "at {at}");
+        }
+    }
+}
