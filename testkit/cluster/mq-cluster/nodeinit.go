@@ -44,7 +44,7 @@ func nodeInit(args []string) error {
 	if err == nil {
 		err = n.network()
 	}
-	report := os.NewFile(3, "report")
+	report := reportFile()
 	if err != nil {
 		fmt.Fprint(report, err)
 		return err

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
@@ -21,7 +20,7 @@ const (
 
 // nodeServers starts all servers of a node from inside it, reports on file 3, and then only lives: its end is the node's.
 func nodeServers(args []string) error {
-	report := os.NewFile(3, "report")
+	report := reportFile()
 	n, err := readNode(args)
 	if err == nil {
 		err = n.startInside(context.Background())

@@ -160,6 +160,12 @@ func (s *server) logTail(lines int) string {
 	return "    " + strings.Join(strings.Split(string(bytes.Join(all, []byte("\n"))), "\n"), "\n    ")
 }
 
+// reportFile is file 3, on which a child tells its parent how the start went. Its own children must not hold it open.
+func reportFile() *os.File {
+	syscall.CloseOnExec(3)
+	return os.NewFile(3, "report")
+}
+
 // exitCode follows the shells: a process that a signal ended counts as 128 + signal.
 func exitCode(state *os.ProcessState) int {
 	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {

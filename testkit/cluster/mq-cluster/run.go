@@ -166,7 +166,7 @@ func serve(args []string) error {
 	if log, err := os.Create(servers.inst.path("serve.log")); err == nil {
 		_ = syscall.Dup3(int(log.Fd()), int(os.Stderr.Fd()), 0)
 	}
-	report := os.NewFile(3, "report")
+	report := reportFile()
 	fmt.Fprintln(report, servers.description)
 	report.Close()
 	<-ctx.Done()

@@ -129,8 +129,9 @@ func (s *servers) stop() {
 }
 
 func (s *servers) saveLogs(folder string) {
-	logs, _ := filepath.Glob(s.inst.path("*.log"))
-	for _, log := range logs {
+	host, _ := filepath.Glob(s.inst.path("*.log"))
+	node, _ := filepath.Glob(s.inst.path("node", "*.log"))
+	for _, log := range append(host, node...) {
 		text, err := os.ReadFile(log)
 		err = errors.Join(err, os.MkdirAll(folder, 0o755), os.WriteFile(filepath.Join(folder, filepath.Base(log)), text, 0o644))
 		if err != nil {
