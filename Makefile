@@ -1,14 +1,81 @@
 # The one entry: `make help` lists what there is. What is expensive to build lies in $MQ_CACHE by version, outside the work tree.
 MQ_CACHE ?= $(HOME)/.cache/mq
+export MQ_CACHE
 export CARGO_TARGET_DIR := $(MQ_CACHE)/target
-export CARGO_TERM_COLOR ?= auto
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
-include testkit/servers.mk
-
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST) | sort
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST) | sort
+
+include testkit/servers.mk
+include testkit/images.mk
+
+# The launcher ends with make, and its servers with it.
+with_servers := setpriv --pdeathsig TERM $(MQ_CLUSTER) run
+image_flags = $(addprefix --image ,$(IMAGE_FILES))
+
+.PHONY: rust
+rust:
+	@hack/tools.sh rust
+
+.PHONY: test
+test: test-unit test-integration test-node test-e2e-short ## all tests but the long ones; the last part needs root
+
+.PHONY: test-unit
+test-unit: rust ## tests inside the crates
+	@echo "mq: building all crates and tests (about 10 minutes the first time)"
+	@cargo test --workspace --locked --no-run < /dev/null
+	@echo "mq: unit tests"
+	@cargo test --workspace --locked --exclude mq-tests < /dev/null
+
+.PHONY: test-integration
+test-integration: rust servers ## tests against a real API server and a real Kafka; no root
+	@cargo test --workspace --locked --test integration --no-run < /dev/null
+	@echo "mq: integration tests"
+	@$(with_servers) --control-plane --kafka -- hack/suite.sh integration
+
+.PHONY: node
+node:
+	@hack/tools.sh node
+
+.PHONY: test-node
+test-node: node servers
+	@echo "mq: does a node leave anything behind?"
+	@cd testkit/cluster && MQ_CLUSTER=$(MQ_CLUSTER) go test -count 1 ./mq-cluster
+
+.PHONY: test-e2e-short
+test-e2e-short: rust node servers images
+	@cargo test --workspace --locked --test e2e --no-run < /dev/null
+	@echo "mq: end-to-end tests with real pods"
+	@$(with_servers) --node $(image_flags) -- hack/suite.sh e2e
+
+.PHONY: test-e2e
+test-e2e: rust node servers images ## all end-to-end tests with real pods, the long ones too; root
+	@cargo test --workspace --locked --test e2e --no-run < /dev/null
+	@$(with_servers) --node $(image_flags) -- hack/suite.sh e2e --include-ignored
+
+CARGO_DENY_VERSION := 0.20.2
+CARGO_DENY := $(MQ_CACHE)/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
+$(CARGO_DENY): | rust
+	@echo "mq: building cargo-deny $(CARGO_DENY_VERSION), about 5 minutes"
+	@CARGO_TARGET_DIR=$(MQ_CACHE)/cargo-deny-build cargo install --quiet --locked --root $(MQ_CACHE)/cargo-deny-$(CARGO_DENY_VERSION) \
+		cargo-deny@$(CARGO_DENY_VERSION) < /dev/null
+	@rm -rf $(MQ_CACHE)/cargo-deny-build
+
+.PHONY: lint
+lint: rust $(CARGO_DENY) ## formatting, lints, each crate alone, licences and sources, the launcher's Go
+	@hack/tools.sh go
+	cargo fmt --all --check
+	test -z "$$(gofmt -l testkit | tee /dev/stderr)"
+	cd testkit/cluster && go vet ./mq-cluster
+	$(CARGO_DENY) --workspace --locked check --hide-inclusion-graph bans licenses sources
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	hack/crates-alone.sh
+
+.PHONY: crds
+crds: rust ## write crds/*.yaml from the Rust types
+	@cargo run --quiet --locked -p mq-crds -- crds < /dev/null

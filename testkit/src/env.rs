@@ -96,7 +96,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Full name of an image that was imported into the node, by its short name: `operator` → `mq.test/operator:dev`.
+    /// Full name of an image that was imported into the node, by its short name: `mq-operator` → `mq.test/mq-operator:dev`.
     ///
     /// # Errors
     /// The launcher was not given such an image.

@@ -27,6 +27,8 @@ type controlPlane struct {
 	ManagerPort   int    `json:"managerPort"`
 	SchedulerPort int    `json:"schedulerPort"`
 	HasNode       bool   `json:"hasNode"`
+
+	controllers *server
 }
 
 func (c *controlPlane) url() string               { return fmt.Sprintf("https://%s:%d", c.Address, c.Port) }
@@ -49,7 +51,7 @@ func (c *controlPlane) prepare(addresses ...string) error {
 	return nil
 }
 
-// start returns once the API server serves and the first ServiceAccount exists, so that pods may be created.
+// start returns once the API server serves; its controllers then still get going.
 func (c *controlPlane) start(ctx context.Context, run starter) error {
 	if _, err := run("etcd", c.etcd()); err != nil {
 		return err
@@ -66,14 +68,20 @@ func (c *controlPlane) start(ctx context.Context, run starter) error {
 		return err
 	}
 	// Not earlier: the controller-manager ends at once while the built-in roles are missing.
-	manager, err := run("kube-controller-manager", c.manager())
+	if c.controllers, err = run("kube-controller-manager", c.manager()); err != nil {
+		return err
+	}
+	_, err = run("kube-scheduler", c.scheduler())
+	return err
+}
+
+// settled returns once the first ServiceAccount exists, without which no pod may be created.
+func (c *controlPlane) settled(ctx context.Context) error {
+	api, err := newAPI(c)
 	if err != nil {
 		return err
 	}
-	if _, err := run("kube-scheduler", c.scheduler()); err != nil {
-		return err
-	}
-	return manager.ready(ctx, func(ctx context.Context) error {
+	return c.controllers.ready(ctx, func(ctx context.Context) error {
 		return api.get(ctx, "/api/v1/namespaces/default/serviceaccounts/default", nil)
 	})
 }

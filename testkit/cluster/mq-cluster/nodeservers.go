@@ -66,7 +66,7 @@ func (n *node) startCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return together(ctx, n.applyDNS,
+	return together(ctx, n.ControlPlane.settled, n.applyDNS,
 		func(ctx context.Context) error { return dns.ready(ctx, dnsReady) },
 		func(ctx context.Context) error { return kubelet.ready(ctx, n.nodeReady) })
 }

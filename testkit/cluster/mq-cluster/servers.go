@@ -63,7 +63,10 @@ func (s *servers) start(ctx context.Context, o *options, bin string) error {
 			if err := plane.prepare(); err != nil {
 				return err
 			}
-			return plane.start(ctx, s.run)
+			if err := plane.start(ctx, s.run); err != nil {
+				return err
+			}
+			return plane.settled(ctx)
 		})
 	}
 	if o.kafka {
