@@ -1,1 +1,63 @@
-//! TODO
+//! The client library that a workload links: producers and consumers that are configured by name, from the operator, from files or
+//! from code, and that change their configuration while they run.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use mq_agent::{Agent, Failure, Message};
+//!
+//! # async fn work(_: &[u8]) -> Result<(), std::io::Error> { Ok(()) }
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let agent = Agent::connect().await; // never fails for lack of an operator
+//! let drained = agent.drain_on(mq_agent::sigterm(), Duration::from_secs(20));
+//!
+//! let producer = agent.producer("orders").await?; // MqProducerConfig/orders
+//! let delivery = producer.send(Message::to("orders").key("7").payload("{}")).await?;
+//! let ack = delivery.await?;
+//! println!("written to partition {} at offset {:?}", ack.partition, ack.offset);
+//!
+//! let consumer = agent.consumer("notifications").await?; // MqConsumerGroup/notifications
+//! consumer.subscribe(|record| async move { work(record.payload()).await.map_err(Failure::retry) }).await?;
+//! drained.await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Shape
+//! ```text
+//! agent      the named clients of the process      options, config   how they are set up
+//! source/    code < files < last good < stream     hub, stream       the one stream to the operator
+//! drive      one task per client: take the strongest configuration, apply it, answer
+//! connect, effective                               a body to librdkafka's properties, and what it really runs with
+//! producer/  gate (exchange without loss), client (librdkafka), apply
+//! consumer/  poll (one thread), lanes (ready-key queue), offsets, budget, work (slots, retries), dead_letter, context, apply
+//! ```
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod agent;
+mod config;
+mod connect;
+mod consumer;
+mod drive;
+mod effective;
+mod error;
+mod hub;
+mod librdkafka;
+mod message;
+mod options;
+mod producer;
+mod source;
+mod stats;
+mod stream;
+mod trace;
+
+pub use agent::{Agent, sigterm};
+pub use config::{Acks, AutoOffsetReset, Compression, Config, ConsumerSettings, Env, ProducerSettings};
+pub use consumer::Consumer;
+pub use error::{ConsumeError, Error, Failure, FlushError, SendError};
+pub use message::{Ack, Header, Message, Record};
+pub use options::Options;
+pub use producer::{Delivery, Producer};
+pub use stats::{ConsumerStats, ProducerStats};
+pub use trace::{TRACE_HEADER, TraceId};

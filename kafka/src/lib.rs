@@ -23,12 +23,12 @@
 //! # }
 //! ```
 
-#![forbid(unsafe_code)]
-
 mod api;
 mod client;
 mod connection;
 mod error;
+#[cfg(feature = "librdkafka")]
+pub mod ffi;
 mod frame;
 mod groups;
 mod offsets;

@@ -1,0 +1,260 @@
+//! The agent of a process: its named clients and the tasks behind them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use mq_protocol::limits::MAX_NAME_BYTES;
+use mq_protocol::message::{ClientRef, Kind};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::consumer::{ApplyConsumer, Consumer};
+use crate::drive::{Apply, Driver};
+use crate::error::Error;
+use crate::hub::Hub;
+use crate::options::Options;
+use crate::producer::{ApplyProducer, Producer};
+use crate::source::{ConfigFiles, LastGood, Pushed, Sources};
+use crate::stream;
+
+/// How often a client without any configuration says so in the log.
+const REMIND: Duration = Duration::from_secs(10);
+
+/// The agent of a process. Cheap to clone: clones are the same agent. One is enough for a process, and its clients share one stream
+/// to the operator.
+#[derive(Debug, Clone)]
+pub struct Agent(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    options: Options,
+    hub: Arc<Hub>,
+    files: ConfigFiles,
+    last_good: LastGood,
+    clients: Mutex<Clients>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Clients {
+    closed: bool,
+    producers: HashMap<String, Named<Producer>>,
+    consumers: HashMap<String, Named<Consumer>>,
+}
+
+/// A client that was asked for by name, and the task that configures it.
+#[derive(Debug)]
+struct Named<C> {
+    ready: watch::Receiver<Option<C>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let clients = std::mem::take(&mut *self.clients.lock().unwrap_or_else(PoisonError::into_inner));
+        let tasks = clients
+            .producers
+            .into_values()
+            .map(|named| named.task)
+            .chain(clients.consumers.into_values().map(|named| named.task));
+        for task in tasks.chain(self.tasks.drain(..)) {
+            task.abort();
+        }
+    }
+}
+
+impl Agent {
+    /// Starts the agent of a pod. Never fails and never waits: an operator that is not there is looked for in the background.
+    pub async fn connect() -> Self {
+        Self::connect_with(Options::in_pod()).await
+    }
+
+    /// Starts an agent with other files, folders or defaults.
+    #[expect(clippy::unused_async, reason = "it starts tasks, which needs a runtime; `async` says so in the signature")]
+    pub async fn connect_with(options: Options) -> Self {
+        let hub = Arc::new(Hub::default());
+        let files = ConfigFiles::new(options.config_folder.clone());
+        let watch = {
+            let (hub, files) = (Arc::clone(&hub), files.clone());
+            files.clone().watch(move || {
+                for client in hub.clients() {
+                    hub.file(&client, files.read(&client));
+                }
+            })
+        };
+        let tasks = vec![tokio::spawn(watch), tokio::spawn(stream::run(Arc::clone(&hub), options.clone()))];
+        let last_good = LastGood::new(options.state_folder.clone());
+        Self(Arc::new(Inner { options, hub, files, last_good, clients: Mutex::default(), tasks }))
+    }
+
+    /// The producer that `MqProducerConfig/<name>` of the pod's namespace configures, or files, or the code's own [`Config`](crate::Config).
+    /// The same name gives the same producer.
+    ///
+    /// Waits until there is a configuration; the log says every 10 s where none was found. It may be dropped and called again.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`], [`Error::InvalidConfig`] for settings in code that cannot be used, [`Error::Closed`] after a drain.
+    pub async fn producer(&self, name: &str) -> Result<Producer, Error> {
+        let client = check(Kind::Producer, name)?;
+        let apply = ApplyProducer::new(name, self.0.options.kept()?);
+        let ready = self.named(&client, apply, |clients| &mut clients.producers, Producer::is_closed)?;
+        self.wait(&client, ready).await
+    }
+
+    /// The consumer that `MqConsumerGroup/<name>` of the pod's namespace configures, or files, or the code's own [`Config`](crate::Config).
+    /// The same name gives the same consumer. It joins its group in [`Consumer::subscribe`].
+    ///
+    /// Waits until there is a configuration; the log says every 10 s where none was found. It may be dropped and called again.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`], [`Error::InvalidConfig`] for settings in code that cannot be used, [`Error::Closed`] after a drain.
+    pub async fn consumer(&self, name: &str) -> Result<Consumer, Error> {
+        let client = check(Kind::Consumer, name)?;
+        let apply = ApplyConsumer::new(name, self.0.options.kept()?, self.0.options.concurrency);
+        let ready = self.named(&client, apply, |clients| &mut clients.consumers, Consumer::is_closed)?;
+        self.wait(&client, ready).await
+    }
+
+    /// Ends every client in order when `signal` completes: consumers stop intake, let running handlers end, commit and leave; then
+    /// producers flush. The whole takes at most `budget` and a few seconds for the last commit.
+    ///
+    /// The returned task ends when all is done; await it at the end of `main`, or let [`Consumer::subscribe`] return and await it then.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let agent = mq_agent::Agent::connect().await;
+    /// let drained = agent.drain_on(mq_agent::sigterm(), Duration::from_secs(20));
+    /// // … subscribe and serve …
+    /// drained.await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn drain_on(&self, signal: impl Future<Output = ()> + Send + 'static, budget: Duration) -> JoinHandle<()> {
+        let agent = self.clone();
+        tokio::spawn(async move {
+            signal.await;
+            tracing::info!(budget_ms = budget.as_millis(), "draining");
+            agent.drain(budget).await;
+        })
+    }
+
+    /// As [`Agent::drain_on`], now.
+    pub async fn drain(&self, budget: Duration) {
+        let deadline = Instant::now() + budget;
+        let (consumers, producers) = {
+            let mut clients = self.clients();
+            clients.closed = true;
+            let consumers: Vec<Consumer> =
+                clients.consumers.values().filter_map(|named| named.ready.borrow().clone()).collect();
+            let producers: Vec<Producer> =
+                clients.producers.values().filter_map(|named| named.ready.borrow().clone()).collect();
+            (consumers, producers)
+        };
+        // Consumers first: their handlers may still send.
+        join_all(consumers.iter().map(|consumer| consumer.close(budget))).await;
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+        for outcome in join_all(producers.iter().map(|producer| producer.close(left))).await {
+            if let Err(error) = outcome {
+                tracing::error!(%error, "messages may be lost");
+            }
+        }
+        for client in self.0.hub.clients() {
+            self.0.hub.close(&client);
+        }
+    }
+
+    /// The running task of that name, or a new one if there is none or the service closed its client.
+    fn named<A: Apply>(
+        &self,
+        client: &ClientRef,
+        apply: A,
+        of: impl Fn(&mut Clients) -> &mut HashMap<String, Named<A::Client>>,
+        is_closed: impl Fn(&A::Client) -> bool,
+    ) -> Result<watch::Receiver<Option<A::Client>>, Error> {
+        let mut clients = self.clients();
+        if clients.closed {
+            return Err(Error::Closed);
+        }
+        let named = of(&mut clients);
+        if let Some(known) = named.get(&client.name) {
+            if !known.ready.borrow().as_ref().is_some_and(is_closed) {
+                return Ok(known.ready.clone());
+            }
+            known.task.abort();
+        }
+        let started = self.start(client, apply)?;
+        let ready = started.ready.clone();
+        named.insert(client.name.clone(), started);
+        Ok(ready)
+    }
+
+    fn start<A: Apply>(&self, client: &ClientRef, apply: A) -> Result<Named<A::Client>, Error> {
+        let inner = &self.0;
+        let sources = Sources {
+            code: inner.options.config.value(client)?,
+            file: inner.files.read(client),
+            last_good: inner.last_good.load(client),
+            pushed: Pushed::Silent,
+            asked: 0,
+        };
+        let (ready, receiver) = watch::channel(None);
+        let driver = Driver {
+            client: client.clone(),
+            apply,
+            hub: Arc::clone(&inner.hub),
+            sources: inner.hub.open(client, sources),
+            ready,
+            last_good: inner.last_good.clone(),
+            patience: if inner.options.endpoint.exists() { inner.options.patience } else { Duration::ZERO },
+        };
+        Ok(Named { ready: receiver, task: tokio::spawn(driver.run()) })
+    }
+
+    async fn wait<C: Clone>(&self, client: &ClientRef, mut ready: watch::Receiver<Option<C>>) -> Result<C, Error> {
+        loop {
+            match tokio::time::timeout(REMIND, ready.wait_for(Option::is_some)).await {
+                Ok(Ok(found)) => return found.clone().ok_or(Error::Closed),
+                Ok(Err(_)) => return Err(Error::Closed),
+                Err(_) => tracing::warn!(
+                    %client,
+                    file = %self.0.options.config_folder.join(client.file_name()).display(),
+                    endpoint = %self.0.options.endpoint.display(),
+                    "this client has no configuration that works yet: not from the operator, not in its file, not in code"
+                ),
+            }
+        }
+    }
+
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.0.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn check(kind: Kind, name: &str) -> Result<ClientRef, Error> {
+    let client = ClientRef::new(kind, name);
+    // The file name is the strictest use of a name.
+    if name.len() <= MAX_NAME_BYTES && ClientRef::from_file_name(&client.file_name()).as_ref() == Some(&client) {
+        Ok(client)
+    } else {
+        Err(Error::InvalidName { name: name.to_owned() })
+    }
+}
+
+/// Completes at the first SIGTERM. For [`Agent::drain_on`]; the library installs no signal handler unasked.
+///
+/// # Panics
+/// Never. If the handler cannot be installed, the log says so and the future never completes.
+pub async fn sigterm() {
+    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(mut signal) => {
+            signal.recv().await;
+        }
+        Err(error) => {
+            tracing::error!(%error, "SIGTERM cannot be noticed; the process will end without a drain");
+            std::future::pending::<()>().await;
+        }
+    }
+}

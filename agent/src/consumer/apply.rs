@@ -1,0 +1,152 @@
+//! Configuring a consumer: what the agent owns changes at once, what librdkafka owns by leaving and joining again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mq_core::knobs::{self, Side};
+use mq_core::resolve::ResolvedConsumer;
+use mq_protocol::message::NackReason;
+use rdkafka::config::ClientConfig;
+
+use super::{Consumer, Limits, Prepared, Shared};
+use crate::connect::{self, PROBE_TIMEOUT};
+use crate::drive::{Applied, Apply, NotApplied, rejected};
+use crate::effective::effective;
+use crate::options::Keep;
+use crate::source::Value;
+
+/// How long handlers may take to end before the consumer leaves its group to join with another configuration.
+const DRAIN_BUDGET: Duration = Duration::from_secs(20);
+/// The most that a revocation waits for handlers.
+const REVOKE_BUDGET: Duration = Duration::from_secs(10);
+
+pub(crate) struct ApplyConsumer {
+    name: String,
+    keep: Keep,
+    concurrency: usize,
+    running: Option<Running>,
+}
+
+struct Running {
+    consumer: Consumer,
+    body: connect::Consumer,
+    config: ClientConfig,
+    /// Read back from the client that runs.
+    properties: BTreeMap<String, String>,
+}
+
+impl ApplyConsumer {
+    pub(crate) fn new(name: &str, keep: Keep, concurrency: usize) -> Self {
+        Self { name: name.to_owned(), keep, concurrency, running: None }
+    }
+
+    async fn run_with(&mut self, body: connect::Consumer) -> Result<(), NotApplied> {
+        let refused = |error: crate::Error| rejected(NackReason::ClientRefused, error.to_string());
+        let config = connect::consumer(&self.name, &body);
+        let Some(running) = &mut self.running else {
+            let shared = Arc::new(Shared::new(&self.name, limits(&body.settings, self.concurrency)));
+            // No probe: a service must start while its brokers are down, and there is nothing to fall back to.
+            let prepared = Prepared::new(&shared, &config).map_err(refused)?;
+            let properties = read_back(&prepared, &body.settings);
+            let consumer =
+                Consumer::new(shared, prepared, body.topics.clone(), connect::dead_letters(&self.name, &body));
+            self.running = Some(Running { consumer, body, config, properties });
+            return Ok(());
+        };
+        if running.body.group_id != body.group_id {
+            let detail = format!(
+                "the group id cannot change from {} to {} while the process runs; restart it",
+                running.body.group_id, body.group_id
+            );
+            return Err(rejected(NackReason::NeedsRestart, detail));
+        }
+        if running.config.config_map() != config.config_map() {
+            let prepared = Prepared::new(running.consumer.shared(), &config).map_err(refused)?;
+            let (prepared, outcome) = prepared.probe(PROBE_TIMEOUT).await;
+            if let Err(error) = outcome {
+                return Err(unreachable(running, &error).await);
+            }
+            let properties = read_back(&prepared, &body.settings);
+            let exchanged = running.consumer.exchange(prepared, &body.topics, DRAIN_BUDGET).await;
+            exchanged.map_err(|error| rejected(NackReason::ClientRefused, error))?;
+            running.config = config;
+            running.properties = properties;
+        } else if running.body.topics != body.topics {
+            let changed = running.consumer.resubscribe(&body.topics).await;
+            changed.map_err(|error| rejected(NackReason::ClientRefused, error))?;
+        }
+        if (&running.body.connection, &running.body.dead_letter) != (&body.connection, &body.dead_letter) {
+            running.consumer.set_dead_letter_target(connect::dead_letters(&self.name, &body));
+        }
+        let concurrency = running.consumer.shared().limits().concurrency;
+        running.consumer.set_limits(limits(&body.settings, concurrency));
+        running.body = body;
+        Ok(())
+    }
+}
+
+impl Apply for ApplyConsumer {
+    type Client = Consumer;
+
+    async fn apply(&mut self, value: &Value) -> Result<Applied, NotApplied> {
+        let decoded = connect::read::<connect::Consumer>(value)?;
+        decoded.body.settings.validate().map_err(|error| rejected(NackReason::Invalid, error.to_string()))?;
+        let told = connect::consumer(&self.name, &decoded.body);
+        let mut body = decoded.body.clone();
+        self.keep.consumer(&mut body.settings);
+        self.run_with(body).await?;
+        let Some(running) = &self.running else { return Ok(Applied::default()) };
+        let limits = running.consumer.shared().limits();
+        let interval = running.body.settings.auto_commit_interval_ms;
+        let agent = |name: &str| match name {
+            _ if name == knobs::ENABLE_AUTO_COMMIT.name => Some(limits.auto_commit.is_some().to_string()),
+            // Off: the interval is kept for when it is switched on again.
+            _ if name == knobs::AUTO_COMMIT_INTERVAL_MS.name => {
+                Some(limits.auto_commit.map_or_else(|| u128::from(interval), |every| every.as_millis()).to_string())
+            }
+            _ if name == knobs::MAX_POLL_RECORDS.name => Some(limits.max_poll_records.to_string()),
+            _ => None,
+        };
+        let property = |name: &str| running.properties.get(name).cloned();
+        Ok(effective(Side::Consumer, &decoded.body.settings, &told, property, agent, decoded.unknown_keys))
+    }
+
+    fn client(&self) -> Option<Consumer> {
+        self.running.as_ref().map(|running| running.consumer.clone())
+    }
+}
+
+/// The new client reaches nothing: its own fault, or an outage that the old brokers have too?
+async fn unreachable(running: &Running, error: &rdkafka::error::KafkaError) -> NotApplied {
+    let Ok(old) = Prepared::new(running.consumer.shared(), &running.config) else {
+        return NotApplied::Later { detail: error.to_string() };
+    };
+    match old.probe(PROBE_TIMEOUT).await {
+        (_, Ok(())) => rejected(
+            NackReason::ProbeFailed,
+            format!("a client with this configuration does not reach the cluster: {error}"),
+        ),
+        (_, Err(_)) => NotApplied::Later {
+            detail: format!("neither the running configuration nor the new one reaches the cluster: {error}"),
+        },
+    }
+}
+
+fn limits(settings: &ResolvedConsumer, concurrency: usize) -> Limits {
+    let interval = Duration::from_millis(settings.auto_commit_interval_ms.into());
+    Limits {
+        auto_commit: settings.enable_auto_commit.then_some(interval),
+        max_poll_records: usize::try_from(settings.max_poll_records).unwrap_or(usize::MAX),
+        concurrency,
+        // Below the time after which the group would expel a member that does not poll.
+        revoke_budget: REVOKE_BUDGET.min(Duration::from_millis(u64::from(settings.max_poll_interval_ms) / 2)),
+    }
+}
+
+fn read_back(prepared: &Prepared, settings: &ResolvedConsumer) -> BTreeMap<String, String> {
+    let names = knobs::of(Side::Consumer)
+        .filter_map(|knob| knob.librdkafka)
+        .chain(settings.overrides.keys().map(String::as_str));
+    names.filter_map(|name| Some((name.to_owned(), prepared.property(name)?))).collect()
+}

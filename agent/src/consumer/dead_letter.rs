@@ -1,0 +1,205 @@
+//! The dead-letter topic: the record as it was, with headers that say where it came from and why it is there.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::RDKafkaErrorCode;
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use crate::error::{Failure, SendError};
+use crate::message::{Header, Message, Record};
+use crate::producer::{Client, Completion, NotTaken, Pending};
+use crate::stats::ProducerCounters;
+
+const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest text of an error that goes into a header.
+const MAX_ERROR_BYTES: usize = 1024;
+
+pub(super) const TOPIC: &str = "mq-original-topic";
+pub(super) const PARTITION: &str = "mq-original-partition";
+pub(super) const OFFSET: &str = "mq-original-offset";
+pub(super) const TIMESTAMP: &str = "mq-original-timestamp";
+pub(super) const GROUP: &str = "mq-original-group";
+pub(super) const ATTEMPTS: &str = "mq-attempts";
+pub(super) const ERROR: &str = "mq-exception-message";
+
+/// Where dead letters go.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) topic: String,
+    pub(crate) group: String,
+    /// A client that waits for all replicas.
+    pub(crate) config: ClientConfig,
+}
+
+/// Why a dead letter is not in its topic yet.
+#[derive(Debug, Error)]
+pub(super) enum Undelivered {
+    #[error(
+        "the dead-letter topic {topic} does not exist; create it, or let the operator (an MqConsumerGroup with deadLetter) do it"
+    )]
+    TopicMissing { topic: String },
+    #[error("the dead letter could not be delivered: {0}")]
+    NotSent(#[from] SendError),
+    #[error("the dead-letter client could not be made or did not reach the cluster: {0}")]
+    Unreachable(String),
+}
+
+impl Undelivered {
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::TopicMissing { .. } => "DeadLetterTopicMissing",
+            Self::NotSent(_) | Self::Unreachable(_) => "DeadLetterNotDelivered",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct DeadLetters {
+    name: String,
+    current: Mutex<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    target: Target,
+    /// Made with the first dead letter: most consumers never need it.
+    client: Option<Arc<Client>>,
+}
+
+impl DeadLetters {
+    pub(crate) fn new(name: &str, target: Target) -> Self {
+        Self { name: name.to_owned(), current: Mutex::new(Current { target, client: None }) }
+    }
+
+    /// Dead letters go there from now on. The client before flushes what it holds and ends.
+    pub(crate) fn set_target(&self, target: Target) {
+        *self.lock() = Current { target, client: None };
+    }
+
+    /// Delivers a dead letter and waits until all replicas have it.
+    pub(super) async fn deliver(&self, record: &Record, attempts: u32, failure: &Failure) -> Result<(), Undelivered> {
+        let (client, target) = self.client()?;
+        // Asked first, because librdkafka holds messages for an unknown topic for half a minute before it says so.
+        match client.topic_exists(&target.topic, METADATA_TIMEOUT).await {
+            Ok(true) => {}
+            Ok(false) => return Err(Undelivered::TopicMissing { topic: target.topic }),
+            Err(error) => return Err(Undelivered::Unreachable(error.to_string())),
+        }
+        let message = letter(record, &target, attempts, failure);
+        let (sender, outcome) = oneshot::channel();
+        let pending =
+            Pending { topic: target.topic.clone(), completion: Completion::Waiter(sender), since: Instant::now() };
+        match client.send(&message, Box::new(pending)) {
+            Ok(()) => {}
+            Err(NotTaken::Refused(error)) => return Err(error.into()),
+            Err(NotTaken::QueueFull(_)) => {
+                return Err(Undelivered::Unreachable(RDKafkaErrorCode::QueueFull.to_string()));
+            }
+        }
+        match outcome.await {
+            Ok(outcome) => outcome.map(drop).map_err(Undelivered::from),
+            Err(_) => Err(Undelivered::Unreachable("the client ended".to_owned())),
+        }
+    }
+
+    fn client(&self) -> Result<(Arc<Client>, Target), Undelivered> {
+        let mut current = self.lock();
+        let client = if let Some(client) = &current.client {
+            Arc::clone(client)
+        } else {
+            let counters = Arc::new(ProducerCounters::default());
+            let client = Client::new(&format!("{}-dead-letters", self.name), &current.target.config, counters);
+            let client = Arc::new(client.map_err(|error| Undelivered::Unreachable(error.to_string()))?);
+            current.client = Some(Arc::clone(&client));
+            client
+        };
+        Ok((client, current.target.clone()))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The record as it was. Headers of an earlier burial are replaced, never appended: readers differ in which of two they take.
+fn letter(record: &Record, target: &Target, attempts: u32, failure: &Failure) -> Message {
+    let mut error = failure.message.as_str();
+    error = &error[..error.floor_char_boundary(MAX_ERROR_BYTES)];
+    let mut ours = vec![
+        (TOPIC, record.topic().to_owned()),
+        (PARTITION, record.partition().to_string()),
+        (OFFSET, record.offset().to_string()),
+        (GROUP, target.group.clone()),
+        (ATTEMPTS, attempts.to_string()),
+        (ERROR, error.to_owned()),
+    ];
+    ours.extend(record.timestamp().map(|timestamp| (TIMESTAMP, timestamp.to_string())));
+    let mut message = Message::to(&target.topic);
+    message.key = record.key_bytes();
+    message.payload = record.payload_bytes();
+    message.timestamp = record.timestamp();
+    message.headers = record.headers().iter().filter(|header| !is_ours(&header.name)).cloned().collect();
+    message.headers.extend(
+        ours.into_iter().map(|(name, value)| Header { name: name.to_owned(), value: Some(Bytes::from(value)) }),
+    );
+    message
+}
+
+fn is_ours(name: &str) -> bool {
+    [TOPIC, PARTITION, OFFSET, TIMESTAMP, GROUP, ATTEMPTS, ERROR].contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target() -> Target {
+        Target { topic: "orders.dlq".into(), group: "notifications".into(), config: ClientConfig::new() }
+    }
+
+    fn values<'a>(message: &'a Message, name: &str) -> Vec<&'a [u8]> {
+        message
+            .headers
+            .iter()
+            .filter(|header| header.name == name)
+            .filter_map(|header| header.value.as_deref())
+            .collect()
+    }
+
+    #[test]
+    fn a_second_burial_replaces_the_headers_of_the_first() {
+        let header = |name: &str, value: &str| Header {
+            name: name.to_owned(),
+            value: Some(Bytes::copy_from_slice(value.as_bytes())),
+        };
+        let headers = vec![header("X-Trace-ID", "t1"), header(OFFSET, "3"), header(ERROR, "old")];
+        let record = Record::for_test("orders", 2, 41, Some("7"), headers);
+        let message = letter(&record, &target(), 3, &Failure::retry("no such user"));
+        assert_eq!(message.topic(), "orders.dlq");
+        assert_eq!(message.key.as_deref(), Some(b"7".as_slice()));
+        assert_eq!(values(&message, "X-Trace-ID"), [b"t1".as_slice()]);
+        for (name, value) in [
+            (TOPIC, "orders"),
+            (PARTITION, "2"),
+            (OFFSET, "41"),
+            (TIMESTAMP, "1700000000000"),
+            (GROUP, "notifications"),
+            (ATTEMPTS, "3"),
+            (ERROR, "no such user"),
+        ] {
+            assert_eq!(values(&message, name), [value.as_bytes()], "{name}");
+        }
+    }
+
+    #[test]
+    fn a_long_error_is_cut_between_characters() {
+        let record = Record::for_test("orders", 0, 0, None, Vec::new());
+        let message = letter(&record, &target(), 1, &Failure::reject("é".repeat(2_000)));
+        let error = std::str::from_utf8(values(&message, ERROR)[0]).unwrap();
+        assert!(error.len() <= MAX_ERROR_BYTES && error.chars().all(|c| c == 'é'));
+    }
+}

@@ -1,0 +1,325 @@
+//! The consumer that a service holds: at least once, in order per key, and only finished work is committed.
+
+mod apply;
+mod budget;
+mod context;
+mod dead_letter;
+mod lanes;
+mod offsets;
+mod poll;
+mod state;
+mod work;
+
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt as _;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::KafkaError;
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+
+pub(crate) use apply::ApplyConsumer;
+use context::{Context, KafkaConsumer};
+use dead_letter::DeadLetters;
+pub(crate) use dead_letter::Target;
+use poll::{Command, Exchange, Poller};
+pub(crate) use state::Limits;
+use state::Shared;
+use work::Work;
+
+use crate::error::{ConsumeError, Error, Failure};
+use crate::message::Record;
+use crate::stats::ConsumerStats;
+
+/// Drain budget of a consumer whose `subscribe` future was dropped.
+const DROP_BUDGET: Duration = Duration::from_secs(10);
+
+/// Reads the topics of a consumer group. Cheap to clone: clones are the same consumer.
+///
+/// Made by [`Agent::consumer`](crate::Agent::consumer). What it promises:
+///
+/// * *At least once.* Only the contiguous prefix of finished records is committed, per partition. After a crash, what was handled
+///   beyond it is handled again.
+/// * *Order per key.* Records of one key and partition are handled one at a time, in their order; a slow or failing key delays
+///   only itself. Records without a key have no order.
+/// * *Bounded memory.* At most `maxPollRecords` records (and 64 MiB of them) are taken from Kafka and not yet finished; intake goes
+///   on when half of them are.
+#[derive(Debug, Clone)]
+pub struct Consumer(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    dead_letters: Arc<DeadLetters>,
+    phase: Mutex<Phase>,
+    /// Whether the poll thread has ended.
+    ended: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Configured and not subscribed: the Kafka consumer has not joined its group.
+    Idle {
+        consumer: Box<Prepared>,
+        topics: Vec<String>,
+    },
+    Running(Sender<Command>),
+    Closed,
+}
+
+/// A Kafka consumer that has not joined its group.
+pub(crate) struct Prepared(KafkaConsumer);
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Prepared")
+    }
+}
+
+impl Prepared {
+    pub(crate) fn new(shared: &Arc<Shared>, config: &ClientConfig) -> Result<Self, Error> {
+        let made = config.create_with_context(Context::new(Arc::clone(shared)));
+        made.map(Self).map_err(|source| Error::Refused { what: format!("the consumer {}", shared.name), source })
+    }
+
+    /// Asks the cluster for its metadata: proof that the brokers answer a client of this configuration.
+    pub(crate) async fn probe(self, timeout: Duration) -> (Self, Result<(), KafkaError>) {
+        crate::librdkafka::blocking(move || {
+            let outcome = self.0.fetch_metadata(Some(crate::librdkafka::PROBE_TOPIC), timeout).map(drop);
+            (self, outcome)
+        })
+        .await
+    }
+
+    /// The value that the client uses.
+    pub(crate) fn property(&self, name: &str) -> Option<String> {
+        mq_kafka::ffi::property(self.0.client(), name)
+    }
+}
+
+/// Closes the consumer when the future of `subscribe` is dropped.
+struct CloseOnDrop(Option<Consumer>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        if let Some(consumer) = self.0.take() {
+            consumer.tell_to_close(Instant::now() + DROP_BUDGET);
+        }
+    }
+}
+
+impl Consumer {
+    pub(crate) fn new(shared: Arc<Shared>, consumer: Prepared, topics: Vec<String>, target: Target) -> Self {
+        let dead_letters = Arc::new(DeadLetters::new(&shared.name, target));
+        let phase = Mutex::new(Phase::Idle { consumer: Box::new(consumer), topics });
+        Self(Arc::new(Inner { shared, dead_letters, phase, ended: watch::Sender::new(false) }))
+    }
+
+    /// Joins the group and calls `handler` with every record until the consumer is closed or drained.
+    ///
+    /// The handler runs inside the calling runtime, in up to `concurrency` slots (see [`Options::concurrency`](crate::Options::concurrency)).
+    /// It returns `Ok` when the record is done; a [`Failure`] is tried again or goes to the dead-letter topic; a panic counts as
+    /// [`Failure::retry`]. A handler should be idempotent: a record can come again after a crash or when its partition moves.
+    ///
+    /// Dropping this future closes the consumer in the background.
+    ///
+    /// # Errors
+    /// [`ConsumeError::AlreadySubscribed`], [`ConsumeError::Closed`], or [`ConsumeError::Fatal`] when librdkafka cannot go on.
+    pub async fn subscribe<H, F>(&self, handler: H) -> Result<(), ConsumeError>
+    where
+        H: Fn(Record) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        let (commands, received) = mpsc::channel();
+        let (consumer, topics) = self.begin(commands)?;
+        let close = CloseOnDrop(Some(self.clone()));
+        let outcome = self.run(consumer.0, &topics, received, Box::new(move |record| handler(record).boxed())).await;
+        drop(close);
+        *self.phase() = Phase::Closed;
+        self.0.ended.send_replace(true);
+        outcome
+    }
+
+    /// Commits what is finished at this moment and waits for the broker's answer. Needed only with `enableAutoCommit: false`.
+    ///
+    /// Called inside a handler it does not include the record in that handler's hands: it is finished when the handler returns.
+    ///
+    /// # Errors
+    /// [`ConsumeError::Commit`] with the broker's words; [`ConsumeError::Closed`] if the consumer is not running.
+    pub async fn commit(&self) -> Result<(), ConsumeError> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Command::Commit(answer))?;
+        match answered.await {
+            Ok(outcome) => outcome.map_err(|detail| ConsumeError::Commit { name: self.name().to_owned(), detail }),
+            Err(_) => Err(self.closed()),
+        }
+    }
+
+    /// Stops intake, waits for running handlers up to `budget`, commits, leaves the group. `subscribe` then returns `Ok`.
+    /// A second call waits for the same end.
+    ///
+    /// Records whose handler has not ended by then are not committed and will be read again by another member.
+    pub async fn close(&self, budget: Duration) {
+        let mut ended = self.0.ended.subscribe();
+        if self.tell_to_close(Instant::now() + budget) {
+            // The sender lives in `self`.
+            let _ = ended.wait_for(|ended| *ended).await;
+        }
+    }
+
+    /// Handlers that may run at the same time, from now on. Fewer: the surplus ends as handlers end.
+    pub fn set_concurrency(&self, concurrency: usize) {
+        let limits = self.0.shared.limits();
+        self.0.shared.set_limits(Limits { concurrency, ..limits });
+    }
+
+    /// The consumer's counters.
+    pub fn stats(&self) -> ConsumerStats {
+        let (in_flight, stopped) = {
+            let state = self.0.shared.lock();
+            (state.budget.records(), state.stopped.len())
+        };
+        self.0.shared.counters.read(in_flight, stopped)
+    }
+
+    /// The name under which the consumer is configured.
+    pub fn name(&self) -> &str {
+        &self.0.shared.name
+    }
+
+    async fn run(
+        &self,
+        consumer: KafkaConsumer,
+        topics: &[String],
+        commands: mpsc::Receiver<Command>,
+        handler: work::Handler,
+    ) -> Result<(), ConsumeError> {
+        let name = self.name().to_owned();
+        let fatal = |detail: String| ConsumeError::Fatal { name: name.clone(), detail };
+        poll::subscribe(&consumer, topics).map_err(|error| fatal(error.to_string()))?;
+        let work = Work {
+            shared: Arc::clone(&self.0.shared),
+            dead_letters: Arc::clone(&self.0.dead_letters),
+            handler,
+            runtime: Handle::current(),
+        };
+        let poller = Poller { consumer, work: Arc::new(work), commands, last_commit: Instant::now(), full_since: None };
+        let (end, ended) = oneshot::channel();
+        std::thread::Builder::new()
+            .name(format!("mq-consumer-{name}"))
+            .spawn(move || {
+                let _ = end.send(poller.run());
+            })
+            .map_err(|error| fatal(format!("its poll thread could not be started: {error}")))?;
+        ended.await.unwrap_or_else(|_| Err(fatal("its poll thread ended unexpectedly".to_owned())))
+    }
+
+    fn begin(&self, commands: Sender<Command>) -> Result<(Prepared, Vec<String>), ConsumeError> {
+        let mut phase = self.phase();
+        match std::mem::replace(&mut *phase, Phase::Closed) {
+            Phase::Idle { consumer, topics } => {
+                *phase = Phase::Running(commands);
+                Ok((*consumer, topics))
+            }
+            running @ Phase::Running(_) => {
+                *phase = running;
+                Err(ConsumeError::AlreadySubscribed { name: self.name().to_owned() })
+            }
+            Phase::Closed => Err(self.closed()),
+        }
+    }
+
+    fn tell(&self, command: Command) -> Result<(), ConsumeError> {
+        match &*self.phase() {
+            Phase::Running(commands) => commands.send(command).map_err(|_| self.closed()),
+            Phase::Idle { .. } | Phase::Closed => Err(self.closed()),
+        }
+    }
+
+    /// Whether there is a poll thread to wait for.
+    fn tell_to_close(&self, deadline: Instant) -> bool {
+        let mut phase = self.phase();
+        match &*phase {
+            Phase::Running(commands) => commands.send(Command::Close(deadline)).is_ok(),
+            Phase::Closed => false,
+            Phase::Idle { .. } => {
+                let idle = std::mem::replace(&mut *phase, Phase::Closed);
+                drop(phase);
+                // Dropping a Kafka consumer blocks for a moment.
+                if let Ok(runtime) = Handle::try_current() {
+                    runtime.spawn_blocking(move || drop(idle));
+                }
+                false
+            }
+        }
+    }
+
+    fn closed(&self) -> ConsumeError {
+        ConsumeError::Closed { name: self.name().to_owned() }
+    }
+
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.0.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(*self.phase(), Phase::Closed)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    pub(crate) fn set_dead_letter_target(&self, target: Target) {
+        self.0.dead_letters.set_target(target);
+    }
+
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        self.0.shared.set_limits(limits);
+    }
+
+    /// Goes on with these topics.
+    pub(crate) async fn resubscribe(&self, new_topics: &[String]) -> Result<(), String> {
+        let (done, outcome) = oneshot::channel();
+        match &mut *self.phase() {
+            Phase::Idle { topics, .. } => {
+                new_topics.clone_into(topics);
+                return Ok(());
+            }
+            Phase::Running(commands) => drop(commands.send(Command::Subscribe(new_topics.to_owned(), done))),
+            Phase::Closed => return Ok(()),
+        }
+        answer(outcome).await
+    }
+
+    /// Goes on with another Kafka consumer: drain in budget, commit, leave, join.
+    pub(crate) async fn exchange(&self, new: Prepared, new_topics: &[String], budget: Duration) -> Result<(), String> {
+        let (done, outcome) = oneshot::channel();
+        let deadline = Instant::now() + budget;
+        match &mut *self.phase() {
+            Phase::Idle { topics, consumer } => {
+                new_topics.clone_into(topics);
+                let old = std::mem::replace(&mut **consumer, new);
+                tokio::task::spawn_blocking(move || drop(old));
+                return Ok(());
+            }
+            Phase::Running(commands) => {
+                let exchange = Exchange { consumer: new.0, topics: new_topics.to_owned(), deadline, done };
+                drop(commands.send(Command::Exchange(Box::new(exchange))));
+            }
+            Phase::Closed => return Ok(()),
+        }
+        answer(outcome).await
+    }
+}
+
+async fn answer(outcome: oneshot::Receiver<Result<(), KafkaError>>) -> Result<(), String> {
+    match outcome.await {
+        Ok(outcome) => outcome.map_err(|error| error.to_string()),
+        // The consumer was closed meanwhile: there is nothing left to configure.
+        Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,318 @@
+//! What the poll thread, the handlers and the rebalance callback share, behind one lock that is never held across a wait.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::budget::Budget;
+use super::lanes::Lanes;
+use super::offsets::Offsets;
+use crate::message::Record;
+use crate::stats::ConsumerCounters;
+
+/// Bytes of records that a consumer takes from Kafka before earlier ones are finished. librdkafka's own queue comes on top of it:
+/// `queued.max.messages.kbytes`.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// One assignment of one partition. A partition that comes back gets another id.
+pub(super) type AssignmentId = u64;
+
+/// Which records wait for each other. Records with a key: those of the same key and partition. Records without one are in no
+/// order to each other, since producers spread them over the partitions.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum LaneKey {
+    Keyed(AssignmentId, Bytes),
+    Free(AssignmentId, i64),
+}
+
+impl LaneKey {
+    pub(super) fn assignment(&self) -> AssignmentId {
+        match self {
+            Self::Keyed(assignment, _) | Self::Free(assignment, _) => *assignment,
+        }
+    }
+}
+
+/// A record on its way through its handler.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) record: Record,
+    pub(super) assignment: AssignmentId,
+    /// The number of the next attempt, from 1.
+    pub(super) attempt: u32,
+    pub(super) size: usize,
+}
+
+/// The settings that only the agent knows, applied while the consumer runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Time between two commits of what is finished; `None` leaves committing to the service, to drain and to revocation.
+    pub(crate) auto_commit: Option<Duration>,
+    pub(crate) max_poll_records: usize,
+    pub(crate) concurrency: usize,
+    /// How long a revocation waits for running handlers; the other members of the group wait with it.
+    pub(crate) revoke_budget: Duration,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(super) name: String,
+    pub(super) counters: ConsumerCounters,
+    state: Mutex<State>,
+    /// Something finished or was released.
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) limits: Limits,
+    pub(super) lanes: Lanes<LaneKey, Job>,
+    pub(super) budget: Budget,
+    /// Intake is paused: partitions that are assigned now must be paused too.
+    pub(super) paused: bool,
+    /// Keys whose dead letter cannot be delivered. Waiting for them is waiting for a person.
+    pub(super) stopped: HashSet<LaneKey>,
+    assignments: BTreeMap<AssignmentId, Assignment>,
+    ids: HashMap<Arc<str>, HashMap<i32, AssignmentId>>,
+    next_id: AssignmentId,
+    waiters: Vec<Waiter>,
+}
+
+#[derive(Debug)]
+struct Assignment {
+    topic: Arc<str>,
+    partition: i32,
+    offsets: Offsets,
+}
+
+/// A call of `commit` that waits for the broker.
+#[derive(Debug)]
+struct Waiter {
+    targets: Vec<(AssignmentId, i64)>,
+    answer: oneshot::Sender<Result<(), String>>,
+}
+
+/// The end of the finished prefix of one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Position {
+    pub(super) topic: Arc<str>,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+}
+
+impl Shared {
+    pub(crate) fn new(name: &str, limits: Limits) -> Self {
+        let state = State {
+            lanes: Lanes::new(limits.concurrency),
+            budget: Budget::new(limits.max_poll_records, MAX_BYTES),
+            limits,
+            paused: false,
+            stopped: HashSet::new(),
+            assignments: BTreeMap::new(),
+            ids: HashMap::new(),
+            next_id: 0,
+            waiters: Vec::new(),
+        };
+        Self {
+            name: name.to_owned(),
+            counters: ConsumerCounters::default(),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// The state. A panic elsewhere leaves it consistent: handlers run outside of the lock.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn notify(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Blocks the calling thread until something finishes, at most for `timeout`.
+    pub(super) fn wait(&self, timeout: Duration) {
+        drop(self.changed.wait_timeout(self.lock(), timeout).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Blocks the calling thread until nothing of these assignments waits or runs, or until the deadline. False: not in time.
+    pub(super) fn wait_idle(&self, ids: &HashSet<AssignmentId>, deadline: Instant) -> bool {
+        let mut state = self.lock();
+        while state.is_busy(ids) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        self.lock().set_limits(limits);
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.lock().limits.clone()
+    }
+}
+
+impl State {
+    fn set_limits(&mut self, limits: Limits) {
+        self.lanes.set_limit(limits.concurrency);
+        self.budget.set_max_records(limits.max_poll_records);
+        self.limits = limits;
+    }
+
+    pub(super) fn assign(&mut self, topic: &str, partition: i32) {
+        self.next_id += 1;
+        let topic: Arc<str> = Arc::from(topic);
+        self.ids.entry(Arc::clone(&topic)).or_default().insert(partition, self.next_id);
+        self.assignments.insert(self.next_id, Assignment { topic, partition, offsets: Offsets::default() });
+    }
+
+    /// The assignment of a partition and the shared name of its topic.
+    pub(super) fn find(&self, topic: &str, partition: i32) -> Option<(AssignmentId, Arc<str>)> {
+        let (topic, partitions) = self.ids.get_key_value(topic)?;
+        partitions.get(&partition).map(|id| (*id, Arc::clone(topic)))
+    }
+
+    pub(super) fn all(&self) -> HashSet<AssignmentId> {
+        self.assignments.keys().copied().collect()
+    }
+
+    /// Queues a record, unless its assignment has seen it already.
+    pub(super) fn accept(&mut self, assignment: AssignmentId, record: Record) {
+        let Some(known) = self.assignments.get_mut(&assignment) else { return };
+        if !known.offsets.accept(record.offset()) {
+            return;
+        }
+        let size = record.size();
+        self.budget.take(size);
+        let key = match record.key_bytes() {
+            Some(key) => LaneKey::Keyed(assignment, key),
+            None => LaneKey::Free(assignment, record.offset()),
+        };
+        self.lanes.push(key, Job { record, assignment, attempt: 1, size });
+    }
+
+    /// The next record for a free slot.
+    pub(super) fn start(&mut self) -> Option<(LaneKey, Job)> {
+        let (key, job) = self.lanes.start()?;
+        if let Some(assignment) = self.assignments.get_mut(&job.assignment) {
+            assignment.offsets.begin(job.record.offset());
+        }
+        Some((key, job))
+    }
+
+    /// The record is handled, or safe in the dead-letter topic. Its lane is moved on by the caller.
+    pub(super) fn finished(&mut self, job: &Job) {
+        self.budget.give_back(job.size);
+        if let Some(assignment) = self.assignments.get_mut(&job.assignment) {
+            assignment.offsets.finish(job.record.offset());
+        }
+    }
+
+    fn is_busy(&self, ids: &HashSet<AssignmentId>) -> bool {
+        self.lanes.is_busy(|key| ids.contains(&key.assignment()) && !self.stopped.contains(key))
+    }
+
+    /// Drops the waiting records of these assignments that come after everything begun: they will be read again as the first ones
+    /// after the commit. Those between begun ones stay, so that the prefix closes and nothing is handled twice.
+    pub(super) fn wind_down(&mut self, ids: &HashSet<AssignmentId>) {
+        let assignments = &self.assignments;
+        let dropped = self.lanes.discard(|key, job| {
+            ids.contains(&key.assignment())
+                && assignments
+                    .get(&job.assignment)
+                    .is_none_or(|assignment| assignment.offsets.may_drop(job.record.offset()))
+        });
+        for job in dropped {
+            self.budget.give_back(job.size);
+        }
+    }
+
+    /// Forgets these assignments. What still runs in them can no longer finish anything.
+    pub(super) fn release(&mut self, ids: &HashSet<AssignmentId>) {
+        for job in self.lanes.remove(|key| ids.contains(&key.assignment())) {
+            self.budget.give_back(job.size);
+        }
+        self.stopped.retain(|key| !ids.contains(&key.assignment()));
+        for id in ids {
+            if let Some(assignment) = self.assignments.remove(id)
+                && let Some(partitions) = self.ids.get_mut(&assignment.topic)
+                && partitions.get(&assignment.partition) == Some(id)
+            {
+                partitions.remove(&assignment.partition);
+            }
+        }
+        self.ids.retain(|_, partitions| !partitions.is_empty());
+        self.answer_waiters(None);
+    }
+
+    /// What may be committed and was not sent yet, marked as sent.
+    pub(super) fn take_commit(&mut self, ids: &HashSet<AssignmentId>) -> Vec<Position> {
+        let due = self.assignments.iter_mut().filter(|(id, _)| ids.contains(id));
+        due.filter_map(|(_, assignment)| {
+            let offset = assignment.offsets.to_commit()?;
+            assignment.offsets.sent(offset);
+            Some(Position { topic: Arc::clone(&assignment.topic), partition: assignment.partition, offset })
+        })
+        .collect()
+    }
+
+    /// The broker's answer for one partition; `Err` holds its words.
+    pub(super) fn committed(&mut self, topic: &str, partition: i32, offset: i64, error: Option<&str>) {
+        if let Some((id, _)) = self.find(topic, partition)
+            && let Some(assignment) = self.assignments.get_mut(&id)
+        {
+            assignment.offsets.answered(offset, error.is_none());
+        }
+        self.answer_waiters(error);
+    }
+
+    /// Whether the broker confirmed everything that may be committed.
+    pub(super) fn is_committed(&self) -> bool {
+        self.assignments.values().all(|assignment| {
+            assignment.offsets.committable().is_none_or(|offset| assignment.offsets.is_committed(offset))
+        })
+    }
+
+    /// Answers when the broker has confirmed what is finished at this moment.
+    pub(super) fn wait_committed(&mut self, answer: oneshot::Sender<Result<(), String>>) {
+        let targets = self
+            .assignments
+            .iter()
+            .filter_map(|(id, assignment)| Some((*id, assignment.offsets.committable()?)))
+            .collect();
+        self.waiters.push(Waiter { targets, answer });
+        self.answer_waiters(None);
+    }
+
+    fn answer_waiters(&mut self, error: Option<&str>) {
+        for waiter in std::mem::take(&mut self.waiters) {
+            let open: Vec<_> = waiter
+                .targets
+                .iter()
+                .filter(|(id, offset)| {
+                    self.assignments.get(id).is_none_or(|assignment| !assignment.offsets.is_committed(*offset))
+                })
+                .collect();
+            let moved = open.iter().any(|(id, _)| !self.assignments.contains_key(id));
+            let outcome = match error {
+                _ if open.is_empty() => Ok(()),
+                Some(error) => Err(error.to_owned()),
+                None if moved => Err("a partition moved to another member before the answer".to_owned()),
+                None => {
+                    self.waiters.push(waiter);
+                    continue;
+                }
+            };
+            // Nobody waits any more: the call of `commit` was dropped.
+            let _ = waiter.answer.send(outcome);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Running handlers: slots that take records from the ready-key queue, retries, dead letters.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use rdkafka::message::{BorrowedMessage, Message as _};
+use tokio::runtime::Handle;
+use tracing::Instrument as _;
+
+use super::dead_letter::{DeadLetters, Undelivered};
+use super::state::{Job, LaneKey, Shared};
+use crate::error::Failure;
+use crate::message::Record;
+
+/// Attempts in all before a record goes to the dead-letter topic.
+const ATTEMPTS: u32 = 3;
+/// The pause before attempt n + 1 is n times this.
+const RETRY_STEP: Duration = Duration::from_secs(1);
+/// How soon a dead letter that could not be delivered is tried again.
+const DEAD_LETTER_AGAIN: Duration = Duration::from_secs(5);
+
+pub(super) type Handler = Box<dyn Fn(Record) -> BoxFuture<'static, Result<(), Failure>> + Send + Sync>;
+
+pub(super) struct Work {
+    pub(super) shared: Arc<Shared>,
+    pub(super) dead_letters: Arc<DeadLetters>,
+    pub(super) handler: Handler,
+    pub(super) runtime: Handle,
+}
+
+impl Work {
+    /// Queues a record that was read. Called by the poll thread, which alone assigns and revokes.
+    pub(super) fn accept(self: &Arc<Self>, message: &BorrowedMessage<'_>) {
+        // Unknown: left over from before a revocation.
+        let Some((assignment, topic)) = self.shared.lock().find(message.topic(), message.partition()) else { return };
+        let record = Record::copied(message, topic);
+        self.shared.lock().accept(assignment, record);
+        self.fill();
+    }
+
+    /// Starts what free slots can take.
+    pub(super) fn fill(self: &Arc<Self>) {
+        loop {
+            let Some(next) = self.shared.lock().start() else { return };
+            self.runtime.spawn(Arc::clone(self).slot(next));
+        }
+    }
+
+    async fn slot(self: Arc<Self>, first: (LaneKey, Job)) {
+        let mut next = Some(first);
+        while let Some((key, job)) = next {
+            let outcome = self.attempt(&job).await;
+            next = self.settle(key, job, outcome);
+        }
+    }
+
+    /// One attempt. A panic is a failure like any other.
+    async fn attempt(&self, job: &Job) -> Result<(), Failure> {
+        let record = job.record.clone();
+        let trace = record.trace_id();
+        let span = tracing::info_span!(
+            "handle",
+            topic = record.topic(),
+            partition = record.partition(),
+            offset = record.offset(),
+            trace_id = trace.as_ref().map(crate::trace::TraceId::as_str)
+        );
+        let call = AssertUnwindSafe(async { (self.handler)(record).await }).catch_unwind().instrument(span);
+        let began = Instant::now();
+        let ended = match trace {
+            Some(trace) => trace.scope(call).await,
+            None => call.await,
+        };
+        let outcome =
+            ended.unwrap_or_else(|panic| Err(Failure::retry(format!("the handler panicked: {}", words(&*panic)))));
+        self.shared.counters.attempt(began.elapsed(), outcome.is_err());
+        outcome
+    }
+
+    /// Does what follows from the outcome and takes the next record for the slot.
+    fn settle(self: &Arc<Self>, key: LaneKey, mut job: Job, outcome: Result<(), Failure>) -> Option<(LaneKey, Job)> {
+        let mut state = self.shared.lock();
+        match outcome {
+            Ok(()) => {
+                state.finished(&job);
+                state.lanes.finish(&key);
+                self.shared.counters.consumed(job.size);
+            }
+            Err(failure) => {
+                state.lanes.park(&key);
+                tracing::warn!(
+                    consumer = self.shared.name,
+                    topic = job.record.topic(),
+                    partition = job.record.partition(),
+                    offset = job.record.offset(),
+                    attempt = job.attempt,
+                    error = failure.message,
+                    "a record was not handled"
+                );
+                if failure.retry && job.attempt < ATTEMPTS {
+                    let pause = RETRY_STEP * job.attempt;
+                    job.attempt += 1;
+                    self.runtime.spawn(Arc::clone(self).retry(key, job, pause));
+                } else {
+                    self.runtime.spawn(Arc::clone(self).bury(key, job, failure));
+                }
+            }
+        }
+        let next = state.start();
+        drop(state);
+        self.shared.notify();
+        next
+    }
+
+    async fn retry(self: Arc<Self>, key: LaneKey, job: Job, pause: Duration) {
+        tokio::time::sleep(pause).await;
+        {
+            let mut state = self.shared.lock();
+            if let Some(job) = state.lanes.unpark(&key, job) {
+                state.budget.give_back(job.size);
+            }
+        }
+        self.shared.notify();
+        self.fill();
+    }
+
+    /// Delivers a dead letter. Until that succeeds its key stands still and nothing beyond the record is committed.
+    async fn bury(self: Arc<Self>, key: LaneKey, job: Job, failure: Failure) {
+        while let Err(undelivered) = self.dead_letters.deliver(&job.record, job.attempt, &failure).await {
+            {
+                let mut state = self.shared.lock();
+                if !state.lanes.is_busy(|busy| *busy == key) {
+                    state.budget.give_back(job.size);
+                    return;
+                }
+                if matches!(undelivered, Undelivered::TopicMissing { .. }) {
+                    state.stopped.insert(key.clone());
+                }
+            }
+            self.shared.notify();
+            tracing::error!(
+                consumer = self.shared.name,
+                reason = undelivered.reason(),
+                topic = job.record.topic(),
+                partition = job.record.partition(),
+                offset = job.record.offset(),
+                "{undelivered}; the key of this record stands still and nothing after it is committed"
+            );
+            tokio::time::sleep(DEAD_LETTER_AGAIN).await;
+        }
+        self.shared.counters.dead_letter();
+        self.shared.counters.consumed(job.size);
+        {
+            let mut state = self.shared.lock();
+            state.stopped.remove(&key);
+            state.finished(&job);
+            state.lanes.finish_parked(&key);
+        }
+        self.shared.notify();
+        self.fill();
+    }
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}

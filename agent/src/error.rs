@@ -1,0 +1,182 @@
+//! What can go wrong, by what the caller can do about it.
+
+use std::fmt;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use thiserror::Error;
+
+/// The agent could not give or change a client.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The name cannot be the name of a Kubernetes object.
+    #[error("{name:?} cannot be a client's name: use lower-case letters, digits, '-' and '.', at most 253 of them")]
+    InvalidName {
+        /// The name that was asked for.
+        name: String,
+    },
+    /// The configuration given in code cannot be used.
+    #[error("the configuration given in code cannot be used: {detail}")]
+    InvalidConfig {
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// librdkafka refused the configuration.
+    #[error("librdkafka refused the configuration of {what}: {source}")]
+    Refused {
+        /// Which client.
+        what: String,
+        /// librdkafka's words.
+        source: KafkaError,
+    },
+    /// A thread could not be started.
+    #[error("could not start the thread {name}: {source}")]
+    Thread {
+        /// The thread's name.
+        name: String,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// The agent was closed or drained.
+    #[error("the agent is closed")]
+    Closed,
+}
+
+/// A message was not acknowledged.
+#[derive(Debug, Clone, Error)]
+pub enum SendError {
+    /// It can never be delivered as it is: unknown topic, too large, refused by the broker. Sending it again changes nothing.
+    #[error("the message for {topic} was refused: {detail}")]
+    Refused {
+        /// The topic it was for.
+        topic: String,
+        /// The broker's or librdkafka's words.
+        detail: String,
+    },
+    /// The broker did not acknowledge it in time, after all retries. It may have been written: sending it again may write it twice.
+    #[error("the message for {topic} was not acknowledged: {detail}; it may have been written")]
+    NotAcknowledged {
+        /// The topic it was for.
+        topic: String,
+        /// librdkafka's words.
+        detail: String,
+    },
+    /// The producer was closed before it took the message.
+    #[error("the producer {name} is closed")]
+    Closed {
+        /// The producer's name.
+        name: String,
+    },
+}
+
+impl SendError {
+    /// Whether sending the same message again can succeed.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::NotAcknowledged { .. })
+    }
+
+    pub(crate) fn new(topic: &str, error: &KafkaError) -> Self {
+        use RDKafkaErrorCode as Code;
+        let topic = topic.to_owned();
+        let detail = error.to_string();
+        let refused = !matches!(error, KafkaError::MessageProduction(_))
+            || matches!(
+                error.rdkafka_error_code(),
+                Some(
+                    Code::UnknownTopic
+                        | Code::UnknownTopicOrPartition
+                        | Code::UnknownPartition
+                        | Code::MessageSizeTooLarge
+                        | Code::InvalidMessageSize
+                        | Code::InvalidTopic
+                        | Code::TopicAuthorizationFailed
+                        | Code::InvalidRecord
+                        | Code::InvalidTimestamp
+                        | Code::InvalidArgument
+                )
+            );
+        if refused { Self::Refused { topic, detail } } else { Self::NotAcknowledged { topic, detail } }
+    }
+}
+
+/// A flush or a close did not finish.
+#[derive(Debug, Clone, Error)]
+pub enum FlushError {
+    /// Messages are still waiting for their acknowledgement. They go on being sent while the producer lives.
+    #[error("{waiting} messages of the producer {name} were not acknowledged within {milliseconds} ms")]
+    TimedOut {
+        /// The producer's name.
+        name: String,
+        /// How many messages wait.
+        waiting: usize,
+        /// How long was waited.
+        milliseconds: u128,
+    },
+    /// librdkafka failed.
+    #[error("flushing the producer {name} failed: {detail}")]
+    Failed {
+        /// The producer's name.
+        name: String,
+        /// librdkafka's words.
+        detail: String,
+    },
+}
+
+/// A consumer ended or could not do what was asked.
+#[derive(Debug, Clone, Error)]
+pub enum ConsumeError {
+    /// `subscribe` runs already; a consumer has one handler.
+    #[error("the consumer {name} is already subscribed; a consumer has one handler at a time")]
+    AlreadySubscribed {
+        /// The consumer's name.
+        name: String,
+    },
+    /// The consumer is closed; get a new one from the agent.
+    #[error("the consumer {name} is closed")]
+    Closed {
+        /// The consumer's name.
+        name: String,
+    },
+    /// The offsets were not committed. What was handled stays handled; it will be read again if this process ends now.
+    #[error("the offsets of the consumer {name} were not committed: {detail}")]
+    Commit {
+        /// The consumer's name.
+        name: String,
+        /// The broker's or librdkafka's words.
+        detail: String,
+    },
+    /// librdkafka reported an error that this client cannot recover from.
+    #[error("the consumer {name} cannot go on: {detail}")]
+    Fatal {
+        /// The consumer's name.
+        name: String,
+        /// librdkafka's words.
+        detail: String,
+    },
+}
+
+/// Why a handler did not handle a record.
+///
+/// Not an [`std::error::Error`] itself, so that `?` turns any error inside a handler into [`Failure::retry`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub(crate) retry: bool,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    /// Try again: up to 3 attempts in all, 1 s and then 2 s apart, while later records of the same key wait; then the dead-letter topic.
+    pub fn retry(error: impl fmt::Display) -> Self {
+        Self { retry: true, message: error.to_string() }
+    }
+
+    /// Trying again cannot help: to the dead-letter topic at once.
+    pub fn reject(error: impl fmt::Display) -> Self {
+        Self { retry: false, message: error.to_string() }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::retry(error)
+    }
+}

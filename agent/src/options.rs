@@ -1,0 +1,151 @@
+//! How an agent is set up. Everything has a default that fits a pod; tests and other places inject their own.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mq_core::resolve::{ResolvedConsumer, ResolvedProducer};
+
+use crate::config::Config;
+use crate::error::Error;
+
+/// Where the projected volume of a pod is mounted.
+const RUN: &str = "/var/run/mq";
+/// Where the operator's ConfigMap, or the service's own files, are mounted.
+const CONFIG: &str = "/config/mq";
+/// Names the folder for last good values.
+const STATE_DIR: &str = "MQ_STATE_DIR";
+
+/// How an agent is set up.
+///
+/// ```
+/// use mq_agent::{Config, Env, Options};
+///
+/// let options = Options::in_pod().config(Config::for_env(Env::Staging).brokers(["kafka:9092"])).concurrency(16);
+/// ```
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub(crate) endpoint: PathBuf,
+    pub(crate) ca: PathBuf,
+    pub(crate) token: PathBuf,
+    pub(crate) config_folder: PathBuf,
+    pub(crate) state_folder: Option<PathBuf>,
+    pub(crate) config: Config,
+    pub(crate) patience: Duration,
+    pub(crate) concurrency: usize,
+    pub(crate) keep: BTreeSet<String>,
+}
+
+impl Options {
+    /// The contract of a pod: `/var/run/mq/{endpoint, ca.crt, token}`, `/config/mq/`, and the variables `MQ_STATE_DIR`,
+    /// `MQ_BROKERS` and `MQ_ENV`. Every part may be absent.
+    ///
+    /// An `MQ_ENV` that names no environment is reported in the log and counts as production.
+    pub fn in_pod() -> Self {
+        let config = Config::from_env().unwrap_or_else(|error| {
+            tracing::error!(%error, "the environment variables are not used");
+            Config::for_env(crate::Env::Production)
+        });
+        let state = std::env::var_os(STATE_DIR).map(PathBuf::from);
+        Self::in_folders(Path::new(RUN), Path::new(CONFIG)).config(config).state_folder(state)
+    }
+
+    /// The same files in other folders, and nothing from the environment.
+    pub fn in_folders(run: &Path, config: &Path) -> Self {
+        Self {
+            endpoint: run.join("endpoint"),
+            ca: run.join("ca.crt"),
+            token: run.join("token"),
+            config_folder: config.to_owned(),
+            state_folder: None,
+            config: Config::default(),
+            patience: Duration::from_secs(3),
+            concurrency: 8,
+            keep: BTreeSet::new(),
+        }
+    }
+
+    /// What clients run with when nothing else configures them.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Keeps the last configuration that worked there, for a start without the operator. `None`: not kept.
+    #[must_use]
+    pub fn state_folder(mut self, folder: Option<PathBuf>) -> Self {
+        self.state_folder = folder;
+        self
+    }
+
+    /// How long a new client waits for the operator's first word before it starts with a weaker source (3 s).
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Handlers of one consumer that may run at the same time (8). [`Consumer::set_concurrency`](crate::Consumer::set_concurrency)
+    /// changes it later.
+    #[must_use]
+    pub fn concurrency(mut self, concurrency: usize) -> Self {
+        self.concurrency = concurrency;
+        self
+    }
+
+    /// Keeps these settings (`lingerMs`, …) as [`Options::config`] has them, whatever is pushed. The operator sees them as not
+    /// applied.
+    #[must_use]
+    pub fn keep<N: Into<String>>(mut self, settings: impl IntoIterator<Item = N>) -> Self {
+        self.keep = settings.into_iter().map(Into::into).collect();
+        self
+    }
+
+    pub(crate) fn kept(&self) -> Result<Keep, Error> {
+        Ok(Keep {
+            names: self.keep.clone(),
+            producer: self.config.resolved_producer()?,
+            consumer: self.config.resolved_consumer()?,
+        })
+    }
+}
+
+/// The settings that this process keeps.
+#[derive(Debug, Clone)]
+pub(crate) struct Keep {
+    names: BTreeSet<String>,
+    producer: ResolvedProducer,
+    consumer: ResolvedConsumer,
+}
+
+impl Keep {
+    pub(crate) fn producer(&self, settings: &mut ResolvedProducer) {
+        let own = &self.producer;
+        for name in &self.names {
+            match name.as_str() {
+                "acks" => settings.acks = own.acks,
+                "retryMax" => settings.retry_max = own.retry_max,
+                "batchSize" => settings.batch_size = own.batch_size,
+                "lingerMs" => settings.linger_ms = own.linger_ms,
+                "compression" => settings.compression = own.compression,
+                _ => {}
+            }
+        }
+    }
+
+    pub(crate) fn consumer(&self, settings: &mut ResolvedConsumer) {
+        let own = &self.consumer;
+        for name in &self.names {
+            match name.as_str() {
+                "autoOffsetReset" => settings.auto_offset_reset = own.auto_offset_reset,
+                "enableAutoCommit" => settings.enable_auto_commit = own.enable_auto_commit,
+                "autoCommitIntervalMs" => settings.auto_commit_interval_ms = own.auto_commit_interval_ms,
+                "sessionTimeoutMs" => settings.session_timeout_ms = own.session_timeout_ms,
+                "maxPollRecords" => settings.max_poll_records = own.max_poll_records,
+                "maxPollIntervalMs" => settings.max_poll_interval_ms = own.max_poll_interval_ms,
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Configuring a producer: make-before-break behind the gate.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mq_core::knobs::Side;
+use mq_protocol::message::NackReason;
+use rdkafka::config::ClientConfig;
+
+use super::{Client, NotRecreated, Producer};
+use crate::connect::{self, PROBE_TIMEOUT};
+use crate::drive::{Applied, Apply, NotApplied, rejected};
+use crate::effective::effective;
+use crate::options::Keep;
+use crate::source::Value;
+
+/// How long sends may wait at the closed gate while the old client is emptied.
+const FLUSH_BUDGET: Duration = Duration::from_secs(10);
+
+pub(crate) struct ApplyProducer {
+    name: String,
+    keep: Keep,
+    running: Option<Running>,
+}
+
+struct Running {
+    producer: Producer,
+    config: ClientConfig,
+}
+
+impl ApplyProducer {
+    pub(crate) fn new(name: &str, keep: Keep) -> Self {
+        Self { name: name.to_owned(), keep, running: None }
+    }
+
+    async fn run_with(&mut self, config: ClientConfig) -> Result<Arc<Client>, NotApplied> {
+        let refused = |error: crate::Error| rejected(NackReason::ClientRefused, error.to_string());
+        let Some(running) = &mut self.running else {
+            // No probe: a service must start while its brokers are down, and there is nothing to fall back to.
+            let producer = Producer::new(&self.name, &config).map_err(refused)?;
+            let client = producer.client().await.ok_or(NotApplied::Closed)?;
+            self.running = Some(Running { producer, config });
+            return Ok(client);
+        };
+        let old = running.producer.client().await.ok_or(NotApplied::Closed)?;
+        if running.config.config_map() == config.config_map() {
+            return Ok(old);
+        }
+        let new = running.producer.prepare(&config).map_err(refused)?;
+        if let Err(error) = new.probe(PROBE_TIMEOUT).await {
+            // An outage is not the fault of the change.
+            return Err(match old.probe(PROBE_TIMEOUT).await {
+                Ok(()) => rejected(
+                    NackReason::ProbeFailed,
+                    format!("a client with this configuration does not reach the cluster: {error}"),
+                ),
+                Err(_) => NotApplied::Later {
+                    detail: format!("neither the running client nor a new one reaches the cluster: {error}"),
+                },
+            });
+        }
+        match running.producer.exchange(Arc::clone(&new), FLUSH_BUDGET).await {
+            Ok(()) => {
+                running.config = config;
+                Ok(new)
+            }
+            Err(NotRecreated::Closed) => Err(NotApplied::Closed),
+            Err(NotRecreated::NotDrained(waiting)) => Err(rejected(
+                NackReason::NotDrained,
+                format!(
+                    "{waiting} messages of the running client were not acknowledged within {} s; it goes on",
+                    FLUSH_BUDGET.as_secs()
+                ),
+            )),
+        }
+    }
+}
+
+impl Apply for ApplyProducer {
+    type Client = Producer;
+
+    async fn apply(&mut self, value: &Value) -> Result<Applied, NotApplied> {
+        let decoded = connect::read::<connect::Producer>(value)?;
+        decoded.body.settings.validate().map_err(|error| rejected(NackReason::Invalid, error.to_string()))?;
+        let told = connect::producer(&self.name, &decoded.body);
+        let mut body = decoded.body.clone();
+        self.keep.producer(&mut body.settings);
+        let client = self.run_with(connect::producer(&self.name, &body)).await?;
+        Ok(effective(
+            Side::Producer,
+            &decoded.body.settings,
+            &told,
+            |name| client.property(name),
+            |_| None,
+            decoded.unknown_keys,
+        ))
+    }
+
+    fn client(&self) -> Option<Producer> {
+        self.running.as_ref().map(|running| running.producer.clone())
+    }
+}

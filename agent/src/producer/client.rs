@@ -1,0 +1,203 @@
+//! One librdkafka producer and the thread that polls it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header as KafkaHeader, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+use tokio::sync::futures::OwnedNotified;
+use tokio::sync::{Notify, oneshot};
+
+use crate::error::{Error, SendError};
+use crate::message::{Ack, Message};
+use crate::stats::ProducerCounters;
+
+/// How long the last handle's messages are waited for in the background after it was dropped without `close`.
+const FLUSH_ON_DROP: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(100);
+
+/// What is told the outcome of one message.
+pub(crate) enum Completion {
+    Waiter(oneshot::Sender<Result<Ack, SendError>>),
+    /// Behind a lock that is never taken, because librdkafka's wrapper asks for `Sync`.
+    Callback(Mutex<Callback>),
+}
+
+pub(crate) type Callback = Box<dyn FnOnce(Result<Ack, SendError>) + Send>;
+
+impl Completion {
+    fn complete(self, outcome: Result<Ack, SendError>) {
+        match self {
+            // Nobody waits for it any more: that is how a caller says that it does not care.
+            Self::Waiter(waiter) => drop(waiter.send(outcome)),
+            Self::Callback(callback) => callback.into_inner().unwrap_or_else(PoisonError::into_inner)(outcome),
+        }
+    }
+}
+
+/// A message that librdkafka holds.
+pub(crate) struct Pending {
+    pub(crate) topic: String,
+    pub(crate) completion: Completion,
+    pub(crate) since: Instant,
+}
+
+/// Why librdkafka did not take a message.
+pub(crate) enum NotTaken {
+    QueueFull(Box<Pending>),
+    Refused(SendError),
+}
+
+#[derive(Debug)]
+pub(crate) struct Deliveries {
+    name: String,
+    counters: Arc<ProducerCounters>,
+    space: Arc<Notify>,
+}
+
+pub(crate) struct Client {
+    base: Arc<BaseProducer<Deliveries>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        crate::librdkafka::log(&self.name, level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(producer = self.name, %error, reason, "librdkafka reports an error");
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = Box<Pending>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
+        let Pending { topic, completion, since } = *pending;
+        let outcome = match result {
+            Ok(message) => {
+                let bytes = message.key_len() + message.payload_len();
+                self.counters.acknowledged(bytes, since.elapsed());
+                let offset = Some(message.offset()).filter(|offset| *offset >= 0);
+                Ok(Ack { topic, partition: message.partition(), offset, timestamp: message.timestamp().to_millis() })
+            }
+            Err((error, _)) => {
+                self.counters.failed();
+                Err(SendError::new(&topic, error))
+            }
+        };
+        completion.complete(outcome);
+        self.space.notify_waiters();
+    }
+}
+
+impl Client {
+    pub(crate) fn new(name: &str, config: &ClientConfig, counters: Arc<ProducerCounters>) -> Result<Self, Error> {
+        let context = Deliveries { name: name.to_owned(), counters, space: Arc::default() };
+        let base: BaseProducer<Deliveries> = config
+            .create_with_context(context)
+            .map_err(|source| Error::Refused { what: format!("the producer {name}"), source })?;
+        let base = Arc::new(base);
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = format!("mq-producer-{name}");
+        std::thread::Builder::new()
+            .name(thread.clone())
+            .spawn({
+                let (base, stop) = (Arc::clone(&base), Arc::clone(&stop));
+                move || poll(&base, &stop)
+            })
+            .map_err(|source| Error::Thread { name: thread, source })?;
+        Ok(Self { base, stop })
+    }
+
+    /// Hands a message to librdkafka, or gives it back. Never waits.
+    pub(crate) fn send(&self, message: &Message, pending: Box<Pending>) -> Result<(), NotTaken> {
+        let mut record: BaseRecord<'_, [u8], [u8], Box<Pending>> = BaseRecord::with_opaque_to(&message.topic, pending);
+        record.key = message.key.as_deref();
+        record.payload = message.payload.as_deref();
+        record.partition = message.partition;
+        record.timestamp = message.timestamp;
+        if !message.headers.is_empty() {
+            let headers = OwnedHeaders::new_with_capacity(message.headers.len());
+            record.headers = Some(message.headers.iter().fold(headers, |headers, header| {
+                headers.insert(KafkaHeader { key: &header.name, value: header.value.as_deref() })
+            }));
+        }
+        self.base.send(record).map_err(|(error, record)| match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::QueueFull) => NotTaken::QueueFull(record.delivery_opaque),
+            _ => NotTaken::Refused(SendError::new(&message.topic, &error)),
+        })
+    }
+
+    /// Completes when librdkafka gave up a message, so that there may be room for another. Create it before the attempt that it is
+    /// to wait for.
+    pub(crate) fn space(&self) -> OwnedNotified {
+        Arc::clone(&self.base.client().context().space).notified_owned()
+    }
+
+    /// Asks the cluster for its metadata: proof that the brokers answer a client of this configuration.
+    pub(crate) async fn probe(self: &Arc<Self>, timeout: Duration) -> Result<(), KafkaError> {
+        let base = Arc::clone(&self.base);
+        crate::librdkafka::blocking(move || {
+            base.client().fetch_metadata(Some(crate::librdkafka::PROBE_TOPIC), timeout).map(drop)
+        })
+        .await
+    }
+
+    /// Whether the cluster has the topic.
+    pub(crate) async fn topic_exists(self: &Arc<Self>, topic: &str, timeout: Duration) -> Result<bool, KafkaError> {
+        let (base, topic) = (Arc::clone(&self.base), topic.to_owned());
+        crate::librdkafka::blocking(move || {
+            let metadata = base.client().fetch_metadata(Some(&topic), timeout)?;
+            Ok(metadata.topics().iter().any(|found| found.name() == topic && found.error().is_none()))
+        })
+        .await
+    }
+
+    /// Waits until everything is acknowledged or failed; the number of messages that still wait otherwise.
+    pub(crate) async fn flush(self: &Arc<Self>, timeout: Duration) -> Result<(), usize> {
+        let base = Arc::clone(&self.base);
+        match crate::librdkafka::blocking(move || mq_kafka::ffi::flush(base.client(), timeout)).await {
+            0 => Ok(()),
+            waiting => Err(waiting),
+        }
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        mq_kafka::ffi::waiting(self.base.client())
+    }
+
+    /// The value that the running client uses.
+    pub(crate) fn property(&self, name: &str) -> Option<String> {
+        mq_kafka::ffi::property(self.base.client(), name)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// librdkafka's own drop throws waiting messages away, so the thread that outlives the handle waits for them first.
+fn poll(base: &BaseProducer<Deliveries>, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        base.poll(POLL);
+    }
+    if base.in_flight_count() > 0
+        && let Err(error) = base.flush(FLUSH_ON_DROP)
+    {
+        tracing::error!(producer = base.client().context().name, waiting = base.in_flight_count(), %error, "messages were lost: the producer was dropped without close");
+    }
+}

@@ -1,0 +1,200 @@
+//! The producer that a service holds: it survives the clients inside it.
+
+mod apply;
+mod client;
+mod gate;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rdkafka::config::ClientConfig;
+use tokio::sync::oneshot;
+
+pub(crate) use apply::ApplyProducer;
+pub(crate) use client::{Client, Completion, NotTaken, Pending};
+use gate::{Gate, NotExchanged};
+
+use crate::error::{Error, FlushError, SendError};
+use crate::message::{Ack, Message};
+use crate::stats::{ProducerCounters, ProducerStats};
+
+/// Sends messages. Cheap to clone: clones are the same producer.
+///
+/// Made by [`Agent::producer`](crate::Agent::producer). A new configuration exchanges the Kafka client inside while the service goes
+/// on sending: sends wait for the moment in which the old client is emptied, nothing is lost, and messages of one key keep their order.
+///
+/// Call [`Producer::close`] (or use [`Agent::drain_on`](crate::Agent::drain_on)) before the process ends: messages that wait in
+/// memory end with it.
+#[derive(Debug, Clone)]
+pub struct Producer(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    gate: Gate<Client>,
+    counters: Arc<ProducerCounters>,
+}
+
+/// The pending acknowledgement of one message. Dropping it does not take the message back.
+#[derive(Debug)]
+#[must_use = "the message is sent either way, but only this tells whether it arrived"]
+pub struct Delivery {
+    topic: String,
+    outcome: oneshot::Receiver<Result<Ack, SendError>>,
+}
+
+impl Future for Delivery {
+    type Output = Result<Ack, SendError>;
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
+        std::pin::Pin::new(&mut self.outcome).poll(context).map(|outcome| {
+            outcome.unwrap_or_else(|_| {
+                let detail = "the producer was dropped before the broker answered".to_owned();
+                Err(SendError::NotAcknowledged { topic: self.topic.clone(), detail })
+            })
+        })
+    }
+}
+
+/// Why a producer did not change its client.
+#[derive(Debug)]
+pub(crate) enum NotRecreated {
+    /// Still this many messages after the budget; the old client goes on.
+    NotDrained(usize),
+    Closed,
+}
+
+impl Producer {
+    pub(crate) fn new(name: &str, config: &ClientConfig) -> Result<Self, Error> {
+        let counters = Arc::new(ProducerCounters::default());
+        let client = Client::new(name, config, Arc::clone(&counters))?;
+        Ok(Self(Arc::new(Inner { name: name.to_owned(), gate: Gate::open_on(client), counters })))
+    }
+
+    /// Takes the message and returns its pending acknowledgement. Waits only while the client is being exchanged or its queue is full.
+    ///
+    /// Messages of one key arrive in the order in which their `send` calls *returned*; two calls that run at the same time have
+    /// no order. If the future is dropped before it is done, the message was not taken.
+    ///
+    /// # Errors
+    /// [`SendError::Refused`] for a message that can never be sent, [`SendError::Closed`] after `close`. Everything that happens
+    /// later is told by the [`Delivery`].
+    pub async fn send(&self, message: Message) -> Result<Delivery, SendError> {
+        let topic = message.topic.clone();
+        let (sender, outcome) = oneshot::channel();
+        self.take(message, Completion::Waiter(sender)).await?;
+        Ok(Delivery { topic, outcome })
+    }
+
+    /// As [`Producer::send`], but `callback` is told the outcome. It runs on the client's own thread: it must be quick and never block.
+    ///
+    /// # Errors
+    /// As [`Producer::send`]; the callback is then not called.
+    pub async fn send_with(
+        &self,
+        message: Message,
+        callback: impl FnOnce(Result<Ack, SendError>) + Send + 'static,
+    ) -> Result<(), SendError> {
+        self.take(message, Completion::Callback(Mutex::new(Box::new(callback)))).await
+    }
+
+    /// Sends and waits for the acknowledgement: one message per round trip and `lingerMs`. For throughput, `send` many and await
+    /// their deliveries together.
+    ///
+    /// # Errors
+    /// Any [`SendError`]. If the future is dropped while it waits, the message may still be written.
+    pub async fn send_sync(&self, message: Message) -> Result<Ack, SendError> {
+        self.send(message).await?.await
+    }
+
+    /// Waits until every message taken so far is acknowledged or failed. New messages may be sent meanwhile and are waited for too.
+    ///
+    /// # Errors
+    /// [`FlushError`] if messages still wait after `timeout`; they go on being sent.
+    pub async fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
+        match self.0.gate.current().await {
+            Some(client) => self.flush_client(&client, timeout).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes no more messages and waits for those taken. A second call returns at once.
+    ///
+    /// # Errors
+    /// [`FlushError`] if messages still wait after `timeout`. They go on being sent while the process lives, up to 30 s.
+    pub async fn close(&self, timeout: Duration) -> Result<(), FlushError> {
+        match self.0.gate.shut().await {
+            Some(client) => self.flush_client(&client, timeout).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The producer's counters.
+    pub async fn stats(&self) -> ProducerStats {
+        let waiting = self.0.gate.current().await.map_or(0, |client| client.waiting());
+        self.0.counters.read(waiting)
+    }
+
+    /// The name under which the producer is configured.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    async fn take(&self, mut message: Message, completion: Completion) -> Result<(), SendError> {
+        message.trace();
+        let mut pending = Box::new(Pending { topic: message.topic.clone(), completion, since: Instant::now() });
+        loop {
+            let space = {
+                let current = self.0.gate.pass().await;
+                let client = current.as_ref().ok_or_else(|| SendError::Closed { name: self.0.name.clone() })?;
+                pending = match client.send(&message, pending) {
+                    Ok(()) => return Ok(()),
+                    Err(NotTaken::Refused(error)) => return Err(error),
+                    Err(NotTaken::QueueFull(pending)) => pending,
+                };
+                let space = client.space();
+                // Again, now that a delivery from here on is noticed.
+                pending = match client.send(&message, pending) {
+                    Ok(()) => return Ok(()),
+                    Err(NotTaken::Refused(error)) => return Err(error),
+                    Err(NotTaken::QueueFull(pending)) => pending,
+                };
+                space
+            };
+            space.await;
+        }
+    }
+
+    async fn flush_client(&self, client: &Arc<Client>, timeout: Duration) -> Result<(), FlushError> {
+        client.flush(timeout).await.map_err(|waiting| FlushError::TimedOut {
+            name: self.0.name.clone(),
+            waiting,
+            milliseconds: timeout.as_millis(),
+        })
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.gate.is_shut()
+    }
+
+    /// A client of this producer that takes no messages yet.
+    pub(crate) fn prepare(&self, config: &ClientConfig) -> Result<Arc<Client>, Error> {
+        Client::new(&self.0.name, config, Arc::clone(&self.0.counters)).map(Arc::new)
+    }
+
+    pub(crate) async fn client(&self) -> Option<Arc<Client>> {
+        self.0.gate.current().await
+    }
+
+    /// Empties the running client behind the closed gate and goes on with `new`.
+    pub(crate) async fn exchange(&self, new: Arc<Client>, budget: Duration) -> Result<(), NotRecreated> {
+        match self.0.gate.exchange(new, async |old: &Arc<Client>| old.flush(budget).await).await {
+            Ok(_old) => {
+                self.0.counters.recreated();
+                Ok(())
+            }
+            Err(NotExchanged::NotEmptied(waiting)) => Err(NotRecreated::NotDrained(waiting)),
+            Err(NotExchanged::Shut) => Err(NotRecreated::Closed),
+        }
+    }
+}

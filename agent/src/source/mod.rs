@@ -1,0 +1,134 @@
+//! Where a client's configuration comes from. Every source gives a whole configuration; keys of two are never mixed.
+
+mod files;
+mod last_good;
+
+use bytes::Bytes;
+use mq_protocol::message::Version;
+
+pub(crate) use files::ConfigFiles;
+pub(crate) use last_good::LastGood;
+
+/// The sources, the weakest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Source {
+    /// The program's own [`Config`](crate::Config).
+    Code,
+    /// `/config/mq/<kind>.<name>.json`.
+    File,
+    /// What the stream gave before the last restart.
+    LastGood,
+    /// The operator.
+    Stream,
+}
+
+/// One configuration of one client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Value {
+    pub(crate) source: Source,
+    pub(crate) version: Version,
+    pub(crate) body: Bytes,
+}
+
+impl Value {
+    pub(crate) fn new(source: Source, revision: i64, hash: String, body: impl Into<Bytes>) -> Self {
+        Self { source, version: Version { revision, hash }, body: body.into() }
+    }
+}
+
+/// What the operator has said about one client.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// Nothing yet.
+    #[default]
+    Silent,
+    /// There is nothing to send; the client goes on with what it has.
+    NotReady,
+    /// There is no such object: the client returns to what it would run without the operator.
+    Gone,
+    Value(Value),
+}
+
+/// Everything that is known about one client's configuration.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sources {
+    pub(crate) code: Option<Value>,
+    pub(crate) file: Option<Value>,
+    pub(crate) last_good: Option<Value>,
+    pub(crate) pushed: Pushed,
+    /// How often the operator asked for an answer: it is owed one even if the value is the same as before.
+    pub(crate) asked: u64,
+}
+
+impl Sources {
+    /// The values to try, the strongest first. The later ones matter only to a client that does not run yet: a running one keeps
+    /// what it has rather than going back to a weaker source.
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = &Value> {
+        let pushed = match &self.pushed {
+            Pushed::Value(value) => Some(value),
+            Pushed::Silent | Pushed::NotReady | Pushed::Gone => None,
+        };
+        // The last good value came from the object; without the object it is no longer good.
+        let last_good = self.last_good.as_ref().filter(|_| self.pushed != Pushed::Gone);
+        [pushed, last_good, self.file.as_ref(), self.code.as_ref()].into_iter().flatten()
+    }
+
+    /// Whether it makes sense to wait for the operator's first word.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.pushed == Pushed::Silent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn value(source: Source) -> Value {
+        Value::new(source, 1, format!("{source:?}"), "{}")
+    }
+
+    fn sources(present: [bool; 3], pushed: Pushed) -> Sources {
+        let [code, file, last_good] = present;
+        Sources {
+            code: code.then(|| value(Source::Code)),
+            file: file.then(|| value(Source::File)),
+            last_good: last_good.then(|| value(Source::LastGood)),
+            pushed,
+            asked: 0,
+        }
+    }
+
+    fn first(sources: &Sources) -> Option<Source> {
+        sources.candidates().next().map(|value| value.source)
+    }
+
+    #[test]
+    fn the_strongest_source_is_taken_whole() {
+        use Source::{Code, File, LastGood, Stream};
+        let pushed = || Pushed::Value(value(Stream));
+        for (present, pushed, expected) in [
+            ([true, true, true], pushed(), Some(Stream)),
+            ([true, true, true], Pushed::Silent, Some(LastGood)),
+            ([true, true, true], Pushed::NotReady, Some(LastGood)),
+            ([true, true, true], Pushed::Gone, Some(File)),
+            ([true, true, false], Pushed::Silent, Some(File)),
+            ([true, false, false], Pushed::Silent, Some(Code)),
+            ([false, false, true], Pushed::Gone, None),
+            ([false, false, false], Pushed::Silent, None),
+        ] {
+            assert_eq!(first(&sources(present, pushed.clone())), expected, "{present:?} {pushed:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn candidates_descend(present: [bool; 3], with_value: bool) {
+            let pushed = if with_value { Pushed::Value(value(Source::Stream)) } else { Pushed::Silent };
+            let sources = sources(present, pushed);
+            let order: Vec<Source> = sources.candidates().map(|value| value.source).collect();
+            prop_assert!(order.windows(2).all(|pair| pair[0] > pair[1]));
+        }
+    }
+}

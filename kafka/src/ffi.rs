@@ -1,0 +1,49 @@
+//! Calls of librdkafka that its safe wrapper lacks. Every function here is safe: the client it gets keeps the handle alive for the
+//! whole call, and librdkafka is thread-safe.
+
+#![allow(unsafe_code, reason = "the calls exist in C alone; the rest of the crate has none")]
+
+use std::ffi::{CStr, CString};
+use std::time::Duration;
+
+use rdkafka::bindings::{rd_kafka_conf, rd_kafka_conf_get, rd_kafka_flush, rd_kafka_outq_len};
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::types::{RDKafkaConfRes, RDKafkaRespErr};
+
+/// The value of a property in the *running* client, not in the configuration that it was asked to have. `None`: librdkafka has no
+/// such property, or it has no value.
+pub fn property<C: ClientContext>(client: &Client<C>, name: &str) -> Option<String> {
+    let name = CString::new(name).ok()?;
+    let mut size = 0_usize;
+    // SAFETY: the handle lives as long as `client`; the configuration belongs to it. With a null buffer only the size is written.
+    let conf = unsafe { rd_kafka_conf(client.native_ptr()) };
+    let result = unsafe { rd_kafka_conf_get(conf, name.as_ptr(), std::ptr::null_mut(), &raw mut size) };
+    if result != RDKafkaConfRes::RD_KAFKA_CONF_OK {
+        return None;
+    }
+    let mut value = vec![0_u8; size.max(1)];
+    let mut written = value.len();
+    // SAFETY: as above; the buffer has `written` bytes and librdkafka ends the text with a zero within them.
+    let result = unsafe { rd_kafka_conf_get(conf, name.as_ptr(), value.as_mut_ptr().cast(), &raw mut written) };
+    if result != RDKafkaConfRes::RD_KAFKA_CONF_OK {
+        return None;
+    }
+    Some(CStr::from_bytes_until_nul(&value).ok()?.to_string_lossy().into_owned())
+}
+
+/// Blocks until every message of a producer was acknowledged or failed, at most for `timeout`. Sends at once, whatever `linger.ms`
+/// says. Another thread must poll the producer meanwhile. Returns how many messages still wait.
+pub fn flush<C: ClientContext>(client: &Client<C>, timeout: Duration) -> usize {
+    let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the handle lives as long as `client`.
+    if unsafe { rd_kafka_flush(client.native_ptr(), milliseconds) } == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+        return 0;
+    }
+    waiting(client).max(1)
+}
+
+/// Messages of a producer that wait for their acknowledgement, with the events that wait to be polled.
+pub fn waiting<C: ClientContext>(client: &Client<C>) -> usize {
+    // SAFETY: the handle lives as long as `client`.
+    usize::try_from(unsafe { rd_kafka_outq_len(client.native_ptr()) }).unwrap_or_default()
+}
