@@ -27,7 +27,7 @@ pub fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, CanonicalErro
 }
 
 /// The lower-case hexadecimal SHA-256 of a text; of [`to_json`] it is the hash of a revision.
-pub fn hash(text: &str) -> String {
+pub fn hash(text: impl AsRef<[u8]>) -> String {
     use std::fmt::Write;
     Sha256::digest(text).iter().fold(String::with_capacity(64), |mut hex, byte| {
         // Writing into a String cannot fail.

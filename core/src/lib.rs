@@ -8,6 +8,9 @@
 //! offsets of each cycle ─ lag ─→ scaling ─→ how many replicas, and why
 //!
 //! settings + presets ─ resolve, by the table of knobs ─→ what a client runs with, or everything that is wrong
+//!
+//! hash, generation → revision: when a new one is made
+//! revisions + what clients refused → rollout: which one is in force
 //! ```
 #![forbid(unsafe_code)]
 
@@ -22,6 +25,8 @@ pub mod plan;
 pub mod presets;
 pub mod reason;
 pub mod resolve;
+pub mod revision;
+pub mod rollout;
 pub mod scaling;
 pub mod settings;
 pub mod tenancy;

@@ -81,6 +81,16 @@ reasons! {
     /// A delete waits because a consumer group uses the topic; `spec.forceDelete: <topic name>` deletes it anyway.
     TopicInUse,
 
+    // MqProducerConfig and MqConsumerGroup: configuration.
+    /// Every connected client runs the revision in force.
+    Applied,
+    /// No client is connected; one that connects gets the revision in force.
+    NoClients,
+    /// A client refused the newest revision, so it was taken back everywhere; the message has the client's words. Edit the object.
+    RejectedByClient,
+    /// A new revision of the resolved configuration is in force.
+    RevisionCreated,
+
     // MqTopic: what was done.
     /// A topic was created.
     TopicCreated,

@@ -4,11 +4,10 @@
 //! hashes, whichever operator version wrote them. The hash is over the bytes as they arrive: keys that this side does not
 //! know do not break it, they are reported in [`Decoded::unknown_keys`]. Credentials are never part of a body.
 
-use std::fmt::Write as _;
-
+use mq_core::canonical;
+pub use mq_core::canonical::hash;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::limits::MAX_BODY_BYTES;
 
@@ -106,32 +105,12 @@ pub enum BodyError {
     Unreadable(String),
 }
 
-/// SHA-256, lower-case hex.
-pub fn hash(body: &[u8]) -> String {
-    Sha256::digest(body).iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// Canonical JSON of any value: keys sorted, no white space.
-///
-/// # Errors
-/// When `value` has no JSON form (a map with keys that are not text).
-pub fn canonical(value: &impl Serialize) -> Result<String, BodyError> {
-    let value = serde_json::to_value(value).map_err(|error| BodyError::Unreadable(error.to_string()))?;
-    let mut text = String::new();
-    write_canonical(&value, &mut text);
-    Ok(text)
-}
-
 /// A body as bytes and their hash.
 ///
 /// # Errors
-/// [`BodyError::TooLarge`], or [`BodyError::Unreadable`] when it has no JSON form.
+/// [`BodyError::TooLarge`], or [`BodyError::Unreadable`] when it has no canonical form.
 pub fn encode(body: &impl Serialize) -> Result<Encoded, BodyError> {
-    let json = canonical(body)?;
+    let json = canonical::to_json(body).map_err(|error| BodyError::Unreadable(error.to_string()))?;
     if json.len() > MAX_BODY_BYTES {
         return Err(BodyError::TooLarge { size: json.len() });
     }
@@ -167,38 +146,6 @@ pub fn decode_unhashed<B: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<
     let mut unknown_keys = Vec::new();
     collect_unknown(&given, &known, "", &mut unknown_keys);
     Ok(Decoded { body, unknown_keys })
-}
-
-// `serde_json::Map` is sorted only without its feature `preserve_order`, which any dependency may turn on.
-fn write_canonical(value: &Value, text: &mut String) {
-    match value {
-        Value::Object(map) => {
-            let mut entries: Vec<_> = map.iter().collect();
-            entries.sort_unstable_by_key(|(key, _)| *key);
-            text.push('{');
-            for (index, (key, value)) in entries.into_iter().enumerate() {
-                if index > 0 {
-                    text.push(',');
-                }
-                let _ = write!(text, "{}:", Value::from(key.as_str()));
-                write_canonical(value, text);
-            }
-            text.push('}');
-        }
-        Value::Array(items) => {
-            text.push('[');
-            for (index, item) in items.iter().enumerate() {
-                if index > 0 {
-                    text.push(',');
-                }
-                write_canonical(item, text);
-            }
-            text.push(']');
-        }
-        scalar => {
-            let _ = write!(text, "{scalar}");
-        }
-    }
 }
 
 // What was given and does not come back when the understood body is written again was not understood.
@@ -280,31 +227,7 @@ mod tests {
         assert!(matches!(encode(&large), Err(BodyError::TooLarge { .. })));
     }
 
-    fn json() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::from),
-            any::<i64>().prop_map(Value::from),
-            any::<String>().prop_map(Value::from)
-        ];
-        leaf.prop_recursive(4, 32, 4, |inner| {
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-                prop::collection::btree_map(any::<String>(), inner, 0..4)
-                    .prop_map(|map| Value::Object(map.into_iter().collect())),
-            ]
-        })
-    }
-
     proptest! {
-        #[test]
-        fn canonical_is_a_fixed_point(value in json()) {
-            let text = canonical(&value).unwrap();
-            let back: Value = serde_json::from_str(&text).unwrap();
-            prop_assert_eq!(&back, &value);
-            prop_assert_eq!(canonical(&back).unwrap(), text);
-        }
-
         #[test]
         fn any_bytes_are_read_without_a_panic(bytes: Vec<u8>) {
             let _ = decode_unhashed::<Body>(&bytes);

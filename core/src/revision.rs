@@ -1,0 +1,127 @@
+//! Revisions of a client's configuration: when a new one is made, and which old ones may go.
+//!
+//! A revision is immutable. It is made when the *resolved* configuration changes, whatever the cause (the object, the
+//! cluster's addresses), and never by an operator upgrade alone: the preset version that it was resolved with is kept
+//! until the object itself is edited.
+
+use std::collections::BTreeSet;
+
+use crate::presets::PRESET_VERSION;
+
+/// Most revisions kept of one object.
+pub const HISTORY_LIMIT: usize = 10;
+
+/// What is known of a stored revision without its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Number, from 1, ascending.
+    pub number: i64,
+    /// Hash of the body.
+    pub hash: String,
+    /// Preset version that the body was resolved with.
+    pub preset_version: u32,
+    /// `metadata.generation` of the object that last resolved to this body.
+    pub generation: i64,
+}
+
+/// What to do with the revisions of one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The newest revision is what the object resolves to.
+    Keep,
+    /// It is, but the object was edited since: record that, so that its preset version stays with this generation.
+    Confirm {
+        /// The newest revision.
+        number: i64,
+    },
+    /// The object resolves to something new.
+    Create {
+        /// Number of the new revision.
+        number: i64,
+    },
+}
+
+/// The preset version to resolve the object with.
+pub fn preset_version(revisions: &[Stored], generation: i64) -> u32 {
+    match newest(revisions) {
+        Some(newest) if newest.generation == generation => newest.preset_version,
+        _ => PRESET_VERSION,
+    }
+}
+
+/// What to do when an object of this generation resolves, with [`preset_version`], to a body with this hash.
+pub fn step(revisions: &[Stored], generation: i64, hash: &str) -> Step {
+    match newest(revisions) {
+        None => Step::Create { number: 1 },
+        // Only the newest is compared: going back to an older configuration is a change that clients must see as one.
+        Some(newest) if newest.hash != hash => Step::Create { number: newest.number.saturating_add(1) },
+        Some(newest) if newest.generation != generation => Step::Confirm { number: newest.number },
+        Some(_) => Step::Keep,
+    }
+}
+
+/// Numbers of the revisions to delete: the oldest beyond [`HISTORY_LIMIT`], never the newest and never the current one.
+pub fn prunable(revisions: &[Stored], current: Option<i64>) -> Vec<i64> {
+    let numbers: BTreeSet<i64> = revisions.iter().map(|revision| revision.number).collect();
+    let needed = [current, numbers.last().copied()];
+    let excess = numbers.len().saturating_sub(HISTORY_LIMIT);
+    numbers.into_iter().filter(|number| !needed.contains(&Some(*number))).take(excess).collect()
+}
+
+/// The newest revision.
+pub fn newest(revisions: &[Stored]) -> Option<&Stored> {
+    revisions.iter().max_by_key(|revision| revision.number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn stored(number: i64, hash: &str, preset_version: u32, generation: i64) -> Stored {
+        Stored { number, hash: hash.into(), preset_version, generation }
+    }
+
+    #[test]
+    fn a_revision_is_made_when_the_resolved_value_changes() {
+        assert_eq!(step(&[], 1, "a"), Step::Create { number: 1 });
+        let revisions = [stored(1, "a", 1, 1), stored(2, "b", 1, 2)];
+        assert_eq!(step(&revisions, 2, "b"), Step::Keep);
+        assert_eq!(step(&revisions, 3, "b"), Step::Confirm { number: 2 });
+        assert_eq!(step(&revisions, 3, "c"), Step::Create { number: 3 });
+        // The cluster's addresses changed: same generation, other hash.
+        assert_eq!(step(&revisions, 2, "c"), Step::Create { number: 3 });
+        // Back to what was before is a change too.
+        assert_eq!(step(&revisions, 3, "a"), Step::Create { number: 3 });
+    }
+
+    #[test]
+    fn the_preset_version_stays_until_the_object_is_edited() {
+        let old = PRESET_VERSION - 1;
+        let revisions = [stored(1, "a", old, 4)];
+        assert_eq!(preset_version(&revisions, 4), old);
+        assert_eq!(preset_version(&revisions, 5), PRESET_VERSION);
+        assert_eq!(preset_version(&[], 1), PRESET_VERSION);
+    }
+
+    #[test]
+    fn the_oldest_go_but_not_what_runs() {
+        let revisions: Vec<_> = (1..=13).map(|number| stored(number, "x", 1, number)).collect();
+        assert_eq!(prunable(&revisions, Some(13)), [1, 2, 3]);
+        assert_eq!(prunable(&revisions, Some(2)), [1, 3, 4]);
+        assert_eq!(prunable(&revisions[..10], Some(10)), [] as [i64; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn pruning_bounds_the_history_and_keeps_what_is_needed(
+            numbers in proptest::collection::btree_set(1_i64..60, 0..40), pick: proptest::sample::Index
+        ) {
+            let revisions: Vec<_> = numbers.iter().map(|number| stored(*number, "x", 1, 1)).collect();
+            let current = (!numbers.is_empty()).then(|| *pick.get(&numbers.iter().copied().collect::<Vec<_>>()));
+            let gone = prunable(&revisions, current);
+            prop_assert!(numbers.len() - gone.len() <= HISTORY_LIMIT.max(2));
+            prop_assert!(gone.iter().all(|number| Some(*number) != current && Some(number) != numbers.last()));
+        }
+    }
+}
