@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -24,76 +24,59 @@ func planCgroups(name string) ([]cgroup, error) {
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := cgroupMounts()
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
-	var plan []cgroup
-	for line := range strings.Lines(strings.TrimSpace(string(own))) {
-		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(parts) != 3 {
-			continue
-		}
-		mount, found := mounts[parts[1]]
-		if !found {
-			continue // a hierarchy that nobody mounted
-		}
-		below, err := filepath.Rel(mount.root, parts[2])
-		if err != nil || strings.HasPrefix(below, "..") {
-			below = "." // we see less than the whole; what we see begins at our own group
-		}
-		plan = append(plan, cgroup{Folder: filepath.Join(mount.point, below, name), Controllers: parts[1]})
-	}
+	plan := cgroupsFor(name, string(own), string(mounts))
 	if len(plan) == 0 {
-		return nil, fmt.Errorf("no cgroups are mounted on this machine: a node needs them for its pods")
-	}
-	if len(plan) == 1 && plan[0].Controllers == "" {
-		plan[0] = cgroup{Folder: filepath.Join(mounts[""].point, name), Unified: true}
+		return nil, errors.New("no cgroups are mounted on this machine: a node needs them for its pods")
 	}
 	return plan, nil
 }
 
-type cgroupMount struct{ root, point string }
-
-// cgroupMounts finds the mounts by their controllers, as /proc/self/cgroup names them; version 2 has the empty name.
-func cgroupMounts() (map[string]cgroupMount, error) {
-	file, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
+// cgroupsFor decides by the texts of /proc/self/cgroup and /proc/self/mountinfo.
+func cgroupsFor(name, own, mounts string) []cgroup {
+	var plan []cgroup
+	for line := range strings.Lines(own) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) != 3 {
+			continue
+		}
+		root, point, found := cgroupMount(mounts, parts[1])
+		if !found {
+			continue // a hierarchy that nobody mounted
+		}
+		below, err := filepath.Rel(root, parts[2])
+		if err != nil || strings.HasPrefix(below, "..") {
+			below = "." // we see less than the whole; what we see begins at our own group
+		}
+		plan = append(plan, cgroup{Folder: filepath.Join(point, below, name), Controllers: parts[1]})
 	}
-	defer file.Close()
-	mounts := map[string]cgroupMount{}
-	for lines := bufio.NewScanner(file); lines.Scan(); {
-		left, right, _ := strings.Cut(lines.Text(), " - ")
+	if len(plan) == 1 && plan[0].Controllers == "" {
+		_, point, _ := cgroupMount(mounts, "")
+		plan[0] = cgroup{Folder: filepath.Join(point, name), Unified: true}
+	}
+	return plan
+}
+
+// cgroupMount finds where the hierarchy of these controllers is mounted, and which of its groups is the root there. Version 2
+// has no controllers in its name.
+func cgroupMount(mounts, controllers string) (root, point string, found bool) {
+	for line := range strings.Lines(mounts) {
+		left, right, _ := strings.Cut(strings.TrimSpace(line), " - ")
 		fields, kind := strings.Fields(left), strings.Fields(right)
 		if len(fields) < 5 || len(kind) < 3 {
 			continue
 		}
-		switch kind[0] {
-		case "cgroup2":
-			mounts[""] = cgroupMount{fields[3], fields[4]}
-		case "cgroup":
-			// Among the options are flags such as "rw" and "xattr"; a controller set is known by how we are listed in it.
-			for name := range ownHierarchies() {
-				options := strings.Split(kind[2], ",")
-				if name != "" && !slices.ContainsFunc(strings.Split(name, ","), func(c string) bool { return !slices.Contains(options, c) }) {
-					mounts[name] = cgroupMount{fields[3], fields[4]}
-				}
-			}
+		options := strings.Split(kind[2], ",")
+		other := func(c string) bool { return !slices.Contains(options, c) }
+		if kind[0] == "cgroup2" && controllers == "" ||
+			kind[0] == "cgroup" && controllers != "" && !slices.ContainsFunc(strings.Split(controllers, ","), other) {
+			return fields[3], fields[4], true
 		}
 	}
-	return mounts, nil
-}
-
-func ownHierarchies() map[string]bool {
-	names := map[string]bool{}
-	own, _ := os.ReadFile("/proc/self/cgroup")
-	for line := range strings.Lines(string(own)) {
-		if parts := strings.SplitN(line, ":", 3); len(parts) == 3 {
-			names[parts[1]] = true
-		}
-	}
-	return names
+	return "", "", false
 }
 
 func makeCgroups(plan []cgroup) error {

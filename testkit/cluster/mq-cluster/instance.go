@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -18,6 +19,8 @@ type instance struct {
 	number int
 	root   string
 	lock   *os.File
+
+	mutex  sync.Mutex // servers start side by side
 	record record
 }
 
@@ -78,7 +81,7 @@ func newInstance(kept bool) (*instance, error) {
 			continue
 		}
 		inst.record = record{Boot: bootID(), Kept: kept, Owner: processOf(os.Getpid())}
-		return inst, inst.save()
+		return inst, inst.note(func(*record) {})
 	}
 	return nil, fmt.Errorf("all %d instances under %s are in use; `mq-cluster down` cleans crashed and kept ones", instances, runFolder())
 }
@@ -109,7 +112,11 @@ func (i *instance) path(elements ...string) string {
 	return filepath.Join(append([]string{i.root}, elements...)...)
 }
 
-func (i *instance) save() error {
+// note changes the record on disk, before anything relies on what it says.
+func (i *instance) note(change func(*record)) error {
+	i.mutex.Lock()
+	defer i.mutex.Unlock()
+	change(&i.record)
 	text, err := json.MarshalIndent(i.record, "", "  ")
 	if err != nil {
 		return err
@@ -117,10 +124,8 @@ func (i *instance) save() error {
 	return writeFile(i.path("instance.json"), text)
 }
 
-// remember notes a process before anything relies on it.
-func (i *instance) remember(pid int) error {
-	i.record.Processes = append(i.record.Processes, processOf(pid))
-	return i.save()
+func (i *instance) noteProcess(pid int) error {
+	return i.note(func(r *record) { r.Processes = append(r.Processes, processOf(pid)) })
 }
 
 // release removes the empty folder and gives the number back.

@@ -106,7 +106,7 @@ func (n *node) start(ctx context.Context) error {
 	}
 	defer writeGo.Close()
 	n.init = &server{name: "node", args: []string{"/proc/self/exe", "node-init", n.inst.path("node.json")}, dir: n.Root,
-		stdin: readGo, extra: []*os.File{writeReport}, started: n.remember,
+		stdin: readGo, extra: []*os.File{writeReport}, started: n.note,
 		namespaces: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS}
 	err = n.init.start()
 	writeReport.Close()
@@ -127,14 +127,9 @@ func (n *node) start(ctx context.Context) error {
 	case err != nil:
 		return err
 	case string(report) != reportReady:
-		return fmt.Errorf("the node did not start: %s", strings.TrimSpace(string(report)))
+		return fmt.Errorf("the node did not start: %s\n%s", strings.TrimSpace(string(report)), n.init.logTail(10))
 	}
 	return nil
-}
-
-func (n *node) remember(pid int) error {
-	n.inst.record.Node = processOf(pid)
-	return n.inst.remember(pid)
 }
 
 // prepare writes everything that the processes inside read, and makes the cgroups.
@@ -160,11 +155,14 @@ func (n *node) prepare() error {
 	if n.Cgroups, err = planCgroups(n.inst.interfaceName()); err != nil {
 		return err
 	}
-	for _, group := range n.Cgroups {
-		n.inst.record.Cgroups = append(n.inst.record.Cgroups, group.Folder)
-	}
-	n.inst.record.Interface = n.inst.interfaceName()
-	if err := n.inst.save(); err != nil { // before they exist: what is not written down is not cleaned
+	// Before they exist: what is not written down is not cleaned.
+	err = n.inst.note(func(r *record) {
+		r.Interface = n.inst.interfaceName()
+		for _, group := range n.Cgroups {
+			r.Cgroups = append(r.Cgroups, group.Folder)
+		}
+	})
+	if err != nil {
 		return err
 	}
 	if err := makeCgroups(n.Cgroups); err != nil {
@@ -175,6 +173,13 @@ func (n *node) prepare() error {
 		return err
 	}
 	return writeFile(n.inst.path("node.json"), text)
+}
+
+func (n *node) note(pid int) error {
+	return n.inst.note(func(r *record) {
+		r.Node = processOf(pid)
+		r.Processes = append(r.Processes, r.Node)
+	})
 }
 
 // connect lays a cable between the host and the node. One route leads to node, pods and Services alike.

@@ -99,12 +99,7 @@ func (s *servers) start(ctx context.Context, o *options, bin string) error {
 }
 
 func (s *servers) run(name string, args []string) (*server, error) {
-	started := &server{name: name, args: args, dir: s.inst.root}
-	started.started = func(pid int) error {
-		s.mutex.Lock()
-		defer s.mutex.Unlock()
-		return s.inst.remember(pid)
-	}
+	started := &server{name: name, args: args, dir: s.inst.root, started: s.inst.noteProcess}
 	if err := started.start(); err != nil {
 		return nil, err
 	}
