@@ -32,14 +32,13 @@ impl Client {
         request: impl Fn(Vec<B>) -> A,
         answers: impl Fn(A::Response) -> Vec<(K, Result<V, TopicError>)>,
     ) -> Results<K, V> {
-        let send = async |request: A| self.at_controller(&request).await;
         let mut results = BTreeMap::new();
         let mut open = items;
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 tokio::time::sleep(self.options().backoff(attempt)).await;
             }
-            let answered = in_batches(&open, MAX_RECORDS, &send, &request, &answers).await;
+            let answered = self.in_batches(&open, MAX_RECORDS, To::Controller, &request, &answers).await;
             let moved = |r: &Result<V, TopicError>| matches!(r, Err(TopicError::Broker(error)) if error.code == ResponseError::NotController);
             open.retain(|item| answered.get(&item.key).is_some_and(moved));
             results.extend(answered);
@@ -58,33 +57,45 @@ impl Client {
         request: impl Fn(Vec<B>) -> A,
         answers: impl Fn(A::Response) -> Vec<(K, Result<V, TopicError>)>,
     ) -> Results<K, V> {
-        let send = async |request: A| self.any(&request).await;
-        in_batches(&items, MAX_DESCRIBED, &send, &request, &answers).await
+        self.in_batches(&items, MAX_DESCRIBED, To::Any, &request, &answers).await
+    }
+
+    async fn in_batches<A: Api, K: Ord + Clone, B: Clone, V>(
+        &self,
+        items: &[Item<K, B>],
+        limit: usize,
+        to: To,
+        request: &impl Fn(Vec<B>) -> A,
+        answers: &impl Fn(A::Response) -> Vec<(K, Result<V, TopicError>)>,
+    ) -> Results<K, V> {
+        let mut results = BTreeMap::new();
+        for batch in split(items, limit) {
+            let request = request(batch.iter().map(|item| item.body.clone()).collect());
+            let answered = match to {
+                To::Controller => self.at_controller(&request).await,
+                To::Any => self.any(&request).await,
+            };
+            let failure = match answered {
+                Ok(response) => {
+                    results.extend(answers(response));
+                    Error::new(A::NAME, "broker", ErrorKind::Malformed("no answer for this topic".to_owned()))
+                }
+                Err(error) => error,
+            };
+            for item in batch {
+                results.entry(item.key.clone()).or_insert_with(|| Err(failure.clone().into()));
+            }
+        }
+        results
     }
 }
 
-async fn in_batches<A: Api, K: Ord + Clone, B: Clone, V>(
-    items: &[Item<K, B>],
-    limit: usize,
-    send: &impl AsyncFn(A) -> Result<A::Response, Error>,
-    request: &impl Fn(Vec<B>) -> A,
-    answers: &impl Fn(A::Response) -> Vec<(K, Result<V, TopicError>)>,
-) -> Results<K, V> {
-    let mut results = BTreeMap::new();
-    for batch in split(items, limit) {
-        let answered = send(request(batch.iter().map(|item| item.body.clone()).collect())).await;
-        let failure = match answered {
-            Ok(response) => {
-                results.extend(answers(response));
-                Error::new(A::NAME, "broker", ErrorKind::Malformed("no answer for this topic".to_owned()))
-            }
-            Err(error) => error,
-        };
-        for item in batch {
-            results.entry(item.key.clone()).or_insert_with(|| Err(failure.clone().into()));
-        }
-    }
-    results
+/// Who is asked. A value and not a closure: futures of async closures are not `Send` for every lifetime, as the operator's tasks
+/// need them to be.
+#[derive(Debug, Clone, Copy)]
+enum To {
+    Controller,
+    Any,
 }
 
 /// Cuts items, in order, into batches of at most `limit` records. An item that is larger alone gets a batch alone, so that
