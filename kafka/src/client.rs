@@ -210,3 +210,6 @@ impl Client {
         candidates
     }
 }
+
+#[cfg(test)]
+mod tests;

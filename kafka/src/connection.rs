@@ -274,3 +274,6 @@ impl std::fmt::Display for Closing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

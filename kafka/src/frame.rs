@@ -128,3 +128,6 @@ impl ByteBuf for Guarded {
         self.inner.get_bytes(size)
     }
 }
+
+#[cfg(test)]
+mod tests;

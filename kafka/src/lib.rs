@@ -27,6 +27,8 @@ mod api;
 mod client;
 mod connection;
 mod error;
+#[cfg(test)]
+mod fake;
 #[cfg(feature = "librdkafka")]
 pub mod ffi;
 mod frame;
