@@ -77,7 +77,7 @@ impl Connection {
     /// Negotiates over a stream that is already connected (and encrypted and authenticated, where that is wanted).
     pub(crate) async fn over<T: Transport>(transport: T, peer: &str, options: Arc<Options>) -> Result<Self, Error> {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(Driver::new(transport, options.max_response_bytes).run(queue));
+        tokio::spawn(Driver::new(transport, peer, options.max_response_bytes).run(queue));
         let mut connection = Self { peer: peer.to_owned(), options, jobs, offered: BTreeMap::new() };
         connection.offered = connection.negotiate().await?;
         Ok(connection)
@@ -138,7 +138,14 @@ impl Connection {
 
     async fn negotiate(&self) -> Result<BTreeMap<i16, (i16, i16)>, Error> {
         type Request = ApiVersionsRequest;
-        let failed = |kind| Error::new(Request::NAME, &*self.peer, kind);
+        let failed = |kind| {
+            let kind = match kind {
+                ErrorKind::Malformed(why) => ErrorKind::NotKafka(why),
+                ErrorKind::Closed(why) => ErrorKind::Closed(format!("{why} (a listener for TLS or SASL does this)")),
+                kind => kind,
+            };
+            Error::new(Request::NAME, &*self.peer, kind)
+        };
         let request = Request::default()
             .with_client_software_name(StrBytes::from_static_str("mq"))
             .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
@@ -160,6 +167,7 @@ impl Connection {
 
 /// The task that owns the socket.
 struct Driver<T> {
+    peer: String,
     reader: ReadHalf<T>,
     writer: WriteHalf<T>,
     max_response: usize,
@@ -177,16 +185,25 @@ struct InFlight {
 }
 
 impl<T: Transport> Driver<T> {
-    fn new(transport: T, max_response: usize) -> Self {
+    fn new(transport: T, peer: &str, max_response: usize) -> Self {
         let (reader, writer) = tokio::io::split(transport);
         let (incoming, outgoing) = (BytesMut::new(), BytesMut::new());
-        Self { reader, writer, max_response, incoming, outgoing, in_flight: BTreeMap::new(), next_id: 0 }
+        Self {
+            peer: peer.to_owned(),
+            reader,
+            writer,
+            max_response,
+            incoming,
+            outgoing,
+            in_flight: BTreeMap::new(),
+            next_id: 0,
+        }
     }
 
     /// Runs until the connection breaks or every handle is gone; then everything in flight is answered with the reason.
     async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         let reason = self.drive(&mut queue).await;
-        tracing::debug!(%reason, in_flight = self.in_flight.len(), "connection closed");
+        tracing::debug!(broker = %self.peer, %reason, in_flight = self.in_flight.len(), "connection closed");
         drop(queue);
         for waiting in self.in_flight.into_values() {
             let kind = match &reason {

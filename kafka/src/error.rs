@@ -72,8 +72,11 @@ pub enum ErrorKind {
         offered: Option<(i16, i16)>,
     },
     /// Terminal: the frame or message breaks the protocol. The connection is closed.
-    #[error("malformed response: {0}; is this the plaintext port of a Kafka broker?")]
+    #[error("malformed response: {0}")]
     Malformed(String),
+    /// Terminal: whatever listens there did not begin like a broker.
+    #[error("not a Kafka broker: {0}; check that the address is a PLAINTEXT listener")]
+    NotKafka(String),
     /// Terminal: the request cannot be expressed in the negotiated version.
     #[error("cannot encode the request: {0}")]
     Encode(String),
@@ -91,7 +94,7 @@ impl ErrorKind {
             | Self::Unrouted(_) => true,
             Self::NoBroker(tried) => tried.iter().any(Error::is_retryable),
             Self::Broker(error) => error.is_retryable(),
-            Self::UnsupportedApi { .. } | Self::Malformed(_) | Self::Encode(_) => false,
+            Self::UnsupportedApi { .. } | Self::Malformed(_) | Self::NotKafka(_) | Self::Encode(_) => false,
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! [`Client`] is the whole surface. Below it: `view` remembers which broker leads what, `connection` is one socket with many
 //! requests in flight, `frame` is the only place that reads bytes and trusts none of them, `api` lists the requests and the
-//! versions spoken. Kafka 3.0 is the oldest broker that fits; older ones get [`ErrorKind::UnsupportedApi`].
+//! versions spoken. Kafka 3.0 is the oldest broker that fits; older ones get [`ErrorKind::UnsupportedApi`]. Beside all that, and
+//! only with the feature `librdkafka`, `ffi` holds the few calls of that library that its safe wrapper lacks.
 //!
 //! Answers about many things are maps with one result per thing: what could not be read is an error of its own, never a zero,
 //! an empty list or a missing key.

@@ -3,4 +3,5 @@
 
 #![forbid(unsafe_code)]
 
+mod kafka_faults;
 mod servers;

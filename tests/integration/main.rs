@@ -3,4 +3,6 @@
 #![forbid(unsafe_code)]
 
 mod crds;
+mod kafka_groups;
+mod kafka_topics;
 mod servers;
