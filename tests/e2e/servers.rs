@@ -19,7 +19,7 @@ async fn pods_run_and_end() -> Result<()> {
     kubectl("wait --for=condition=Available deployment/waits --timeout=60s")?;
     assert_eq!(kubectl("get pods -o jsonpath={.items[*].spec.nodeName}")?, "node node");
     kubectl("delete deployment waits")?;
-    wait_until("the pods are gone", Duration::from_secs(60), async || {
+    wait_until("the pods are gone", Duration::from_mins(1), async || {
         let left = kubectl("get pods -o name")?;
         ensure!(left.is_empty(), "{left}");
         Ok(())
