@@ -1,0 +1,67 @@
+//! What the watching person sees: one line per thing that happened, and on a terminal a table that stays below them.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Instant;
+
+use crate::summary::timeline::Now;
+
+const TABLE: usize = 2;
+
+/// Prints the story. Everything goes to stdout.
+#[derive(Debug)]
+pub struct Board {
+    started: Instant,
+    terminal: bool,
+    table_shown: bool,
+    last: String,
+}
+
+impl Board {
+    pub fn new() -> Self {
+        Self { started: Instant::now(), terminal: std::io::stdout().is_terminal(), table_shown: false, last: String::new() }
+    }
+
+    /// One thing that happened.
+    pub fn say(&mut self, what: &str) {
+        self.clear_table();
+        println!("{:>6.1}s  {what}", self.started.elapsed().as_secs_f64());
+        let _ = std::io::stdout().flush(); // a reader that went away is no reason to stop
+    }
+
+    /// The state now: redrawn on a terminal; elsewhere a line whenever replicas, lag or load changed.
+    pub fn show(&mut self, now: &Now) {
+        let lag = now.messages.map_or_else(|| "unknown".to_owned(), |n| n.to_string());
+        let late = now.late.map_or_else(|| "unknown".to_owned(), |n| n.to_string());
+        let wanted = now.wanted.unwrap_or_default();
+        let why = now.decision.as_ref().map_or("", |decision| decision.message.as_str());
+        let load = now.load.unwrap_or_default();
+        let state = format!("{load:>10.0}  {lag:>8}  {late:>8}  {:>5}/{wanted:<5}  {why}", now.ready);
+        if self.terminal {
+            self.clear_table();
+            let width = 110;
+            println!("{:>10}  {:>8}  {:>8}  {:>11}  decision", "load/pod", "lag", "late", "replicas");
+            println!("{}", state.chars().take(width).collect::<String>());
+            self.table_shown = true;
+            let _ = std::io::stdout().flush();
+        } else if self.last != state {
+            println!(
+                "{:>6.1}s    load {load:.0}/s per pod, lag {lag}, late {late}, replicas {}/{wanted}. {why}",
+                self.started.elapsed().as_secs_f64(),
+                now.ready
+            );
+            self.last = state;
+        }
+    }
+
+    fn clear_table(&mut self) {
+        if std::mem::take(&mut self.table_shown) {
+            print!("\x1b[{TABLE}A\x1b[J");
+        }
+    }
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self::new()
+    }
+}

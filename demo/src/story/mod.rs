@@ -1,0 +1,230 @@
+//! The story: about two minutes in the life of a shop. It acts and tells; whether all went well is for the reader to say.
+//!
+//! A step whose end is not seen in time is told and the story goes on, since only the reader judges.
+
+mod board;
+mod reader;
+mod stage;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use tokio::time::{Instant, sleep};
+
+use crate::summary::claims::ORDER_SERVICE;
+use crate::summary::observe::Observer;
+use crate::summary::timeline::Timeline;
+use crate::summary::{Scene, topics};
+use board::Board;
+use reader::Reader;
+pub use stage::{Setting, Stage};
+
+/// Orders a second of each of the two pods, before, in and after the step.
+const LOW: u32 = 12;
+const HIGH: u32 = 10 * LOW;
+/// `lingerMs` after the edit; the manifest says 10.
+const LINGER_MS: i64 = 40;
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What happens in a story.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Step {
+    /// `lingerMs` is edited.
+    Edit,
+    /// The load rises tenfold and falls again.
+    LoadStep,
+    /// A message that is no order arrives.
+    Poison,
+}
+
+impl Step {
+    /// All of them, in the order in which they happen.
+    pub const ALL: [Self; 3] = [Self::Edit, Self::LoadStep, Self::Poison];
+}
+
+/// A story about to be told.
+#[derive(Debug)]
+pub struct Story {
+    stage: Stage,
+    steps: Vec<Step>,
+    board: Board,
+    observer: Observer,
+}
+
+impl Story {
+    /// Puts the stage up: objects, topics, services, first load.
+    ///
+    /// # Errors
+    /// The API server refuses an object, or what was declared does not become ready within two minutes.
+    pub async fn prepare(stage: Stage, steps: Vec<Step>) -> anyhow::Result<Self> {
+        let namespace = stage.setting().namespace.clone();
+        let mut story = Self { observer: Observer::start(stage.client(), &namespace), stage, steps, board: Board::new() };
+        story.board.say(&format!("declaring the cluster, two topics, two clients and a group in namespace {namespace}"));
+        story.stage.declare().await?;
+        story.ready("MqCluster", &story.stage.setting().cluster.clone()).await?;
+        for (kind, name) in [("MqTopic", "orders"), ("MqTopic", "notifications"), ("MqProducerConfig", "orders")] {
+            story.ready(kind, name).await?;
+        }
+        story.exists("mq-agent").await?;
+        story.board.say("topics are ready; starting order-service ×2 and notification-service ×1");
+        story.stage.start_services().await?;
+        let pods = |t: &Timeline| t.pods(ORDER_SERVICE, i64::MAX).values().filter(|(ready, _)| *ready).count() == 2 && t.now().ready >= 1;
+        anyhow::ensure!(story.until("both services run", Duration::from_secs(60), pods).await, "the services did not start");
+        Ok(story)
+    }
+
+    /// Tells it, and returns whether the reader found everything true.
+    ///
+    /// # Errors
+    /// The API server or Kafka refuses an action of the story, or the reader cannot read.
+    pub async fn tell(mut self, json: Option<&std::path::Path>) -> anyhow::Result<bool> {
+        let reader = Reader::start(&self.stage.setting().namespace, &self.steps, json).await?;
+        self.load(LOW).await?;
+        self.rest(Duration::from_secs(if self.steps.len() > 1 { 10 } else { 6 })).await;
+        for step in self.steps.clone() {
+            match step {
+                Step::Edit => self.edit().await?,
+                Step::LoadStep => self.load_step().await?,
+                Step::Poison => self.poison().await?,
+            }
+        }
+        self.load(0).await?;
+        self.drained().await?;
+        reader.finish().await
+    }
+
+    async fn edit(&mut self) -> anyhow::Result<()> {
+        self.board.say(&format!("kubectl patch mqp orders: lingerMs → {LINGER_MS}, while orders flow"));
+        self.stage.linger(LINGER_MS).await?;
+        let applied = |t: &Timeline| {
+            t.edit().and_then(|(_, generation, _, to)| t.applied_by_all(ORDER_SERVICE, generation, to)).is_some()
+        };
+        if self.until("every pod of order-service runs on it", Duration::from_secs(8), applied).await {
+            let pods: Vec<String> = self.observer.timeline().pods(ORDER_SERVICE, i64::MAX).into_keys().collect();
+            self.board.say(&format!("acknowledged by the pods {}", pods.join(" and ")));
+        }
+        self.rest(Duration::from_secs(3)).await;
+        Ok(())
+    }
+
+    async fn load_step(&mut self) -> anyhow::Result<()> {
+        self.load(HIGH).await?;
+        self.until("the Deployment grows", Duration::from_secs(40), |t| t.now().wanted.is_some_and(|n| n > 1)).await;
+        let settled = |t: &Timeline| {
+            let now = t.now();
+            now.wanted.is_some_and(|wanted| wanted > 1 && wanted == now.ready) && now.late == Some(0)
+        };
+        self.until("all its pods are ready and no order is late", Duration::from_secs(30), settled).await;
+        self.rest(Duration::from_secs(20)).await;
+        self.load(LOW).await?;
+        self.until("the Deployment is back at 1", Duration::from_secs(90), |t| t.now().wanted == Some(1)).await;
+        Ok(())
+    }
+
+    async fn poison(&mut self) -> anyhow::Result<()> {
+        let scene = Scene::read(self.stage.client(), &self.stage.setting().namespace).await?;
+        self.board.say("somebody sends a message that is no order");
+        let producer: FutureProducer = ClientConfig::new()
+            .set("bootstrap.servers", &scene.brokers)
+            .set("partitioner", "murmur2_random")
+            .create()
+            .context("cannot make a producer for the poison message")?;
+        let record = FutureRecord::to(&scene.topics.orders).key("customer-07").payload("this is no order");
+        let sent = producer.send(record, Duration::from_secs(10)).await;
+        sent.map_err(|(error, _)| error).context("cannot send the poison message")?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
+            let (brokers, topic) = (scene.brokers.clone(), scene.topics.dead_letters.clone());
+            if tokio::task::spawn_blocking(move || topics::count(&brokers, &topic)).await?.is_ok_and(|n| n > 0) {
+                self.board.say(&format!("it lies in {} and the orders behind it are handled", scene.topics.dead_letters));
+                return Ok(());
+            }
+            sleep(LOOK).await;
+        }
+        self.board.say("not seen within 10 s: the message in the dead-letter topic");
+        Ok(())
+    }
+
+    async fn load(&mut self, orders_per_second: u32) -> anyhow::Result<()> {
+        match orders_per_second {
+            0 => self.board.say("no more orders"),
+            n => self.board.say(&format!("load: 2 × {n} orders/s")),
+        }
+        self.stage.load(orders_per_second).await
+    }
+
+    /// Waits until nothing is written to `notifications` any more: kubelets take a second or two to tell the services to stop.
+    async fn drained(&mut self) -> anyhow::Result<()> {
+        const QUIET: Duration = Duration::from_secs(4);
+        let scene = Scene::read(self.stage.client(), &self.stage.setting().namespace).await?;
+        let deadline = Instant::now() + Duration::from_secs(40);
+        let (mut last, mut since) = (None, Instant::now());
+        while Instant::now() < deadline && since.elapsed() < QUIET {
+            let (brokers, names) = (scene.brokers.clone(), scene.topics.clone());
+            let count = move || Ok::<_, topics::ReadError>((topics::count(&brokers, &names.orders)?, topics::count(&brokers, &names.notifications)?));
+            let now = tokio::task::spawn_blocking(count).await?.ok();
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+            self.board.show(&self.observer.timeline().now());
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    async fn rest(&mut self, time: Duration) {
+        let deadline = Instant::now() + time;
+        while Instant::now() < deadline {
+            self.board.show(&self.observer.timeline().now());
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Whether `seen` came true in time; tells if not.
+    async fn until(&mut self, what: &str, limit: Duration, seen: impl Fn(&Timeline) -> bool) -> bool {
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            let timeline = self.observer.timeline();
+            self.board.show(&timeline.now());
+            if seen(&timeline) {
+                self.board.say(what);
+                return true;
+            }
+            sleep(LOOK).await;
+        }
+        self.board.say(&format!("not seen within {} s: {what}", limit.as_secs()));
+        false
+    }
+
+    /// Waits for an object of ours to be `Ready`.
+    async fn ready(&self, kind: &str, name: &str) -> anyhow::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        let mut last = "it has no status yet".to_owned();
+        while Instant::now() < deadline {
+            if let Some(object) = self.stage.get(kind, name).await? {
+                let conditions = object.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
+                if let Some(ready) = conditions.iter().find(|condition| condition["type"] == "Ready") {
+                    if ready["status"] == "True" {
+                        return Ok(());
+                    }
+                    last = format!("{}: {}", ready["reason"], ready["message"]);
+                }
+            }
+            sleep(LOOK).await;
+        }
+        anyhow::bail!("{kind} {name} is not ready after 120 s: {last}")
+    }
+
+    async fn exists(&self, config_map: &str) -> anyhow::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while Instant::now() < deadline {
+            if self.stage.get("ConfigMap", config_map).await?.is_some() {
+                return Ok(());
+            }
+            sleep(LOOK).await;
+        }
+        anyhow::bail!("the operator made no ConfigMap {config_map} in the namespace within 30 s")
+    }
+}
