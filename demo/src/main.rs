@@ -12,7 +12,6 @@ use mq_demo::story::{Setting, Stage, Step, Story};
 use mq_demo::summary::claims::Expect;
 use mq_demo::summary::observe::Observer;
 use mq_demo::summary::{Scene, Summary};
-use tokio::io::AsyncReadExt as _;
 
 /// Exit codes: 0 = every claim holds, 1 = a claim is false, 2 = nothing could be said.
 #[derive(Debug, Parser)]
@@ -142,8 +141,8 @@ async fn summary(arguments: SummaryArguments) -> anyhow::Result<bool> {
     let observer = Observer::start(&client, &arguments.namespace);
     if arguments.watch {
         println!("watching");
-        let mut rest = Vec::new();
-        tokio::io::stdin().read_to_end(&mut rest).await.context("cannot read standard input")?;
+        let end = || std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        tokio::task::spawn_blocking(end).await?.context("cannot read standard input")?;
     }
     let timeline = observer.stop();
     let said = |step: Step| arguments.expect.contains(&step);

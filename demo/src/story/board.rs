@@ -9,7 +9,7 @@ const TABLE: usize = 2;
 
 /// Prints the story. Everything goes to stdout.
 #[derive(Debug)]
-pub struct Board {
+pub(super) struct Board {
     started: Instant,
     terminal: bool,
     table_shown: bool,
@@ -17,19 +17,24 @@ pub struct Board {
 }
 
 impl Board {
-    pub fn new() -> Self {
-        Self { started: Instant::now(), terminal: std::io::stdout().is_terminal(), table_shown: false, last: String::new() }
+    pub(super) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            terminal: std::io::stdout().is_terminal(),
+            table_shown: false,
+            last: String::new(),
+        }
     }
 
     /// One thing that happened.
-    pub fn say(&mut self, what: &str) {
+    pub(super) fn say(&mut self, what: &str) {
         self.clear_table();
         println!("{:>6.1}s  {what}", self.started.elapsed().as_secs_f64());
         let _ = std::io::stdout().flush(); // a reader that went away is no reason to stop
     }
 
     /// The state now: redrawn on a terminal; elsewhere a line whenever replicas, lag or load changed.
-    pub fn show(&mut self, now: &Now) {
+    pub(super) fn show(&mut self, now: &Now) {
         let lag = now.messages.map_or_else(|| "unknown".to_owned(), |n| n.to_string());
         let late = now.late.map_or_else(|| "unknown".to_owned(), |n| n.to_string());
         let wanted = now.wanted.unwrap_or_default();

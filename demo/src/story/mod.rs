@@ -60,8 +60,11 @@ impl Story {
     /// The API server refuses an object, or what was declared does not become ready within two minutes.
     pub async fn prepare(stage: Stage, steps: Vec<Step>) -> anyhow::Result<Self> {
         let namespace = stage.setting().namespace.clone();
-        let mut story = Self { observer: Observer::start(stage.client(), &namespace), stage, steps, board: Board::new() };
-        story.board.say(&format!("declaring the cluster, two topics, two clients and a group in namespace {namespace}"));
+        let mut story =
+            Self { observer: Observer::start(stage.client(), &namespace), stage, steps, board: Board::new() };
+        story
+            .board
+            .say(&format!("declaring the cluster, two topics, two clients and a group in namespace {namespace}"));
         story.stage.declare().await?;
         story.ready("MqCluster", &story.stage.setting().cluster.clone()).await?;
         for (kind, name) in [("MqTopic", "orders"), ("MqTopic", "notifications"), ("MqProducerConfig", "orders")] {
@@ -70,8 +73,13 @@ impl Story {
         story.exists("mq-agent").await?;
         story.board.say("topics are ready; starting order-service ×2 and notification-service ×1");
         story.stage.start_services().await?;
-        let pods = |t: &Timeline| t.pods(ORDER_SERVICE, i64::MAX).values().filter(|(ready, _)| *ready).count() == 2 && t.now().ready >= 1;
-        anyhow::ensure!(story.until("both services run", Duration::from_secs(60), pods).await, "the services did not start");
+        let pods = |t: &Timeline| {
+            t.pods(ORDER_SERVICE, i64::MAX).values().filter(|(ready, _)| *ready).count() == 2 && t.now().ready >= 1
+        };
+        anyhow::ensure!(
+            story.until("both services run", Duration::from_secs(60), pods).await,
+            "the services did not start"
+        );
         Ok(story)
     }
 
@@ -138,7 +146,8 @@ impl Story {
         while Instant::now() < deadline {
             let (brokers, topic) = (scene.brokers.clone(), scene.topics.dead_letters.clone());
             if tokio::task::spawn_blocking(move || topics::count(&brokers, &topic)).await?.is_ok_and(|n| n > 0) {
-                self.board.say(&format!("it lies in {} and the orders behind it are handled", scene.topics.dead_letters));
+                self.board
+                    .say(&format!("it lies in {} and the orders behind it are handled", scene.topics.dead_letters));
                 return Ok(());
             }
             sleep(LOOK).await;
@@ -163,7 +172,12 @@ impl Story {
         let (mut last, mut since) = (None, Instant::now());
         while Instant::now() < deadline && since.elapsed() < QUIET {
             let (brokers, names) = (scene.brokers.clone(), scene.topics.clone());
-            let count = move || Ok::<_, topics::ReadError>((topics::count(&brokers, &names.orders)?, topics::count(&brokers, &names.notifications)?));
+            let count = move || {
+                Ok::<_, topics::ReadError>((
+                    topics::count(&brokers, &names.orders)?,
+                    topics::count(&brokers, &names.notifications)?,
+                ))
+            };
             let now = tokio::task::spawn_blocking(count).await?.ok();
             if now != last {
                 (last, since) = (now, Instant::now());

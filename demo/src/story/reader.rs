@@ -11,18 +11,18 @@ use tokio::process::{Child, ChildStdout, Command};
 use super::Step;
 
 /// What the reader prints once it watches.
-pub const WATCHING: &str = "watching";
+const WATCHING: &str = "watching";
 
 /// A running `mq-demo summary`.
 #[derive(Debug)]
-pub struct Reader {
+pub(super) struct Reader {
     child: Child,
     output: BufReader<ChildStdout>,
 }
 
 impl Reader {
     /// Starts it and waits until it watches.
-    pub async fn start(namespace: &str, steps: &[Step], json: Option<&Path>) -> anyhow::Result<Self> {
+    pub(super) async fn start(namespace: &str, steps: &[Step], json: Option<&Path>) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
         command.args(["summary", "--namespace", namespace, "--watch"]);
         for step in steps.iter().filter_map(|step| step.to_possible_value()) {
@@ -41,7 +41,7 @@ impl Reader {
     }
 
     /// Ends its watch, prints what it says and returns whether everything holds.
-    pub async fn finish(mut self) -> anyhow::Result<bool> {
+    pub(super) async fn finish(mut self) -> anyhow::Result<bool> {
         drop(self.child.stdin.take());
         let mut line = String::new();
         while self.output.read_line(&mut line).await.context("cannot hear the reader")? > 0 {

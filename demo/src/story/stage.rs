@@ -73,7 +73,8 @@ impl Stage {
 
     /// Edits `lingerMs` of the order service's producer.
     pub async fn linger(&self, ms: i64) -> anyhow::Result<()> {
-        self.patch(&mq("MqProducerConfig", "mqproducerconfigs"), observe::SETTINGS, &json!({"spec": {"lingerMs": ms}})).await
+        self.patch(&mq("MqProducerConfig", "mqproducerconfigs"), observe::SETTINGS, &json!({"spec": {"lingerMs": ms}}))
+            .await
     }
 
     /// One object of ours as it is now.
@@ -97,7 +98,8 @@ impl Stage {
     /// Server-side apply of every document of a manifest.
     async fn apply(&self, manifest: &str) -> anyhow::Result<()> {
         for document in self.fill(manifest)?.split("\n---\n") {
-            let object: DynamicObject = serde_saphyr::from_str(document).context("a manifest of the demo is no object")?;
+            let object: DynamicObject =
+                serde_saphyr::from_str(document).context("a manifest of the demo is no object")?;
             let types = object.types.clone().unwrap_or_default();
             let name = object.metadata.name.clone().unwrap_or_default();
             let applied = self
@@ -110,7 +112,8 @@ impl Stage {
     }
 
     fn fill(&self, manifest: &str) -> anyhow::Result<String> {
-        let Setting { namespace, cluster, brokers, prefix, order_image, notification_image, pull_policy, fault } = &self.setting;
+        let Setting { namespace, cluster, brokers, prefix, order_image, notification_image, pull_policy, fault } =
+            &self.setting;
         let filled = manifest
             .replace("${NAMESPACE}", namespace)
             .replace("${CLUSTER}", cluster)

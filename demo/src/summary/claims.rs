@@ -62,7 +62,10 @@ pub fn judge(ledger: &Ledger, timeline: &Timeline, promise: &Promise, expect: Ex
     }
     if expect.load_step {
         claims.push(Claim::new("the replicas went up and came back", replica_path(timeline, promise)));
-        claims.push(Claim::new("their number follows from rate and capacity", sizing::follows(ledger, timeline, promise)));
+        claims.push(Claim::new(
+            "their number follows from rate and capacity",
+            sizing::follows(ledger, timeline, promise),
+        ));
         claims.push(Claim::new("the objective held at the higher load", objective_met(ledger, timeline, promise)));
     }
     claims
@@ -103,7 +106,10 @@ fn numbers_complete(ledger: &Ledger) -> Result<String, String> {
     }
     if missing.is_empty() {
         let sources = ledger.numbers.len();
-        return Ok(format!("{sources} sources, each from 1 without a gap; {} repeated in the topic", ledger.repeated_orders));
+        return Ok(format!(
+            "{sources} sources, each from 1 without a gap; {} repeated in the topic",
+            ledger.repeated_orders
+        ));
     }
     Err(format!("{} numbers were placed and are not in the topic: {}", missing.len(), some(&missing)))
 }
@@ -195,8 +201,10 @@ fn replica_path(timeline: &Timeline, promise: &Promise) -> Result<String, String
     if let Some(step) = steps.iter().find(|step| step.decision.is_none()) {
         return Err(format!("{shown}: no decision seen for {} → {}", step.from, step.to));
     }
-    let reasons: Vec<String> =
-        steps.iter().filter_map(|s| s.decision.as_ref().map(|d| format!("{} → {} {}", s.from, s.to, d.reason))).collect();
+    let reasons: Vec<String> = steps
+        .iter()
+        .filter_map(|s| s.decision.as_ref().map(|d| format!("{} → {} {}", s.from, s.to, d.reason)))
+        .collect();
     Ok(format!("{shown} ({})", reasons.join(", ")))
 }
 
@@ -216,7 +224,10 @@ fn objective_met(ledger: &Ledger, timeline: &Timeline, promise: &Promise) -> Res
     let (objective, count) = (promise.objective.as_millis(), last.len());
     let shown = |ms: i64| if ms == i64::MAX { "never handled".to_owned() } else { format!("{ms} ms") };
     if u128::try_from(worst).unwrap_or_default() > objective {
-        return Err(format!("of the last {count} orders the oldest was handled at {}, promised {objective} ms", shown(worst)));
+        return Err(format!(
+            "of the last {count} orders the oldest was handled at {}, promised {objective} ms",
+            shown(worst)
+        ));
     }
     let worst_ever = worst_ever.map_or_else(String::new, |ms| format!("; oldest of the whole step {}", shown(ms)));
     Ok(format!("the last {count} orders of the step at most {worst} ms old, promised {objective} ms{worst_ever}"))

@@ -7,10 +7,10 @@ pub mod claims;
 pub mod observe;
 pub mod records;
 mod sizing;
-pub mod timeline;
-pub mod topics;
 #[cfg(test)]
 mod tests;
+pub mod timeline;
+pub mod topics;
 
 use std::time::Duration;
 
@@ -50,18 +50,25 @@ impl Scene {
         let notifications = get("MqTopic", "mqtopics", observe::GROUP).await?;
         let orders = get("MqTopic", "mqtopics", observe::SETTINGS).await?;
         let spec = &group.data["spec"];
-        let text = |value: &Value, what: &str| value.as_str().map(str::to_owned).with_context(|| format!("{what} is missing"));
+        let text =
+            |value: &Value, what: &str| value.as_str().map(str::to_owned).with_context(|| format!("{what} is missing"));
         let cluster: Api<DynamicObject> = Api::all_with(client.clone(), &mq("MqCluster", "mqclusters"));
-        let cluster = cluster.get(&text(&spec["cluster"], "spec.cluster of the group")?).await.context("cannot read the MqCluster")?;
+        let cluster = cluster
+            .get(&text(&spec["cluster"], "spec.cluster of the group")?)
+            .await
+            .context("cannot read the MqCluster")?;
         let brokers = cluster.data["spec"]["brokers"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let group_id = spec["groupId"].as_str().unwrap_or(observe::GROUP);
-        let name_of = |topic: &DynamicObject, name: &str| topic.data["spec"]["topicName"].as_str().unwrap_or(name).to_owned();
+        let name_of =
+            |topic: &DynamicObject, name: &str| topic.data["spec"]["topicName"].as_str().unwrap_or(name).to_owned();
         Ok(Self {
             brokers: brokers.collect::<Vec<_>>().join(","),
             topics: TopicNames {
                 orders: name_of(&orders, observe::SETTINGS),
                 notifications: name_of(&notifications, observe::GROUP),
-                dead_letters: spec["deadLetter"]["topic"].as_str().map_or_else(|| format!("{group_id}.dlq"), str::to_owned),
+                dead_letters: spec["deadLetter"]["topic"]
+                    .as_str()
+                    .map_or_else(|| format!("{group_id}.dlq"), str::to_owned),
             },
             promise: promise(spec, &orders.data["spec"])?,
         })

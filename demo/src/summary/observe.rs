@@ -34,9 +34,12 @@ pub struct Observer {
 impl Observer {
     /// Starts one watch per kind of object.
     pub fn start(client: &kube::Client, namespace: &str) -> Self {
-        let core = |kind: &str, plural: &str| ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("", "v1", kind), plural);
+        let core = |kind: &str, plural: &str| {
+            ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("", "v1", kind), plural)
+        };
         let apps = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("apps", "v1", "Deployment"), "deployments");
-        let events = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("events.k8s.io", "v1", "Event"), "events");
+        let events =
+            ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("events.k8s.io", "v1", "Event"), "events");
         let kinds: [(ApiResource, Option<&str>, Read); 6] = [
             (core("ConfigMap", "configmaps"), Some(LOAD), load),
             (core("Pod", "pods"), None, pod),
@@ -112,7 +115,10 @@ fn count(value: Option<i64>) -> i32 {
 }
 
 fn load(object: &DynamicObject, _: bool) -> Vec<What> {
-    number(object.data.pointer("/data/ordersPerSecond")).map(|orders_per_second| What::Load { orders_per_second }).into_iter().collect()
+    number(object.data.pointer("/data/ordersPerSecond"))
+        .map(|orders_per_second| What::Load { orders_per_second })
+        .into_iter()
+        .collect()
 }
 
 fn pod(object: &DynamicObject, gone: bool) -> Vec<What> {
@@ -131,7 +137,10 @@ fn pod(object: &DynamicObject, gone: bool) -> Vec<What> {
 
 fn replicas(object: &DynamicObject, _: bool) -> Vec<What> {
     let wanted = integer(object, "/spec/replicas").map(|n| count(Some(n)));
-    wanted.map(|wanted| What::Replicas { wanted, ready: count(integer(object, "/status/readyReplicas")) }).into_iter().collect()
+    wanted
+        .map(|wanted| What::Replicas { wanted, ready: count(integer(object, "/status/readyReplicas")) })
+        .into_iter()
+        .collect()
 }
 
 fn event(object: &DynamicObject, _: bool) -> Vec<What> {
@@ -164,7 +173,7 @@ fn observed_generation(object: &DynamicObject) -> i64 {
 }
 
 fn group(object: &DynamicObject, _: bool) -> Vec<What> {
-    let known = text(object, "/status/lag/state") == "Known";
+    let known = matches!(text(object, "/status/lag/state").as_str(), "Known" | "Estimated");
     let lag = |path: &str| if known { integer(object, path) } else { None };
     let decision = object.data.pointer("/status/scaling").and_then(|scaling| {
         let whole = |key: &str| scaling[key].as_i64().map(|n| count(Some(n)));

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::claims::Promise;
 use super::records::Ledger;
 use super::timeline::{Decision, Timeline};
-use super::claims::Promise;
 
 /// Rates are measured over windows of this length.
 const WINDOW_MS: i64 = 5_000;
@@ -14,7 +14,7 @@ const LOOK_BACK_MS: i64 = 20_000;
 const TOLERANCE: f64 = 0.35;
 
 /// Judges the decision that led to the largest number of replicas.
-pub fn follows(ledger: &Ledger, timeline: &Timeline, promise: &Promise) -> Result<String, String> {
+pub(super) fn follows(ledger: &Ledger, timeline: &Timeline, promise: &Promise) -> Result<String, String> {
     let (_, steps) = timeline.replica_path();
     let Some(step) = steps.iter().filter(|step| step.to > step.from).max_by_key(|step| step.to) else {
         return Err("the replicas never went up".to_owned());
@@ -23,7 +23,10 @@ pub fn follows(ledger: &Ledger, timeline: &Timeline, promise: &Promise) -> Resul
         return Err(format!("no decision seen for {} → {}", step.from, step.to));
     };
     let (Some(arrival), Some(capacity)) = (decision.arrival, decision.capacity) else {
-        return Err(format!("{} → {} was decided without a rate or a capacity: {}", step.from, step.to, decision.message));
+        return Err(format!(
+            "{} → {} was decided without a rate or a capacity: {}",
+            step.from, step.to, decision.message
+        ));
     };
     let shown = format!("{arrival:.0} orders/s at {capacity:.0} per pod → {}", step.to);
     enough_and_no_more(decision, arrival, capacity, step.to, promise).map_err(|why| format!("{shown}: {why}"))?;
@@ -31,7 +34,10 @@ pub fn follows(ledger: &Ledger, timeline: &Timeline, promise: &Promise) -> Resul
     let arrivals: Vec<i64> = ledger.orders.values().map(|placed| placed.at).collect();
     let (least, most) = rates(&arrivals, step.at - LOOK_BACK_MS, step.at);
     if arrival < least * (1.0 - TOLERANCE) || arrival > most * (1.0 + TOLERANCE) {
-        return Err(format!("{shown}: the topic shows {least:.0} to {most:.0} orders/s in the {} s before", LOOK_BACK_MS / 1000));
+        return Err(format!(
+            "{shown}: the topic shows {least:.0} to {most:.0} orders/s in the {} s before",
+            LOOK_BACK_MS / 1000
+        ));
     }
     let best = best_pod_rate(ledger);
     if (capacity - best).abs() > best * TOLERANCE {
@@ -41,7 +47,13 @@ pub fn follows(ledger: &Ledger, timeline: &Timeline, promise: &Promise) -> Resul
 }
 
 /// `k` pods must carry the arrivals, and a useful count fewer must not have been enough with room to drain and to move.
-fn enough_and_no_more(decision: &Decision, arrival: f64, capacity: f64, k: i32, promise: &Promise) -> Result<(), String> {
+fn enough_and_no_more(
+    decision: &Decision,
+    arrival: f64,
+    capacity: f64,
+    k: i32,
+    promise: &Promise,
+) -> Result<(), String> {
     if capacity <= 0.0 || arrival <= 0.0 {
         return Err("neither may be zero".to_owned());
     }

@@ -28,7 +28,13 @@ fn topics() -> Topics {
         number += 1;
         let order = Order::new("a", number);
         let partition = i32::try_from(number % CUSTOMERS % 12).unwrap();
-        let record = |at, value| Record { partition, offset: i64::try_from(number).unwrap(), at, key: Some(order.customer.clone().into_bytes()), value };
+        let record = |at, value| Record {
+            partition,
+            offset: i64::try_from(number).unwrap(),
+            at,
+            key: Some(order.customer.clone().into_bytes()),
+            value,
+        };
         let high = (STEP..FALL).contains(&at);
         let pod = if high { format!("n-{}", number % 4) } else { "n-0".to_owned() };
         let notification = Notification { order_id: order.id.clone(), pod };
@@ -36,7 +42,8 @@ fn topics() -> Topics {
         topics.notifications.push(record(at + 50, serde_json::to_vec(&notification).unwrap()));
         at += if high { 10 } else { 100 };
     }
-    let poison = Record { partition: 0, offset: 1_000_000, at: END, key: Some(b"customer-07".to_vec()), value: b"?".to_vec() };
+    let poison =
+        Record { partition: 0, offset: 1_000_000, at: END, key: Some(b"customer-07".to_vec()), value: b"?".to_vec() };
     topics.orders.push(poison.clone());
     topics.dead_letters.push(poison);
     topics
@@ -61,7 +68,15 @@ fn pod(uid: &str, restarts: i32) -> What {
 
 fn decided(current: i32, desired: i32, arrival: f64, capacity: f64) -> What {
     let (reason, message) = ("BelowNeed".to_owned(), "…".to_owned());
-    let decision = Decision { current, desired, reason, message, arrival: Some(arrival), capacity: Some(capacity), backlog: Some(0.0) };
+    let decision = Decision {
+        current,
+        desired,
+        reason,
+        message,
+        arrival: Some(arrival),
+        capacity: Some(capacity),
+        backlog: Some(0.0),
+    };
     What::Group { messages: Some(0), late: Some(0), decision: Some(decision) }
 }
 
@@ -190,20 +205,17 @@ fn a_notification_under_another_key_counts_for_nothing() {
 
 #[test]
 fn an_edit_must_reach_every_pod_in_time_and_without_a_restart() {
-    let applied_again = |seen: &mut Vec<(i64, What)>| seen.iter().position(|(_, w)| *w == applied(2, 2, 40)).unwrap();
-    let ignored = with_seen(|seen| drop(seen.remove(applied_again(seen))));
+    let again = timeline().iter().position(|(_, what)| *what == applied(2, 2, 40)).unwrap();
+    let ignored = with_seen(|seen| drop(seen.remove(again)));
     assert_eq!(ignored, [EDIT]);
     let late = with_seen(|seen| {
-        let (_, what) = seen.remove(applied_again(seen));
+        let (_, what) = seen.remove(again);
         seen.push((END, what));
     });
     assert_eq!(late, [EDIT]);
     assert_eq!(with_seen(|seen| seen.insert(9, (7_000, pod("u2", 1)))), [EDIT]);
     assert_eq!(with_seen(|seen| seen.insert(9, (7_000, pod("u3", 0)))), [EDIT], "a pod that came later was not asked");
-    let other_value = with_seen(|seen| {
-        let i = applied_again(seen);
-        seen[i].1 = applied(2, 2, 10);
-    });
+    let other_value = with_seen(|seen| seen[again].1 = applied(2, 2, 10));
     assert_eq!(other_value, [EDIT], "the live clients do not have the value");
 }
 

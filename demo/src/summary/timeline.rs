@@ -155,11 +155,17 @@ impl Timeline {
     }
 
     /// The moment from which the status says that every pod of `app` runs the settings of `generation`, and those pods.
-    pub fn applied_by_all(&self, app: &str, generation: i64, linger_ms: Option<i64>) -> Option<(i64, BTreeSet<String>)> {
+    pub fn applied_by_all(
+        &self,
+        app: &str,
+        generation: i64,
+        linger_ms: Option<i64>,
+    ) -> Option<(i64, BTreeSet<String>)> {
         self.0.iter().find_map(|seen| {
             let What::Applied(status) = &seen.what else { return None };
             let pods = self.pods(app, seen.at);
-            let everyone = i64::try_from(pods.len()).is_ok_and(|n| n > 0 && status.connected == n && status.applied == n);
+            let everyone =
+                i64::try_from(pods.len()).is_ok_and(|n| n > 0 && status.connected == n && status.applied == n);
             let settled = status.observed_generation >= generation && status.current_revision == status.update_revision;
             (settled && everyone && status.rejected == 0 && status.linger_ms == linger_ms)
                 .then(|| (seen.at, pods.into_keys().collect()))
@@ -184,7 +190,12 @@ impl Timeline {
         let loads = self.loads();
         loads.windows(2).enumerate().find_map(|(i, pair)| {
             let ((_, low), (from, high)) = (pair[0], pair[1]);
-            (low > 0.0 && high >= 5.0 * low).then(|| LoadStep { from, until: loads.get(i + 2).map(|(at, _)| *at), low, high })
+            (low > 0.0 && high >= 5.0 * low).then(|| LoadStep {
+                from,
+                until: loads.get(i + 2).map(|(at, _)| *at),
+                low,
+                high,
+            })
         })
     }
 
@@ -205,7 +216,9 @@ impl Timeline {
         for step in &mut steps {
             step.decision = self.0.iter().rev().find_map(|seen| match &seen.what {
                 What::Group { decision: Some(decision), .. }
-                    if seen.at <= step.at + STATUS_DELAY_MS && decision.desired == step.to && decision.current == step.from =>
+                    if seen.at <= step.at + STATUS_DELAY_MS
+                        && decision.desired == step.to
+                        && decision.current == step.from =>
                 {
                     Some(decision.clone())
                 }

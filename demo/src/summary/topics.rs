@@ -66,7 +66,8 @@ fn client(brokers: &str) -> Result<BaseConsumer, KafkaError> {
 fn ends(consumer: &BaseConsumer, brokers: &str, topic: &str) -> Result<HashMap<i32, (i64, i64)>, ReadError> {
     let failed = |source| wrap(brokers, topic, source);
     let metadata = consumer.fetch_metadata(Some(topic), REQUEST).map_err(failed)?;
-    let partitions = metadata.topics().iter().find(|t| t.name() == topic).map(rdkafka::metadata::MetadataTopic::partitions);
+    let partitions =
+        metadata.topics().iter().find(|t| t.name() == topic).map(rdkafka::metadata::MetadataTopic::partitions);
     let Some(partitions @ [_, ..]) = partitions else { return Err(ReadError::NoTopic(topic.to_owned())) };
     partitions
         .iter()
