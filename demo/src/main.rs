@@ -1,17 +1,20 @@
-//! `mq-demo story` tells the story on a cluster that has the operator; `mq-demo summary` is the reader that checks it.
+//! `mq-demo run` is what `make demo` does on a local node; `mq-demo story` tells the same story on any cluster that has the
+//! operator; `mq-demo summary` is the reader that checks it.
 
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use mq_demo::fault::Fault;
+use mq_demo::install;
 use mq_demo::story::{Setting, Stage, Step, Story};
 use mq_demo::summary::claims::Expect;
 use mq_demo::summary::observe::Observer;
 use mq_demo::summary::{Scene, Summary};
+use mq_testkit::TestEnv;
 
 /// Exit codes: 0 = every claim holds, 1 = a claim is false, 2 = nothing could be said.
 #[derive(Debug, Parser)]
@@ -23,33 +26,26 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Tells the story and lets the reader check it.
+    /// Installs the operator on the local node that `mq-cluster run --node` started, then tells the story there.
+    Run(Telling),
+    /// Tells the story on any cluster that has the operator, and lets the reader check it.
     Story(StoryArguments),
     /// Reads topics and API server, says what holds.
     Summary(SummaryArguments),
 }
 
 #[derive(Debug, clap::Args)]
-struct StoryArguments {
+struct Telling {
     #[arg(long, default_value = "shop")]
     namespace: String,
-    /// Name of the MqCluster to declare.
+    /// Name of the `MqCluster` to declare.
     #[arg(long, default_value = "main")]
     cluster: String,
-    /// Kafka, as pods and this program reach it.
-    #[arg(long)]
-    brokers: String,
     /// In front of the names of topics and groups in Kafka.
     #[arg(long, default_value = "")]
     prefix: String,
-    #[arg(long)]
-    order_image: String,
-    #[arg(long)]
-    notification_image: String,
-    #[arg(long, default_value = "IfNotPresent")]
-    pull_policy: String,
     /// What happens, in the order of the story.
-    #[arg(long, value_enum, default_values_t = Step::ALL)]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Step::ALL)]
     steps: Vec<Step>,
     /// For tests: builds a fault into the services.
     #[arg(long, hide = true)]
@@ -63,7 +59,26 @@ struct StoryArguments {
 }
 
 #[derive(Debug, clap::Args)]
+struct StoryArguments {
+    #[command(flatten)]
+    telling: Telling,
+    #[arg(long, env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+    /// Kafka, as pods and this program reach it.
+    #[arg(long)]
+    brokers: String,
+    #[arg(long)]
+    order_image: String,
+    #[arg(long)]
+    notification_image: String,
+    #[arg(long, default_value = "IfNotPresent")]
+    pull_policy: String,
+}
+
+#[derive(Debug, clap::Args)]
 struct SummaryArguments {
+    #[arg(long, env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
     #[arg(long, default_value = "shop")]
     namespace: String,
     /// Watches first, until its standard input ends. Without it only the topics are judged.
@@ -84,6 +99,7 @@ async fn main() -> ExitCode {
         .init();
     let _ = rustls::crypto::ring::default_provider().install_default(); // fails only if one is there already
     let done = match Arguments::parse().command {
+        Command::Run(telling) => run(telling).await,
         Command::Story(arguments) => story(arguments).await,
         Command::Summary(arguments) => summary(arguments).await,
     };
@@ -97,46 +113,70 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn client() -> anyhow::Result<kube::Client> {
-    kube::Client::try_default().await.context("cannot reach a cluster: set KUBECONFIG")
+async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Client> {
+    let Some(path) = kubeconfig else {
+        return kube::Client::try_default().await.context("cannot reach a cluster: set KUBECONFIG");
+    };
+    let attempt = || format!("cannot reach a cluster with {}", path.display());
+    let read = kube::config::Kubeconfig::read_from(path).with_context(attempt)?;
+    let config = kube::Config::from_custom_kubeconfig(read, &kube::config::KubeConfigOptions::default()).await;
+    kube::Client::try_from(config.with_context(attempt)?).with_context(attempt)
+}
+
+async fn run(telling: Telling) -> anyhow::Result<bool> {
+    let node = TestEnv::node().await?;
+    println!("helm install mq-operator charts/mq-operator --namespace {}", install::NAMESPACE);
+    install::operator(&node)?;
+    let image = |name: &str| node.image(name).map(str::to_owned);
+    story(StoryArguments {
+        kubeconfig: Some(node.control_plane.kubeconfig().to_owned()),
+        brokers: node.kafka.bootstrap().to_owned(),
+        order_image: image("order-service")?,
+        notification_image: image("notification-service")?,
+        pull_policy: "Never".to_owned(),
+        telling,
+    })
+    .await
 }
 
 async fn story(arguments: StoryArguments) -> anyhow::Result<bool> {
+    let StoryArguments { telling, kubeconfig, brokers, order_image, notification_image, pull_policy } = arguments;
+    let client = client(kubeconfig.as_deref()).await?;
     let setting = Setting {
-        namespace: arguments.namespace,
-        cluster: arguments.cluster,
-        brokers: arguments.brokers,
-        prefix: arguments.prefix,
-        order_image: arguments.order_image,
-        notification_image: arguments.notification_image,
-        pull_policy: arguments.pull_policy,
-        fault: arguments.test_fault,
+        kubeconfig: kubeconfig.clone(),
+        namespace: telling.namespace.clone(),
+        cluster: telling.cluster,
+        brokers,
+        prefix: telling.prefix,
+        order_image,
+        notification_image,
+        pull_policy,
+        fault: telling.test_fault,
     };
-    let story = Story::prepare(Stage::new(client().await?, setting), arguments.steps).await?;
-    let holds = story.tell(arguments.json.as_deref()).await?;
-    if arguments.keep {
-        keep().await?;
+    let story = Story::prepare(Stage::new(client, setting), telling.steps).await?;
+    let holds = story.tell(telling.json.as_deref()).await?;
+    if telling.keep {
+        keep(kubeconfig.as_deref(), &telling.namespace).await?;
     }
     Ok(holds)
 }
 
-async fn keep() -> anyhow::Result<()> {
-    let kubeconfig = std::env::var("KUBECONFIG").unwrap_or_default();
+async fn keep(kubeconfig: Option<&Path>, namespace: &str) -> anyhow::Result<()> {
+    let kubeconfig = kubeconfig.map(|path| format!("  export KUBECONFIG={}\n", path.display())).unwrap_or_default();
     println!(
-        "\nEverything still runs (Ctrl-C ends it). In another terminal:\n\n  \
-         export KUBECONFIG={kubeconfig}\n  \
-         kubectl get mq -n shop                       # what is declared and whether it is well\n  \
-         kubectl -n shop patch configmap demo-load --type merge -p '{{\"data\":{{\"ordersPerSecond\":\"100\"}}}}'\n  \
-         kubectl -n shop get deployment -w            # watch it grow\n  \
-         kubectl -n shop patch mqp orders --type merge -p '{{\"spec\":{{\"compression\":\"zstd\"}}}}'\n  \
-         kubectl -n shop get mqp orders -o yaml       # who runs on it\n  \
-         kubectl -n shop get events --field-selector reportingController=mq-operator"
+        "\nEverything still runs (Ctrl-C ends it). In another terminal:\n\n{kubeconfig}  \
+         kubectl get mq -n {namespace}         # what is declared, whether it is well, and if not, why\n  \
+         kubectl -n {namespace} patch configmap demo-load --type merge -p '{{\"data\":{{\"ordersPerSecond\":\"100\"}}}}'\n  \
+         kubectl -n {namespace} get deployment -w    # watch it grow\n  \
+         kubectl -n {namespace} patch mqp orders --type merge -p '{{\"spec\":{{\"compression\":\"zstd\"}}}}'\n  \
+         kubectl -n {namespace} get mqp orders -o yaml    # what every pod runs with\n  \
+         kubectl -n {namespace} events"
     );
     tokio::signal::ctrl_c().await.context("cannot wait for Ctrl-C")
 }
 
 async fn summary(arguments: SummaryArguments) -> anyhow::Result<bool> {
-    let client = client().await?;
+    let client = client(arguments.kubeconfig.as_deref()).await?;
     let scene = Scene::read(&client, &arguments.namespace).await?;
     let observer = Observer::start(&client, &arguments.namespace);
     if arguments.watch {

@@ -1,3 +1,5 @@
+//! The client for administrators: requests over one connection per broker, answered for all names at once.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},

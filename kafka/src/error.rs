@@ -1,3 +1,5 @@
+//! What can go wrong with a request, and whether trying again can help.
+
 use std::{borrow::Cow, fmt, time::Duration};
 
 use kafka_protocol::ResponseError;

@@ -1,3 +1,5 @@
+//! How a client reaches Kafka, and how long it waits.
+
 use std::time::Duration;
 
 /// How a [`crate::Client`] connects and how long it waits.

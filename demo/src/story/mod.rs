@@ -22,7 +22,7 @@ use reader::Reader;
 pub use stage::{Setting, Stage};
 
 /// Orders a second of each of the two pods, before, in and after the step.
-const LOW: u32 = 12;
+const LOW: u32 = 10;
 const HIGH: u32 = 10 * LOW;
 /// `lingerMs` after the edit; the manifest says 10.
 const LINGER_MS: i64 = 40;
@@ -77,7 +77,7 @@ impl Story {
             t.pods(ORDER_SERVICE, i64::MAX).values().filter(|(ready, _)| *ready).count() == 2 && t.now().ready >= 1
         };
         anyhow::ensure!(
-            story.until("both services run", Duration::from_secs(60), pods).await,
+            story.until("both services run", Duration::from_mins(1), pods).await,
             "the services did not start"
         );
         Ok(story)
@@ -88,7 +88,7 @@ impl Story {
     /// # Errors
     /// The API server or Kafka refuses an action of the story, or the reader cannot read.
     pub async fn tell(mut self, json: Option<&std::path::Path>) -> anyhow::Result<bool> {
-        let reader = Reader::start(&self.stage.setting().namespace, &self.steps, json).await?;
+        let reader = Reader::start(&self.stage, &self.steps, json).await?;
         self.load(LOW).await?;
         self.rest(Duration::from_secs(if self.steps.len() > 1 { 10 } else { 6 })).await;
         for step in self.steps.clone() {
@@ -173,10 +173,8 @@ impl Story {
         while Instant::now() < deadline && since.elapsed() < QUIET {
             let (brokers, names) = (scene.brokers.clone(), scene.topics.clone());
             let count = move || {
-                Ok::<_, topics::ReadError>((
-                    topics::count(&brokers, &names.orders)?,
-                    topics::count(&brokers, &names.notifications)?,
-                ))
+                let orders = topics::count(&brokers, &names.orders)?;
+                anyhow::Ok((orders, topics::count(&brokers, &names.notifications)?))
             };
             let now = tokio::task::spawn_blocking(count).await?.ok();
             if now != last {
@@ -214,7 +212,7 @@ impl Story {
 
     /// Waits for an object of ours to be `Ready`.
     async fn ready(&self, kind: &str, name: &str) -> anyhow::Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(120);
+        let deadline = Instant::now() + Duration::from_mins(2);
         let mut last = "it has no status yet".to_owned();
         while Instant::now() < deadline {
             if let Some(object) = self.stage.get(kind, name).await? {

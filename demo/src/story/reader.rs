@@ -8,7 +8,7 @@ use clap::ValueEnum as _;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 
-use super::Step;
+use super::{Stage, Step};
 
 /// What the reader prints once it watches.
 const WATCHING: &str = "watching";
@@ -22,10 +22,13 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Starts it and waits until it watches.
-    pub(super) async fn start(namespace: &str, steps: &[Step], json: Option<&Path>) -> anyhow::Result<Self> {
+    pub(super) async fn start(stage: &Stage, steps: &[Step], json: Option<&Path>) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
-        command.args(["summary", "--namespace", namespace, "--watch"]);
-        for step in steps.iter().filter_map(|step| step.to_possible_value()) {
+        command.args(["summary", "--watch", "--namespace", &stage.setting().namespace]);
+        if let Some(kubeconfig) = &stage.setting().kubeconfig {
+            command.arg("--kubeconfig").arg(kubeconfig);
+        }
+        for step in steps.iter().filter_map(Step::to_possible_value) {
             command.args(["--expect", step.get_name()]);
         }
         if let Some(path) = json {

@@ -1,5 +1,7 @@
 //! Puts the objects of the story into the cluster and changes them.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -14,6 +16,8 @@ const SERVICES: &str = include_str!("../../manifests/services.yaml");
 /// What the manifests leave open.
 #[derive(Debug, Clone)]
 pub struct Setting {
+    /// For the reader; `None` = where a Kubernetes client looks by itself.
+    pub kubeconfig: Option<PathBuf>,
     pub namespace: String,
     /// Name of the `MqCluster`.
     pub cluster: String,
@@ -53,6 +57,9 @@ impl Stage {
     }
 
     /// Namespace, `MqCluster` and the shop's objects.
+    ///
+    /// # Errors
+    /// The API server refuses.
     pub async fn declare(&self) -> anyhow::Result<()> {
         let namespace = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {}}}}}", self.setting.namespace);
         self.apply(&namespace).await?;
@@ -61,23 +68,35 @@ impl Stage {
     }
 
     /// The two services.
+    ///
+    /// # Errors
+    /// The API server refuses.
     pub async fn start_services(&self) -> anyhow::Result<()> {
         self.apply(SERVICES).await
     }
 
     /// Sets the orders a second of each pod of the order service.
+    ///
+    /// # Errors
+    /// The API server refuses.
     pub async fn load(&self, orders_per_second: u32) -> anyhow::Result<()> {
         let patch = json!({"data": {"ordersPerSecond": orders_per_second.to_string()}});
         self.patch(&resource("v1", "ConfigMap")?, observe::LOAD, &patch).await
     }
 
     /// Edits `lingerMs` of the order service's producer.
+    ///
+    /// # Errors
+    /// The API server refuses.
     pub async fn linger(&self, ms: i64) -> anyhow::Result<()> {
         self.patch(&mq("MqProducerConfig", "mqproducerconfigs"), observe::SETTINGS, &json!({"spec": {"lingerMs": ms}}))
             .await
     }
 
-    /// One object of ours as it is now.
+    /// One object of ours as it is now, if it is there.
+    ///
+    /// # Errors
+    /// The API server refuses.
     pub async fn get(&self, kind: &str, name: &str) -> anyhow::Result<Option<DynamicObject>> {
         let resource = resource(if kind == "ConfigMap" { "v1" } else { "mq.infra-kit.io/v1alpha1" }, kind)?;
         self.api(&resource).get_opt(name).await.with_context(|| format!("cannot read {kind} {name}"))
@@ -112,8 +131,9 @@ impl Stage {
     }
 
     fn fill(&self, manifest: &str) -> anyhow::Result<String> {
-        let Setting { namespace, cluster, brokers, prefix, order_image, notification_image, pull_policy, fault } =
-            &self.setting;
+        let Setting {
+            namespace, cluster, brokers, prefix, order_image, notification_image, pull_policy, fault, ..
+        } = &self.setting;
         let filled = manifest
             .replace("${NAMESPACE}", namespace)
             .replace("${CLUSTER}", cluster)

@@ -1,6 +1,6 @@
 //! The claims: each is judged from the topics and the timeline alone, and says what it found in numbers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -117,11 +117,11 @@ fn numbers_complete(ledger: &Ledger) -> Result<String, String> {
 fn in_order(ledger: &Ledger) -> Result<String, String> {
     let mut wrong = Vec::new();
     for (customer, handlings) in &ledger.handlings {
-        let mut seen: HashMap<&str, ()> = HashMap::new();
-        let mut last: Option<(i64, &str)> = None;
+        let mut seen = HashSet::new();
+        let mut last: Option<(i64, &String)> = None;
         for handling in handlings {
             let Some(placed) = ledger.orders.get(&handling.order_id) else { continue };
-            if seen.insert(&handling.order_id, ()).is_some() {
+            if !seen.insert(&handling.order_id) {
                 continue; // a repeat: only first handlings must ascend
             }
             if let Some((offset, id)) = last

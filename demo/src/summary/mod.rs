@@ -12,6 +12,7 @@ mod tests;
 pub mod timeline;
 pub mod topics;
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -114,13 +115,12 @@ impl Summary {
         let mut out = String::from("Summary, from the topics and the API server:\n");
         for Claim { name, holds, says } in &self.claims {
             let mark = if *holds { "yes" } else { "NO " };
-            out.push_str(&format!("  {mark}  {name}: {says}\n"));
+            _ = writeln!(out, "  {mark}  {name}: {says}"); // a String takes it
         }
-        let wrong = self.claims.iter().filter(|claim| !claim.holds).count();
-        out.push_str(&match wrong {
-            0 => "All of it holds.\n".to_owned(),
-            n => format!("{n} of {} claims are false.\n", self.claims.len()),
-        });
+        match self.claims.iter().filter(|claim| !claim.holds).count() {
+            0 => out.push_str("All of it holds.\n"),
+            wrong => _ = writeln!(out, "{wrong} of {} claims are false.", self.claims.len()),
+        }
         out
     }
 

@@ -3,27 +3,18 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, ensure};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::KafkaResult;
 use rdkafka::message::Message;
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::records::{Record, Topics};
 
 const REQUEST: Duration = Duration::from_secs(10);
-const WHOLE_TOPIC: Duration = Duration::from_secs(60);
-
-/// Why a topic could not be read whole.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    #[error("cannot read topic {topic} from {brokers}: {source}")]
-    Kafka { topic: String, brokers: String, source: KafkaError },
-    #[error("topic {0} does not exist")]
-    NoTopic(String),
-    #[error("topic {topic}: {left} partitions were not read to their end within {} s", WHOLE_TOPIC.as_secs())]
-    Slow { topic: String, left: usize },
-}
+const WHOLE_TOPIC: Duration = Duration::from_mins(1);
 
 /// Names of the three topics of a story.
 #[derive(Debug, Clone)]
@@ -34,7 +25,10 @@ pub struct TopicNames {
 }
 
 /// Reads the three topics up to the end that they have now. Blocking.
-pub fn read_all(brokers: &str, names: &TopicNames) -> Result<Topics, ReadError> {
+///
+/// # Errors
+/// A topic cannot be read whole.
+pub fn read_all(brokers: &str, names: &TopicNames) -> anyhow::Result<Topics> {
     Ok(Topics {
         orders: read(brokers, &names.orders)?,
         notifications: read(brokers, &names.notifications)?,
@@ -42,17 +36,17 @@ pub fn read_all(brokers: &str, names: &TopicNames) -> Result<Topics, ReadError> 
     })
 }
 
-/// Messages in a topic now; what the story waits on.
-pub fn count(brokers: &str, topic: &str) -> Result<i64, ReadError> {
-    let consumer = client(brokers).map_err(|source| wrap(brokers, topic, source))?;
-    Ok(ends(&consumer, brokers, topic)?.values().map(|(low, high)| high - low).sum())
+/// Messages in a topic now; what the story waits on. Blocking.
+///
+/// # Errors
+/// The broker does not say.
+pub fn count(brokers: &str, topic: &str) -> anyhow::Result<i64> {
+    let counted = client(brokers).and_then(|consumer| ends(&consumer, topic));
+    let ends = counted.with_context(|| format!("cannot count the messages of topic {topic} at {brokers}"))?;
+    Ok(ends.values().map(|(low, high)| high - low).sum())
 }
 
-fn wrap(brokers: &str, topic: &str, source: KafkaError) -> ReadError {
-    ReadError::Kafka { topic: topic.to_owned(), brokers: brokers.to_owned(), source }
-}
-
-fn client(brokers: &str) -> Result<BaseConsumer, KafkaError> {
+fn client(brokers: &str) -> KafkaResult<BaseConsumer> {
     ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", "mq-demo-summary") // librdkafka wants one; nothing is subscribed or committed
@@ -63,37 +57,36 @@ fn client(brokers: &str) -> Result<BaseConsumer, KafkaError> {
 }
 
 /// (first, end) offset of each partition.
-fn ends(consumer: &BaseConsumer, brokers: &str, topic: &str) -> Result<HashMap<i32, (i64, i64)>, ReadError> {
-    let failed = |source| wrap(brokers, topic, source);
-    let metadata = consumer.fetch_metadata(Some(topic), REQUEST).map_err(failed)?;
-    let partitions =
-        metadata.topics().iter().find(|t| t.name() == topic).map(rdkafka::metadata::MetadataTopic::partitions);
-    let Some(partitions @ [_, ..]) = partitions else { return Err(ReadError::NoTopic(topic.to_owned())) };
-    partitions
-        .iter()
-        .map(|p| Ok((p.id(), consumer.fetch_watermarks(topic, p.id(), REQUEST).map_err(failed)?)))
-        .collect()
+fn ends(consumer: &BaseConsumer, topic: &str) -> KafkaResult<HashMap<i32, (i64, i64)>> {
+    let metadata = consumer.fetch_metadata(Some(topic), REQUEST)?;
+    let topics = metadata.topics().iter().filter(|found| found.name() == topic);
+    let partitions = topics.flat_map(|found| found.partitions().iter().map(MetadataPartition::id));
+    partitions.map(|id| Ok((id, consumer.fetch_watermarks(topic, id, REQUEST)?))).collect()
 }
 
-fn read(brokers: &str, topic: &str) -> Result<Vec<Record>, ReadError> {
-    let failed = |source| wrap(brokers, topic, source);
-    let consumer = client(brokers).map_err(failed)?;
-    let mut left = ends(&consumer, brokers, topic)?;
+fn read(brokers: &str, topic: &str) -> anyhow::Result<Vec<Record>> {
+    let attempt = || format!("cannot read topic {topic} at {brokers}");
+    let consumer = client(brokers).with_context(attempt)?;
+    let mut left = ends(&consumer, topic).with_context(attempt)?;
+    ensure!(!left.is_empty(), "topic {topic} does not exist at {brokers}");
     left.retain(|_, (low, high)| low < high);
     let mut assignment = TopicPartitionList::new();
     for (partition, (low, _)) in &left {
-        assignment.add_partition_offset(topic, *partition, Offset::Offset(*low)).map_err(failed)?;
+        assignment.add_partition_offset(topic, *partition, Offset::Offset(*low)).with_context(attempt)?;
     }
-    consumer.assign(&assignment).map_err(failed)?;
+    consumer.assign(&assignment).with_context(attempt)?;
 
     let mut records = Vec::new();
     let started = Instant::now();
     while !left.is_empty() {
-        if started.elapsed() > WHOLE_TOPIC {
-            return Err(ReadError::Slow { topic: topic.to_owned(), left: left.len() });
-        }
+        let waited = started.elapsed();
+        ensure!(
+            waited < WHOLE_TOPIC,
+            "topic {topic}: {} partitions not read to their end within {waited:?}",
+            left.len()
+        );
         let Some(message) = consumer.poll(Duration::from_millis(200)) else { continue };
-        let message = message.map_err(failed)?;
+        let message = message.with_context(attempt)?;
         let (partition, offset) = (message.partition(), message.offset());
         let Some((_, high)) = left.get(&partition) else { continue };
         if offset < *high {
