@@ -22,6 +22,14 @@ image_flags = $(addprefix --image ,$(IMAGE_FILES))
 rust:
 	@hack/tools.sh rust
 
+.PHONY: demo
+demo: rust node servers images ## two minutes of everything on a local node; root. KEEP=1 leaves it running
+	@$(with_servers) --node $(image_flags) -- $(CARGO_TARGET_DIR)/debug/mq-demo run
+
+.PHONY: demo-down
+demo-down: servers ## clean what a demo or test left that was killed
+	@$(MQ_CLUSTER) down
+
 .PHONY: test
 test: test-unit test-integration test-node test-e2e-short ## all tests but the long ones; the last part needs root
 
@@ -75,7 +83,10 @@ lint: rust $(CARGO_DENY) ## formatting, lints, each crate alone, licences and so
 	$(CARGO_DENY) --workspace --locked check --hide-inclusion-graph bans licenses sources
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	hack/crates-alone.sh
+	hack/source-map.sh
+	diff -r --exclude=Cargo.toml --exclude=src crds charts/mq-operator/files/crds
 
 .PHONY: crds
-crds: rust ## write crds/*.yaml from the Rust types
+crds: rust ## write crds/*.yaml, and their copy in the chart, from the Rust types
 	@cargo run --quiet --locked -p mq-crds -- crds < /dev/null
+	@rm -f charts/mq-operator/files/crds/*.yaml && cp crds/*.yaml charts/mq-operator/files/crds/

@@ -7,7 +7,7 @@ IMAGE_FILES := $(IMAGE_PROGRAMS:%=$(IMAGES)/%.tar)
 images: rust servers ## operator and demo services as images for the local node
 	@echo "mq: building the images of $(IMAGE_PROGRAMS)"
 	@# A test target among the wanted ones makes cargo choose the features of the tests: so the tree is compiled once for both.
-	@cargo build --workspace --locked $(IMAGE_PROGRAMS:%=--bin %) --test e2e < /dev/null
+	@cargo build --workspace --locked $(IMAGE_PROGRAMS:%=--bin %) --bin mq-demo --test e2e < /dev/null
 	@mkdir -p $(IMAGES)
 	@for program in $(IMAGE_PROGRAMS); do \
 		strip -o $(IMAGES)/$$program $(CARGO_TARGET_DIR)/debug/$$program; \
