@@ -87,6 +87,6 @@ lint: rust $(CARGO_DENY) ## formatting, lints, each crate alone, licences and so
 	diff -r --exclude=Cargo.toml --exclude=src crds charts/mq-operator/files/crds
 
 .PHONY: crds
-crds: rust ## write crds/*.yaml, and their copy in the chart, from the Rust types
-	@cargo run --quiet --locked -p mq-crds -- crds < /dev/null
+crds: rust ## write crds/*.yaml, their copy in the chart, and docs/reference/ from the Rust types
+	@cargo run --quiet --locked -p mq-crds -- . < /dev/null
 	@rm -f charts/mq-operator/files/crds/*.yaml && cp crds/*.yaml charts/mq-operator/files/crds/

@@ -89,6 +89,21 @@ const RESERVED_PREFIXES: &[(&str, &str)] = &[
     ("test.mock.", MOCK),
 ];
 
+/// Everything that is reserved, by reason, for the reference page; prefixes end in `*`.
+pub fn reserved() -> Vec<(&'static str, Vec<String>)> {
+    let exact = RESERVED.iter().map(|(name, reason)| (*reason, (*name).to_owned()));
+    let prefixes = RESERVED_PREFIXES.iter().map(|(prefix, reason)| (*reason, format!("{prefix}*")));
+    let callbacks = std::iter::once((CODE, "*_cb".to_owned()));
+    let mut groups: Vec<(&'static str, Vec<String>)> = Vec::new();
+    for (reason, name) in exact.chain(prefixes).chain(callbacks) {
+        match groups.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, names)) => names.push(name),
+            None => groups.push((reason, vec![name])),
+        }
+    }
+    groups
+}
+
 /// Whether `name` has the form of a librdkafka property.
 pub fn is_property_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len())

@@ -15,6 +15,7 @@ pub mod conditions;
 mod consumer_group;
 pub mod manifest;
 mod producer_config;
+mod reference;
 mod rules;
 mod scaling;
 mod topic;
