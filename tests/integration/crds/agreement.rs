@@ -1,9 +1,10 @@
-//! The API server's rules and those of `mq-core` are two texts about one thing: on generated objects they must answer the
-//! same, or an object would be accepted and then not carried out, or refused without need.
+//! The rules of the API server, of `mq-core` and of librdkafka are three texts about one thing: on generated objects they must
+//! answer the same, or an object would be accepted and then not carried out, or refused without need.
 
 use futures::{StreamExt, TryStreamExt, stream};
 use mq_core::{
     presets::PRESET_VERSION,
+    resolve::{ResolvedConsumer, ResolvedProducer},
     settings::{ConsumerSettings, ProducerSettings},
     topic,
 };
@@ -12,6 +13,9 @@ use proptest::{
     sample::select,
     strategy::ValueTree,
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
+use rdkafka::{
+    ClientConfig, config::RDKafkaLogLevel, consumer::BaseConsumer, error::KafkaResult, producer::BaseProducer,
 };
 
 use super::*;
@@ -90,14 +94,10 @@ async fn agree(kind: &Kind, specs: Vec<Value>, expected: impl Fn(&Value) -> Resu
     Ok(())
 }
 
-#[tokio::test]
-async fn about_producer_settings() -> Result<()> {
+fn producers() -> BoxedStrategy<Value> {
     use mq_core::knobs::{BATCH_SIZE, LINGER_MS, RETRY_MAX};
-    let control_plane = installed().await?;
-    let namespace = control_plane.namespace("crds").await?;
-    let kind = Kind::namespaced::<MqProducerConfig>(&control_plane, namespace.name())?;
     let numbers = |range: std::ops::Range<i64>| range.map(Value::from).collect::<Vec<_>>();
-    let settings = object(vec![
+    object(vec![
         ("preset", preset()),
         (
             "acks",
@@ -108,27 +108,14 @@ async fn about_producer_settings() -> Result<()> {
         ("lingerMs", integer(&LINGER_MS)),
         ("compression", prop_oneof![select(numbers(-1..6)), word(&["none", "lz4", "2"], vec![json!("lzma")])].boxed()),
         ("overrides", overrides()),
-    ]);
-    let specs = generate(&settings.prop_map(|mut spec| {
-        spec["cluster"] = json!("main");
-        spec
-    }));
-    agree(&kind, specs, |spec| {
-        let settings: ProducerSettings = serde_json::from_value(spec.clone()).map_err(|error| error.to_string())?;
-        settings.resolve(PRESET_VERSION).map(drop).map_err(|violations| violations.to_string())
-    })
-    .await
+    ])
 }
 
-#[tokio::test]
-async fn about_consumer_settings() -> Result<()> {
+fn consumers() -> BoxedStrategy<Value> {
     use mq_core::knobs::{AUTO_COMMIT_INTERVAL_MS, MAX_POLL_INTERVAL_MS, MAX_POLL_RECORDS, SESSION_TIMEOUT_MS};
-    let control_plane = installed().await?;
-    let namespace = control_plane.namespace("crds").await?;
-    let kind = Kind::namespaced::<MqConsumerGroup>(&control_plane, namespace.name())?;
     // Close to each other and to the defaults, so that the rule between the two is met from both sides.
     let near = || select(vec![6_000, 29_999, 30_000, 30_001, 299_999, 300_000, 300_001]).prop_map(Value::from);
-    let settings = object(vec![
+    object(vec![
         ("preset", preset()),
         ("autoOffsetReset", word(&["earliest", "latest"], vec![json!("none"), json!(1)])),
         ("enableAutoCommit", select(vec![json!(true), json!(false), json!(false), json!("no")]).boxed()),
@@ -137,15 +124,70 @@ async fn about_consumer_settings() -> Result<()> {
         ("maxPollRecords", integer(&MAX_POLL_RECORDS)),
         ("maxPollIntervalMs", prop_oneof![2 => near(), 1 => integer(&MAX_POLL_INTERVAL_MS)].boxed()),
         ("overrides", overrides()),
-    ]);
+    ])
+}
+
+fn producer(settings: &Value) -> Result<ResolvedProducer, String> {
+    let settings: ProducerSettings = serde_json::from_value(settings.clone()).map_err(|error| error.to_string())?;
+    settings.resolve(PRESET_VERSION).map_err(|violations| violations.to_string())
+}
+
+fn consumer(settings: &Value) -> Result<ResolvedConsumer, String> {
+    let settings: ConsumerSettings = serde_json::from_value(settings.clone()).map_err(|error| error.to_string())?;
+    settings.resolve(PRESET_VERSION).map_err(|violations| violations.to_string())
+}
+
+#[tokio::test]
+async fn about_producer_settings() -> Result<()> {
+    let control_plane = installed().await?;
+    let namespace = control_plane.namespace("crds").await?;
+    let kind = Kind::namespaced::<MqProducerConfig>(&control_plane, namespace.name())?;
+    let specs = generate(&producers().prop_map(|mut spec| {
+        spec["cluster"] = json!("main");
+        spec
+    }));
+    agree(&kind, specs, |spec| producer(spec).map(drop)).await
+}
+
+#[tokio::test]
+async fn about_consumer_settings() -> Result<()> {
+    let control_plane = installed().await?;
+    let namespace = control_plane.namespace("crds").await?;
+    let kind = Kind::namespaced::<MqConsumerGroup>(&control_plane, namespace.name())?;
     let specs =
-        generate(&settings.prop_map(|settings| json!({"cluster": "main", "topics": ["a"], "consumer": settings})));
-    agree(&kind, specs, |spec| {
-        let settings: ConsumerSettings =
-            serde_json::from_value(spec["consumer"].clone()).map_err(|error| error.to_string())?;
-        settings.resolve(PRESET_VERSION).map(drop).map_err(|violations| violations.to_string())
-    })
-    .await
+        generate(&consumers().prop_map(|settings| json!({"cluster": "main", "topics": ["a"], "consumer": settings})));
+    agree(&kind, specs, |spec| consumer(&spec["consumer"]).map(drop)).await
+}
+
+/// What `core` lets through, librdkafka must not refuse: a client would Nack a revision that nobody could have known to be bad.
+#[test]
+fn librdkafka_takes_what_core_resolves() -> Result<()> {
+    let config = |properties: Vec<(String, String)>| {
+        let mut config = ClientConfig::new();
+        config.set_log_level(RDKafkaLogLevel::Emerg).set("group.id", "agreement");
+        config.extend(properties);
+        config
+    };
+    let mut taken = 0;
+    for settings in generate(&producers()) {
+        // Generated overrides are names that no client knows.
+        let Ok(mut resolved) = producer(&settings) else { continue };
+        resolved.overrides.clear();
+        let mut config = config(resolved.to_librdkafka());
+        config.remove("group.id");
+        let client: KafkaResult<BaseProducer> = config.create();
+        client.with_context(|| format!("producer {settings}"))?;
+        taken += 1;
+    }
+    for settings in generate(&consumers()) {
+        let Ok(mut resolved) = consumer(&settings) else { continue };
+        resolved.overrides.clear();
+        let client: KafkaResult<BaseConsumer> = config(resolved.to_librdkafka()).create();
+        client.with_context(|| format!("consumer {settings}"))?;
+        taken += 1;
+    }
+    ensure!(taken > CASES / 5, "only {taken} of the generated settings resolved");
+    Ok(())
 }
 
 #[tokio::test]
