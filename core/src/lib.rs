@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod canonical;
+pub mod cluster;
 pub mod condition;
 pub mod duration;
 pub mod effect;

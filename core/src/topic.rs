@@ -67,6 +67,18 @@ pub struct DesiredTopic {
     pub owned: Option<Owned>,
 }
 
+impl DesiredTopic {
+    /// Whether both declare the same, whatever they own. An outcome computed for one holds for the other.
+    pub fn declares_same(&self, other: &Self) -> bool {
+        Self { owned: None, ..self.clone() } == Self { owned: None, ..other.clone() }
+    }
+
+    /// Whether a delete has to find out first who and what uses the topic.
+    pub fn needs_usage(&self) -> bool {
+        self.deleting && !self.paused && self.reclaim == Reclaim::Delete
+    }
+}
+
 /// Checks a topic name as the broker does, so that a bad one is refused with a sentence instead of an error code.
 ///
 /// # Errors
