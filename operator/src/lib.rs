@@ -1,1 +1,158 @@
-//! TODO
+//! The operator: watches the four kinds, makes Kafka as they declare, and answers in their status.
+//!
+//! ```text
+//! API server ─ watch ─→ reconcile (one runner, one trait) ─→ session (one per MqCluster) ─→ Kafka
+//!      ↑                   │ controllers/: what differs         │ observe → mq_core::plan → execute
+//!      └─ writer ←─ status, events, finalizers ←── outcome ─────┘
+//! ```
+//! Every replica keeps warm caches; only the holder of the [`lease`] reads Kafka and writes anything. Decisions are in `mq-core`;
+//! here is what they touch.
+#![forbid(unsafe_code)]
+
+mod controllers;
+pub mod events;
+mod http;
+pub mod lease;
+pub mod metrics;
+pub mod object;
+mod options;
+pub mod reconcile;
+pub mod session;
+mod status;
+pub mod watch;
+pub mod writer;
+
+pub use options::Options;
+
+use controllers::{cluster::ClusterKind, topic::TopicKind};
+use events::Events;
+use futures::future::join;
+use kube::{Api, Client};
+use lease::Lease;
+use metrics::Metrics;
+use mq_crds::{MqCluster, MqTopic};
+use object::{Object, key_of};
+use reconcile::{Kind, Runner, Shared, Source};
+use session::{Dependents, Environment, Sessions};
+use std::sync::Arc;
+use tokio::{sync::watch as channel, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use writer::Writer;
+
+/// Why the operator ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// See [`lease::Lost`]. Start again.
+    #[error(transparent)]
+    Lost(#[from] lease::Lost),
+    /// The address for metrics cannot be used.
+    #[error("cannot serve metrics at {address}: {source}")]
+    Bind {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Two metrics collide; a mistake in this program.
+    #[error("cannot set up metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// A part of the operator ended that should run for ever; a mistake in this program.
+    #[error("a runner ended unexpectedly")]
+    RunnerEnded,
+}
+
+/// Runs the operator until `shutdown`; then takes nothing new in, finishes what it has begun, and releases the lease.
+///
+/// Cancellation: dropping the future stops everything at once, and leaves the lease to expire.
+///
+/// # Errors
+/// The lease was lost, or the operator cannot run at all.
+pub async fn run(options: Options, client: Client, shutdown: CancellationToken) -> Result<(), RunError> {
+    let metrics = Metrics::new()?;
+    let identity = identity(&options);
+    let lease = Arc::new(Lease::new(lease::Settings {
+        namespace: options.lease_namespace.clone(),
+        name: options.lease_name.clone(),
+        identity: identity.clone(),
+        pod: options.pod_name.clone(),
+        duration: options.lease_duration,
+    }));
+    let writer = Writer::new(client.clone(), Arc::clone(&lease), metrics.clone());
+    let events = Events::new(client.clone(), writer.clone(), identity);
+    let clusters = Source::<MqCluster>::new(Api::all(client.clone()), &metrics);
+    let topics = Source::<MqTopic>::namespaced(client.clone(), &options, &metrics);
+
+    // Ends with `shutdown`, with this function, and with the first part that ends unasked.
+    let stop = shutdown.child_token();
+    let _stop = stop.clone().drop_guard();
+    let environment = Environment {
+        lease: Arc::clone(&lease),
+        metrics: metrics.clone(),
+        interval: options.topic_interval,
+        clusters: clusters.waker.clone(),
+        topics: topics.waker.clone(),
+    };
+    let sessions = Arc::new(Sessions::new(environment, vec![dependents(&topics)], stop.clone()));
+    let (synced, is_synced) = channel::channel(false);
+    let served = http::Served { metrics: metrics.clone(), lease: Arc::clone(&lease), synced: is_synced };
+    let bind = |source| RunError::Bind { address: options.metrics_addr, source };
+    let serving = http::serve(options.metrics_addr, served, stop.clone()).await.map_err(bind)?;
+
+    let shared =
+        Shared { options: Arc::new(options), lease: Arc::clone(&lease), writer, events, metrics: metrics.clone() };
+    let caches = (clusters.cache.clone(), topics.cache.clone());
+    let cluster_kind = ClusterKind { sessions: Arc::clone(&sessions) };
+    let topic_kind = TopicKind { clusters: clusters.cache.clone(), sessions: Arc::clone(&sessions) };
+    let mut runners = JoinSet::new();
+    spawn(&mut runners, cluster_kind, clusters, &shared, &stop);
+    spawn(&mut runners, topic_kind, topics, &shared, &stop);
+    let http = tokio::spawn(serving);
+
+    let ready = join(caches.0.wait_until_ready(), caches.1.wait_until_ready());
+    tokio::select! {
+        _ = ready => { synced.send_replace(true); }
+        () = stop.cancelled() => {}
+    }
+    let drained = async {
+        while runners.join_next().await.is_some() {}
+        sessions.finished().await;
+    };
+    let held = lease.hold(client, &metrics, stop.clone(), drained).await;
+    let unasked = stop.is_cancelled() && !shutdown.is_cancelled();
+    stop.cancel();
+    http.abort();
+    held?;
+    if unasked { Err(RunError::RunnerEnded) } else { Ok(()) }
+}
+
+fn spawn<K: Kind>(
+    runners: &mut JoinSet<()>,
+    kind: K,
+    source: Source<K::Object>,
+    shared: &Shared,
+    stop: &CancellationToken,
+) {
+    // Whichever way the runner ends, also by a panic, everything ends with it rather than going on without it.
+    let ends_all = stop.clone().drop_guard();
+    let run = Runner::run(kind, source, shared.clone(), stop.clone());
+    runners.spawn(async move {
+        let _ends_all = ends_all;
+        run.await;
+    });
+}
+
+/// Wakes all objects of a kind that belong to a cluster.
+fn dependents<K: Object>(source: &Source<K>) -> Dependents {
+    let (cache, waker) = (source.cache.clone(), source.waker.clone());
+    Box::new(move |cluster| {
+        for object in cache.state().iter().filter(|object| object.cluster == cluster) {
+            waker.wake(key_of(&**object));
+        }
+    })
+}
+
+/// Distinct per process: a container that starts again in the same pod is another holder.
+fn identity(options: &Options) -> String {
+    let name = options.pod_name.clone().unwrap_or_else(|| "mq-operator".into());
+    format!("{name}_{}", uuid::Uuid::new_v4())
+}

@@ -1,0 +1,4 @@
+//! What differs between the kinds.
+
+pub(crate) mod cluster;
+pub(crate) mod topic;

@@ -1,0 +1,204 @@
+//! `MqTopic`: declares the topic to its cluster's session, and says what came of it.
+
+use crate::{
+    object::{Guarded, created_at, key_of},
+    reconcile::{Error, Kind, RECONCILE_AT, Refusal, Report},
+    session::{ClusterSession, Sessions, TopicView},
+    watch::Cache,
+};
+use kube::{Resource, ResourceExt, runtime::reflector::ObjectRef};
+use mq_core::{
+    condition::Verdict,
+    effect::ObjectKey,
+    reason::Reason,
+    tenancy::{Grant, topic_granted},
+    topic::{Adoption, DesiredTopic, Owned, Reclaim, Record, check_name},
+};
+use mq_crds::{MqCluster, MqTopic, MqTopicSpec, MqTopicStatus, ReclaimPolicy};
+use serde_json::{Map, Value, json};
+use std::{collections::BTreeMap, sync::Arc};
+
+#[derive(Debug)]
+pub(crate) struct TopicKind {
+    pub(crate) clusters: Cache<MqCluster>,
+    pub(crate) sessions: Arc<Sessions>,
+}
+
+/// The cluster that the topic points at.
+#[derive(Debug)]
+pub(crate) struct Inputs {
+    cluster: Option<Arc<Guarded<MqCluster>>>,
+    session: Option<Arc<ClusterSession>>,
+}
+
+/// A declaration, and whom to tell. The session is missing for the moment in which the cluster is new or not well.
+#[derive(Debug)]
+pub(crate) struct ValidTopic {
+    desired: DesiredTopic,
+    session: Option<Arc<ClusterSession>>,
+}
+
+/// Whether the object must stay until its topic is gone.
+#[derive(Debug)]
+pub(crate) struct Hold(bool);
+
+impl Kind for TopicKind {
+    type Object = MqTopic;
+    type Inputs = Inputs;
+    type Valid = ValidTopic;
+    type Decision = Hold;
+
+    const FINALIZER: &'static str = "mq.infra-kit.io/topic";
+
+    async fn dereference(&self, object: &MqTopic) -> Result<Inputs, Error> {
+        Ok(self.inputs(object))
+    }
+
+    fn validate(&self, object: &MqTopic, inputs: Inputs) -> Result<ValidTopic, Refusal> {
+        validate(object, inputs)
+    }
+
+    fn decide(&self, valid: &ValidTopic) -> Hold {
+        Hold(valid.desired.reclaim != Reclaim::Retain)
+    }
+
+    fn needs_finalizer(&self, Hold(hold): &Hold) -> bool {
+        *hold
+    }
+
+    async fn apply(&self, object: &MqTopic, valid: ValidTopic, _: Hold) -> Result<Report, Error> {
+        let Some(session) = valid.session else { return Ok(Report::default()) };
+        session.declare(valid.desired.clone(), object.annotations().get(RECONCILE_AT).map(String::as_str));
+        let mut report = session.topic(&valid.desired).map_or_else(Report::default, |view| {
+            let status = status(object.status.as_ref(), &view);
+            Report { verdict: Some(view.outcome.verdict), status, released: view.outcome.released, ..Report::default() }
+        });
+        report.events = session.take_events(&valid.desired.object);
+        Ok(report)
+    }
+
+    fn pause(&self, object: &MqTopic) {
+        let valid = validate(object, self.inputs(object));
+        if let Ok(ValidTopic { desired, session: Some(session) }) = valid {
+            session.declare(DesiredTopic { paused: true, ..desired }, None);
+        }
+    }
+
+    fn forget(&self, key: &ObjectKey) {
+        self.sessions.withdraw(key);
+    }
+}
+
+impl TopicKind {
+    fn inputs(&self, object: &MqTopic) -> Inputs {
+        let cluster = &object.spec.cluster;
+        Inputs { cluster: self.clusters.get(&ObjectRef::new(cluster)), session: self.sessions.get(cluster) }
+    }
+}
+
+fn validate(object: &MqTopic, inputs: Inputs) -> Result<ValidTopic, Refusal> {
+    let desired = desired(object);
+    let keep = |why: &str| Some((Reason::TopicKept, format!("topic {} stays in Kafka: {why}", desired.topic)));
+    if desired.deleting && desired.reclaim == Reclaim::Retain {
+        // Here as well as in the plan, because it must also work when there is no cluster to plan for.
+        let why = "spec.reclaimPolicy is Retain";
+        return Err(Refusal { verdict: Verdict::reconciling(Reason::TopicKept, why), release: keep(why) });
+    }
+    check_name(&desired.topic).map_err(|message| Verdict::stalled(Reason::InvalidSpec, message))?;
+    let name = &object.spec.cluster;
+    let escape = if desired.deleting {
+        "; to let this object go and keep the topic, set spec.reclaimPolicy: Retain"
+    } else {
+        ""
+    };
+    let Some(cluster) = inputs.cluster else {
+        let message = format!("there is no MqCluster {name}; create it{escape}");
+        return Err(Verdict::stalled(Reason::ClusterNotFound, message).into());
+    };
+    let cluster = cluster.parsed.as_ref().map_err(|_| {
+        let message = format!("MqCluster {name} does not fit the schema, see its status{escape}");
+        Verdict::unknown(Reason::ClusterUnreachable, message)
+    })?;
+    if let Err(message) = topic_granted(&grants(cluster), name, &desired.object.namespace, &desired.topic) {
+        let release = keep(&message);
+        return Err(Refusal { verdict: Verdict::stalled(Reason::NotGranted, message), release });
+    }
+    Ok(ValidTopic { desired, session: inputs.session })
+}
+
+fn grants(cluster: &MqCluster) -> Vec<Grant> {
+    let grants = cluster.spec.namespaces.iter();
+    grants.map(|grant| Grant { namespace: grant.name.clone(), topics: grant.topics.clone() }).collect()
+}
+
+fn desired(object: &MqTopic) -> DesiredTopic {
+    let spec = &object.spec;
+    let topic = spec.topic_name.clone().unwrap_or_else(|| object.name_any());
+    DesiredTopic {
+        object: key_of(object),
+        created_at: created_at(object.meta()),
+        partitions: spec.partitions,
+        // CEL keeps it within Kafka's range; what does not fit is refused by Kafka.
+        replication_factor: spec.replication_factor.map(|n| i16::try_from(n).unwrap_or(i16::MAX)),
+        config: texts(&spec.config),
+        adoption: match spec.adoption {
+            mq_crds::Adoption::IfMatches => Adoption::IfMatches,
+            mq_crds::Adoption::Always => Adoption::Always,
+            mq_crds::Adoption::Never => Adoption::Never,
+        },
+        reclaim: reclaim(spec, &topic),
+        deleting: object.meta().deletion_timestamp.is_some(),
+        paused: false,
+        owned: object.status.as_ref().and_then(owned),
+        topic,
+    }
+}
+
+fn reclaim(spec: &MqTopicSpec, topic: &str) -> Reclaim {
+    match spec.reclaim_policy {
+        ReclaimPolicy::Retain => Reclaim::Retain,
+        ReclaimPolicy::Delete if spec.force_delete.as_deref() == Some(topic) => Reclaim::ForceDelete,
+        ReclaimPolicy::Delete => Reclaim::Delete,
+    }
+}
+
+fn owned(status: &MqTopicStatus) -> Option<Owned> {
+    Some(Owned { id: status.topic_id.clone()?, config: texts(&status.config) })
+}
+
+fn texts(config: &BTreeMap<String, mq_core::value::ConfigValue>) -> BTreeMap<String, String> {
+    config.iter().map(|(key, value)| (key.clone(), value.to_string())).collect()
+}
+
+/// The whole status but conditions: what is owned, as the outcome says, and the last drift.
+fn status(stored: Option<&MqTopicStatus>, view: &TopicView) -> Map<String, Value> {
+    let mut status = Map::new();
+    let mut put = |key: &str, value: Value| status.insert(key.to_owned(), value);
+    match (&view.outcome.record, stored) {
+        (Record::Own(actual), _) => {
+            let stored_config = || stored.map(|stored| texts(&stored.config)).unwrap_or_default();
+            put("topicId", json!(actual.id));
+            put("partitions", json!(actual.partitions));
+            put("replicationFactor", json!(actual.replication_factor));
+            put("config", json!(actual.config.clone().unwrap_or_else(stored_config)));
+        }
+        (Record::Keep, Some(stored)) => {
+            put("topicId", json!(stored.topic_id));
+            put("partitions", json!(stored.partitions));
+            put("replicationFactor", json!(stored.replication_factor));
+            put("config", json!(stored.config));
+        }
+        (Record::Keep, None) | (Record::Forget, _) => {}
+    }
+    match (&view.drift, stored.and_then(|stored| stored.last_drift.as_ref())) {
+        (Some((drift, at)), _) => {
+            let at = at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            put("lastDrift", json!({"key": drift.key, "was": drift.was, "at": at}));
+        }
+        (None, Some(stored)) => {
+            put("lastDrift", json!(stored));
+        }
+        (None, None) => {}
+    }
+    status
+}

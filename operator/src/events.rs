@@ -1,0 +1,122 @@
+//! Kubernetes events (`events.k8s.io`): one for each change that was made and for each turn of an object's health.
+
+use crate::{
+    object::{Guarded, Object, key_of, reference},
+    writer::Writer,
+};
+use kube::{
+    Client,
+    runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter},
+};
+use mq_core::{
+    condition::{Health, Verdict},
+    reason::Reason,
+};
+use serde_json::Value;
+
+/// The API refuses longer notes.
+const MAX_NOTE: usize = 1024;
+
+/// Something worth telling about an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// A person should look.
+    pub warning: bool,
+    /// Why or what.
+    pub reason: Reason,
+    /// The sentence.
+    pub message: String,
+}
+
+impl Event {
+    /// What was done or found, as it should be.
+    pub fn normal(reason: Reason, message: impl Into<String>) -> Self {
+        Self { warning: false, reason, message: message.into() }
+    }
+
+    /// What a person should look at.
+    pub fn warning(reason: Reason, message: impl Into<String>) -> Self {
+        Self { warning: true, reason, message: message.into() }
+    }
+
+    /// The event for a change of health, if it is one. Progress has none: what is done has events of its own.
+    pub(crate) fn of_turn(stored_status: &Value, verdict: &Verdict) -> Option<Self> {
+        let ready = crate::status::stored(stored_status, "Ready");
+        if ready.is_some_and(|old| old["reason"] == verdict.reason.as_str()) {
+            return None;
+        }
+        match verdict.health {
+            Health::Reconciling => None,
+            Health::Ready | Health::Held => Some(Self::normal(verdict.reason, &verdict.message)),
+            Health::Stalled | Health::Unknown => Some(Self::warning(verdict.reason, &verdict.message)),
+        }
+    }
+}
+
+/// Publishes events; a failure is logged and never stops a reconciliation.
+#[derive(Clone)]
+pub(crate) struct Events {
+    recorder: Recorder,
+    writer: Writer,
+}
+
+impl Events {
+    pub(crate) fn new(client: Client, writer: Writer, instance: String) -> Self {
+        let reporter = Reporter { controller: "mq-operator".into(), instance: Some(instance) };
+        Self { recorder: Recorder::new(client, reporter), writer }
+    }
+
+    pub(crate) async fn publish<K: Object>(&self, object: &Guarded<K>, action: &str, event: Event) {
+        let regarding = reference(object);
+        tracing::info!(kind = %K::kind(&()), object = %key_of(object), reason = event.reason.as_str(), "{}", event.message);
+        let published = KubeEvent {
+            type_: if event.warning { EventType::Warning } else { EventType::Normal },
+            reason: event.reason.as_str().to_owned(),
+            note: Some(shortened(event.message)),
+            action: action.to_owned(),
+            secondary: None,
+        };
+        let request = self.recorder.publish(&published, &regarding);
+        if let Err(error) = self.writer.write("event", &key_of(object), request).await {
+            tracing::warn!(%error, reason = published.reason, "event not published");
+        }
+    }
+}
+
+fn shortened(mut note: String) -> String {
+    if note.len() > MAX_NOTE {
+        let cut = (0..=MAX_NOTE - '…'.len_utf8()).rev().find(|at| note.is_char_boundary(*at)).unwrap_or_default();
+        note.truncate(cut);
+        note.push('…');
+    }
+    note
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn notes_fit_the_api() {
+        assert_eq!(shortened("short".into()), "short");
+        for long in ["x".repeat(3000), "ü".repeat(3000), format!("x{}", "→".repeat(3000))] {
+            let note = shortened(long);
+            assert!(note.len() <= MAX_NOTE && note.len() > MAX_NOTE - 8, "{}", note.len());
+        }
+    }
+
+    #[test]
+    fn only_a_turn_is_an_event() {
+        let stored = json!({"conditions": [{"type": "Ready", "status": "True", "reason": "InSync"}]});
+        let event = |verdict| Event::of_turn(&stored, &verdict).map(|e| e.warning);
+        assert_eq!(event(Verdict::ready(Reason::InSync, "again")), None);
+        assert_eq!(event(Verdict::reconciling(Reason::Progressing, "on the way")), None);
+        assert_eq!(event(Verdict::stalled(Reason::ResourceConflict, "no")), Some(true));
+        assert_eq!(event(Verdict::unknown(Reason::ClusterUnreachable, "no answer")), Some(true));
+        assert_eq!(
+            Event::of_turn(&Value::Null, &Verdict::ready(Reason::InSync, "first")).map(|e| e.warning),
+            Some(false)
+        );
+    }
+}

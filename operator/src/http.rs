@@ -1,0 +1,53 @@
+//! `/metrics`, `/healthz` and `/readyz`.
+//!
+//! Ready = the caches are filled; it does not depend on Kafka, because restarting the operator would not bring Kafka back. Alive =
+//! the loop around the Lease still turns.
+
+use crate::{lease::Lease, metrics::Metrics};
+use axum::{Router, extract::State, http::StatusCode, routing::get};
+use std::{net::SocketAddr, sync::Arc};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Served {
+    pub(crate) metrics: Metrics,
+    pub(crate) lease: Arc<Lease>,
+    pub(crate) synced: watch::Receiver<bool>,
+}
+
+/// Binds at once, so that a taken port is an error at the start; the future serves until `shutdown`.
+pub(crate) async fn serve(
+    address: SocketAddr,
+    served: Served,
+    shutdown: CancellationToken,
+) -> std::io::Result<impl Future<Output = std::io::Result<()>> + Send> {
+    let listener = TcpListener::bind(address).await?;
+    tracing::info!(address = %listener.local_addr()?, "serving metrics");
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .with_state(served);
+    Ok(async move { axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await })
+}
+
+async fn metrics(State(served): State<Served>) -> Result<String, (StatusCode, String)> {
+    served.metrics.render().map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+async fn healthz(State(served): State<Served>) -> (StatusCode, &'static str) {
+    if served.lease.turns() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::INTERNAL_SERVER_ERROR, "the loop around the Lease does not turn\n")
+    }
+}
+
+async fn readyz(State(served): State<Served>) -> (StatusCode, &'static str) {
+    if *served.synced.borrow() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the caches are not filled yet\n")
+    }
+}

@@ -1,0 +1,267 @@
+//! One session per `MqCluster`: the only place that talks to Kafka about topics.
+//!
+//! ```text
+//! reconcilers ─ declare / withdraw ─→ index ─┐ every interval, and soon after a change
+//!                                            ├→ observe (batched) → core::plan → execute (batched by kind)
+//! runner ←─ wake ─ outcome per object ←──────┴─────────────────────────┘
+//! ```
+//! 2,000 topics cost a handful of requests per cycle, not 2,000 conversations. A cycle that cannot see something plans nothing
+//! for it. **To add something that a cluster's cycle serves**, give it an index here, an observation in `observe`, a plan in `mq-core`,
+//! and its changes an arm in `execute`; what only needs to read Kafka can use [`ClusterSession::client`].
+
+mod execute;
+mod index;
+mod observe;
+mod registry;
+
+pub use index::TopicView;
+pub use registry::{Dependents, Sessions};
+
+use crate::{events::Event, lease::Lease, metrics::Metrics, reconcile::Waker};
+use index::Topics;
+use mq_core::{
+    cluster::check_identity,
+    condition::{Observed, Unknown, Verdict},
+    effect::ObjectKey,
+    plan::plan,
+    reason::Reason,
+    topic::DesiredTopic,
+};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Changes that come within this time are planned together.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+
+/// Pause before looking whether effects had their effect.
+const VERIFY: Duration = Duration::from_millis(250);
+
+/// Cycles in a row that may follow each other that fast. Should Kafka answer a change with something else than was asked for, the
+/// operator goes back to its interval instead of fighting.
+const VERIFY_LIMIT: u32 = 3;
+
+/// How to reach a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// `host:port` of some brokers.
+    pub brokers: Vec<String>,
+}
+
+/// How a cluster is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// For the status of the `MqCluster`.
+    pub verdict: Verdict,
+    /// The Kafka cluster that the `MqCluster` is bound to: the first one seen.
+    pub cluster_id: Option<String>,
+    /// Live brokers; `None` = unknown.
+    pub brokers: Option<i32>,
+}
+
+/// What sessions need from the rest of the operator.
+#[derive(Debug, Clone)]
+pub(crate) struct Environment {
+    pub(crate) lease: Arc<Lease>,
+    pub(crate) metrics: Metrics,
+    pub(crate) interval: Duration,
+    pub(crate) clusters: Waker,
+    pub(crate) topics: Waker,
+}
+
+/// The session of one cluster.
+#[derive(Debug)]
+pub struct ClusterSession {
+    object: ObjectKey,
+    environment: Environment,
+    changed: Notify,
+    stop: CancellationToken,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    connection: Connection,
+    client: Arc<mq_kafka::Client>,
+    cluster_id: Option<String>,
+    health: Option<Health>,
+    topics: Topics,
+}
+
+impl ClusterSession {
+    fn new(
+        object: ObjectKey,
+        connection: Connection,
+        cluster_id: Option<String>,
+        environment: Environment,
+        stop: CancellationToken,
+    ) -> Self {
+        let client = connect(&connection);
+        let state = State { connection, client, cluster_id, health: None, topics: Topics::default() };
+        Self { object, environment, changed: Notify::new(), stop, state: Mutex::new(state) }
+    }
+
+    /// The client for the cluster as it is configured now. Ask again for each use: an edit of the `MqCluster` replaces it.
+    pub fn client(&self) -> Arc<mq_kafka::Client> {
+        Arc::clone(&self.lock().client)
+    }
+
+    /// The cluster's health; `None` before the first look.
+    pub fn health(&self) -> Option<Health> {
+        self.lock().health.clone()
+    }
+
+    /// Declares a topic, or declares it anew. A change, or a new `nudge`, starts a cycle.
+    pub fn declare(&self, topic: DesiredTopic, nudge: Option<&str>) {
+        if self.lock().topics.declare(topic, nudge) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// The object no longer declares anything. Changes nothing in Kafka.
+    pub fn withdraw(&self, object: &ObjectKey) {
+        if self.lock().topics.withdraw(object) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// What is known about the topic of an object, if it was declared as `topic` says.
+    pub fn topic(&self, topic: &DesiredTopic) -> Option<TopicView> {
+        self.lock().topics.view(topic)
+    }
+
+    /// What happened to the topic of an object since this was asked last.
+    pub fn take_events(&self, object: &ObjectKey) -> Vec<Event> {
+        self.lock().topics.take_events(object)
+    }
+
+    /// Uses another connection from the next cycle on, if it differs.
+    fn reconnect(&self, connection: Connection) {
+        let mut state = self.lock();
+        if state.connection != connection {
+            state.client = connect(&connection);
+            state.connection = connection;
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
+    async fn run(self: Arc<Self>) {
+        let mut quick = 0;
+        let mut next = Instant::now();
+        loop {
+            if !self.turn_comes(next).await {
+                return;
+            }
+            let changed = self.environment.lease.permit().is_ok() && self.cycle().await;
+            quick = if changed { quick + 1 } else { 0 };
+            let pause = if (1..=VERIFY_LIMIT).contains(&quick) { VERIFY } else { self.jittered_interval() };
+            next = Instant::now() + pause;
+        }
+    }
+
+    /// Waits for the time or for a change, and lets more changes gather; false when the session ends.
+    async fn turn_comes(&self, next: Instant) -> bool {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return false,
+            () = self.changed.notified() => {}
+            () = tokio::time::sleep_until(next) => return true,
+        }
+        tokio::time::sleep(DEBOUNCE).await;
+        true
+    }
+
+    /// Clusters do not tick in step.
+    fn jittered_interval(&self) -> Duration {
+        self.environment.interval.mul_f64(0.9 + fastrand::f64() / 10.0)
+    }
+
+    /// One look and what follows from it. True if Kafka was changed.
+    async fn cycle(&self) -> bool {
+        let (client, desired) = {
+            let state = self.lock();
+            (Arc::clone(&state.client), state.topics.desired())
+        };
+        let started = Instant::now();
+        let observed = match self.look(&client).await {
+            Ok(()) => observe::topics(&client, &desired).await,
+            Err(why) => mq_core::topic::Topics::unknown(why),
+        };
+        self.took("observe", started);
+        let desired = self.lock().topics.with_own_creations(desired, &observed);
+        let plan = plan(&desired, &observed);
+        let started = Instant::now();
+        let done = execute::execute(&client, &self.environment.lease, plan.effects).await;
+        if !done.is_empty() {
+            self.took("execute", started);
+        }
+        self.count(&done);
+        let changed = done.iter().any(|done| done.result.is_ok());
+        let touched = self.lock().topics.settle(&desired, plan.outcomes, done);
+        for object in touched {
+            self.environment.topics.wake(object);
+        }
+        changed
+    }
+
+    /// Looks at the cluster itself; topics are looked at only if it is the right one.
+    async fn look(&self, client: &mq_kafka::Client) -> Observed<()> {
+        let described = observe::cluster(client).await;
+        let mut state = self.lock();
+        let (health, result) = match described {
+            Err(why) => {
+                let verdict = Verdict::unknown(why.reason, &why.message);
+                (Health { verdict, cluster_id: state.cluster_id.clone(), brokers: None }, Err(why))
+            }
+            Ok(cluster) => {
+                let expected = state.cluster_id.get_or_insert_with(|| cluster.id.clone()).clone();
+                let (verdict, result) = match check_identity(&self.object.name, &expected, &cluster.id) {
+                    Ok(()) => (Verdict::ready(Reason::Connected, format!("Kafka cluster {expected} answers")), Ok(())),
+                    Err(message) => (
+                        Verdict::stalled(Reason::WrongCluster, &message),
+                        Err(Unknown::new(Reason::WrongCluster, message)),
+                    ),
+                };
+                (Health { verdict, cluster_id: Some(expected), brokers: i32::try_from(cluster.brokers).ok() }, result)
+            }
+        };
+        let turned = state.health.as_ref() != Some(&health);
+        state.health = Some(health);
+        drop(state);
+        let reachable = i64::from(result.is_ok());
+        self.environment.metrics.cluster_reachable.with_label_values(&[&self.object.name]).set(reachable);
+        if turned {
+            self.environment.clusters.wake(self.object.clone());
+        }
+        result
+    }
+
+    fn took(&self, step: &str, started: Instant) {
+        let seconds = started.elapsed().as_secs_f64();
+        self.environment.metrics.cycle_seconds.with_label_values(&[self.object.name.as_str(), step]).observe(seconds);
+    }
+
+    fn count(&self, done: &[execute::Done]) {
+        let (metrics, cluster) = (&self.environment.metrics, self.object.name.as_str());
+        for done in done {
+            let result = if done.result.is_ok() { "ok" } else { "error" };
+            metrics.effects.with_label_values(&[cluster, done.effect.change.kind(), result]).inc();
+            if done.result.is_ok() && done.effect.reason == Reason::DriftRepaired {
+                metrics.drift.with_label_values(&[cluster]).inc();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn connect(connection: &Connection) -> Arc<mq_kafka::Client> {
+    let options = mq_kafka::Options { client_id: "mq-operator".into(), ..mq_kafka::Options::default() };
+    Arc::new(mq_kafka::Client::new(connection.brokers.clone(), options))
+}
