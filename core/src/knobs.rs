@@ -9,7 +9,9 @@ use crate::presets::Preset;
 /// Which client has the setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
+    /// `MqProducerConfig`.
     Producer,
+    /// The `consumer` part of `MqConsumerGroup`.
     Consumer,
 }
 
@@ -32,9 +34,21 @@ pub enum Change {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Domain {
     /// An integer from `min` to `max`, both included.
-    Integer { unit: &'static str, min: i64, max: i64 },
+    Integer {
+        /// Such as `ms`, for people.
+        unit: &'static str,
+        /// The smallest value.
+        min: i64,
+        /// The largest value.
+        max: i64,
+    },
     /// One of the words; `numbers[n]` is what Kafka's protocol calls `words[n]` (empty: words only).
-    Word { words: &'static [&'static str], numbers: &'static [i64] },
+    Word {
+        /// What users read and write.
+        words: &'static [&'static str],
+        /// What users may write too.
+        numbers: &'static [i64],
+    },
     /// `true` or `false`.
     Switch,
 }
@@ -42,8 +56,11 @@ pub enum Domain {
 /// One value of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value {
+    /// In the setting's unit.
     Integer(i64),
+    /// One of the setting's words.
     Word(&'static str),
+    /// `true` or `false`.
     Switch(bool),
 }
 
@@ -62,8 +79,11 @@ impl std::fmt::Display for Value {
 pub struct Since {
     /// The first preset version with these values.
     pub version: u32,
+    /// Value of [`Preset::Development`].
     pub development: Value,
+    /// Value of [`Preset::Staging`].
     pub staging: Value,
+    /// Value of [`Preset::Production`].
     pub production: Value,
 }
 
@@ -72,12 +92,15 @@ pub struct Since {
 pub struct Knob {
     /// The name that users write, in a custom resource as in a file.
     pub name: &'static str,
+    /// Which client has it.
     pub side: Side,
     /// The property of librdkafka that it sets; `None` if it exists in the agent alone.
     pub librdkafka: Option<&'static str>,
+    /// What values it may have.
     pub domain: Domain,
     /// Oldest first. A released entry is never edited: a new value is a new entry.
     pub presets: &'static [Since],
+    /// What a change of it costs.
     pub change: Change,
     /// What it does, for users.
     pub doc: &'static str,
@@ -87,6 +110,7 @@ const fn same(value: Value) -> Since {
     Since { version: 1, development: value, staging: value, production: value }
 }
 
+/// `acks`.
 pub const ACKS: Knob = Knob {
     name: "acks",
     side: Side::Producer,
@@ -104,6 +128,7 @@ pub const ACKS: Knob = Knob {
           producer is idempotent: retries make no duplicates.",
 };
 
+/// `retryMax`.
 pub const RETRY_MAX: Knob = Knob {
     name: "retryMax",
     side: Side::Producer,
@@ -121,6 +146,7 @@ pub const RETRY_MAX: Knob = Knob {
           (300000 unless overridden).",
 };
 
+/// `batchSize`.
 pub const BATCH_SIZE: Knob = Knob {
     name: "batchSize",
     side: Side::Producer,
@@ -136,6 +162,7 @@ pub const BATCH_SIZE: Knob = Knob {
     doc: "Largest batch of messages for one partition, in bytes. A larger one costs memory and saves requests.",
 };
 
+/// `lingerMs`.
 pub const LINGER_MS: Knob = Knob {
     name: "lingerMs",
     side: Side::Producer,
@@ -151,6 +178,7 @@ pub const LINGER_MS: Knob = Knob {
     doc: "How long a message may wait for others to share its batch, in milliseconds.",
 };
 
+/// `compression`.
 pub const COMPRESSION: Knob = Knob {
     name: "compression",
     side: Side::Producer,
@@ -166,6 +194,7 @@ pub const COMPRESSION: Knob = Knob {
     doc: "How batches are compressed: none, gzip, snappy, lz4 or zstd (or Kafka's number of it, 0 to 4).",
 };
 
+/// `autoOffsetReset`.
 pub const AUTO_OFFSET_RESET: Knob = Knob {
     name: "autoOffsetReset",
     side: Side::Consumer,
@@ -176,6 +205,7 @@ pub const AUTO_OFFSET_RESET: Knob = Knob {
     doc: "Where a partition without a committed offset begins: earliest (nothing is skipped) or latest.",
 };
 
+/// `enableAutoCommit`.
 pub const ENABLE_AUTO_COMMIT: Knob = Knob {
     name: "enableAutoCommit",
     side: Side::Consumer,
@@ -187,6 +217,7 @@ pub const ENABLE_AUTO_COMMIT: Knob = Knob {
           a partition moves away. Either way only handled records are committed.",
 };
 
+/// `autoCommitIntervalMs`.
 pub const AUTO_COMMIT_INTERVAL_MS: Knob = Knob {
     name: "autoCommitIntervalMs",
     side: Side::Consumer,
@@ -198,6 +229,7 @@ pub const AUTO_COMMIT_INTERVAL_MS: Knob = Knob {
           done again.",
 };
 
+/// `sessionTimeoutMs`.
 pub const SESSION_TIMEOUT_MS: Knob = Knob {
     name: "sessionTimeoutMs",
     side: Side::Consumer,
@@ -209,6 +241,7 @@ pub const SESSION_TIMEOUT_MS: Knob = Knob {
           bounds are those that a broker has by default.",
 };
 
+/// `maxPollRecords`.
 pub const MAX_POLL_RECORDS: Knob = Knob {
     name: "maxPollRecords",
     side: Side::Consumer,
@@ -219,6 +252,7 @@ pub const MAX_POLL_RECORDS: Knob = Knob {
     doc: "How many records the agent takes in at once before earlier ones are handled.",
 };
 
+/// `maxPollIntervalMs`.
 pub const MAX_POLL_INTERVAL_MS: Knob = Knob {
     name: "maxPollIntervalMs",
     side: Side::Consumer,

@@ -14,8 +14,11 @@ pub const PRESET_VERSION: u32 = 1;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
+    /// Short waits, no compression; a message may be lost with its leader.
     Development,
+    /// As production, with fewer retries.
     Staging,
+    /// Loses nothing that was acknowledged.
     #[default]
     Production,
 }

@@ -21,12 +21,15 @@ mod tests;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResolvedProducer {
+    /// How many replicas acknowledge.
     pub acks: Acks,
+    /// Retries of a message, beside the first attempt.
     pub retry_max: u32,
     /// Bytes.
     pub batch_size: u32,
     /// Milliseconds.
     pub linger_ms: u32,
+    /// How batches are compressed.
     pub compression: Compression,
     /// Other librdkafka properties.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -37,7 +40,9 @@ pub struct ResolvedProducer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResolvedConsumer {
+    /// Where a partition without a committed offset begins.
     pub auto_offset_reset: AutoOffsetReset,
+    /// Whether the agent commits from time to time by itself.
     pub enable_auto_commit: bool,
     /// Milliseconds.
     pub auto_commit_interval_ms: u32,
@@ -65,6 +70,10 @@ pub enum Violation {
         "lingerMs is {linger} and {property} {timeout}: messages would expire while they wait; lower lingerMs or raise {property}"
     )]
     LingerLongerThanTimeout { linger: u32, property: String, timeout: i64 },
+    #[error(
+        "heartbeat.interval.ms is {heartbeat} and sessionTimeoutMs {session}: the group would take the consumer for dead between two heartbeats; lower heartbeat.interval.ms to at most a third of sessionTimeoutMs"
+    )]
+    HeartbeatLongerThanSession { heartbeat: i64, session: u32 },
     #[error("{property} is {value}; with acks all and retryMax of 1 or more it can be at most 5")]
     TooManyInFlight { property: String, value: i64 },
     #[error("overrides has {count} properties; it can have at most {}", overrides::MAX_COUNT)]
@@ -301,6 +310,11 @@ impl ResolvedConsumer {
 
     fn check_together(&self, check: &mut Check) {
         check.overrides(Side::Consumer, &self.overrides);
+        if let Some((_, heartbeat)) = overridden(&self.overrides, &["heartbeat.interval.ms"])
+            && heartbeat >= self.session_timeout_ms.into()
+        {
+            check.found.push(Violation::HeartbeatLongerThanSession { heartbeat, session: self.session_timeout_ms });
+        }
         if self.session_timeout_ms > self.max_poll_interval_ms {
             check.found.push(Violation::SessionLongerThanPoll {
                 session: self.session_timeout_ms,

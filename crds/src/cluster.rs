@@ -41,6 +41,7 @@ pub struct MqClusterSpec {
 /// How connections to the brokers are protected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum SecurityProtocol {
+    /// Neither encrypted nor authenticated.
     #[default]
     #[serde(rename = "PLAINTEXT")]
     Plaintext,

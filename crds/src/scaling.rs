@@ -107,8 +107,11 @@ pub struct Lag {
 /// Whether a number about lag can be relied on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum LagState {
+    /// All partitions are known.
     Known,
+    /// Some partitions are not known, or the watch is younger than the objective and counts as late what it found at its start.
     Estimated,
+    /// Nothing is known, and so nothing is decided.
     Unknown,
 }
 

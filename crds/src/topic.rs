@@ -74,17 +74,22 @@ pub struct MqTopicSpec {
 /// What happens to a topic whose object is deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ReclaimPolicy {
+    /// It stays.
     #[default]
     Retain,
+    /// It goes, if it is empty and unused or `forceDelete` names it.
     Delete,
 }
 
 /// What happens to a topic that exists before its object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Adoption {
+    /// It is taken over only if it is as declared.
     #[default]
     IfMatches,
+    /// It is taken over and changed.
     Always,
+    /// It is refused.
     Never,
 }
 

@@ -162,6 +162,9 @@ fn everything_that_is_wrong_is_said_at_once_and_how_to_mend_it() {
 fn fields_that_contradict_each_other_are_refused() {
     let text = consumer(serde_json::json!({"sessionTimeoutMs": 60_000, "maxPollIntervalMs": 30_000})).unwrap_err();
     assert!(text.to_string().contains("raise maxPollIntervalMs to at least sessionTimeoutMs"), "{text}");
+    let text = consumer(serde_json::json!({"sessionTimeoutMs": 6_000, "overrides": {"heartbeat.interval.ms": 6_000}}));
+    assert!(text.unwrap_err().to_string().contains("lower heartbeat.interval.ms"));
+    assert!(consumer(serde_json::json!({"overrides": {"heartbeat.interval.ms": 10_000}})).is_ok());
     let text = producer(serde_json::json!({"lingerMs": 500, "overrides": {"message.timeout.ms": 400}})).unwrap_err();
     assert!(text.to_string().contains("lower lingerMs or raise message.timeout.ms"), "{text}");
     let text = producer(serde_json::json!({"overrides": {"max.in.flight": 6}})).unwrap_err();
