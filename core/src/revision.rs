@@ -4,7 +4,9 @@
 //! cluster's addresses), and never by an operator upgrade alone: the preset version that it was resolved with is kept
 //! until the object itself is edited.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
 
 use crate::presets::PRESET_VERSION;
 
@@ -25,7 +27,7 @@ pub struct Stored {
 }
 
 /// What to do with the revisions of one object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// The newest revision is what the object resolves to.
     Keep,
@@ -68,6 +70,33 @@ pub fn prunable(revisions: &[Stored], current: Option<i64>) -> Vec<i64> {
     numbers.into_iter().filter(|number| !needed.contains(&Some(*number))).take(excess).collect()
 }
 
+/// What differs between two bodies, as `path: old → new`, in order of the paths.
+pub fn differences(old: &Value, new: &Value) -> Vec<String> {
+    let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
+    flatten(old, String::new(), &mut before);
+    flatten(new, String::new(), &mut after);
+    let paths: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let shown = |value: Option<&Value>| value.map_or_else(|| "(none)".to_owned(), Value::to_string);
+    paths
+        .into_iter()
+        .map(|path| (path, before.get(path), after.get(path)))
+        .filter(|(_, before, after)| before != after)
+        .map(|(path, before, after)| format!("{path}: {} → {}", shown(before.copied()), shown(after.copied())))
+        .collect()
+}
+
+// Lists are compared as a whole: what moved in them has no path of its own.
+fn flatten<'a>(value: &'a Value, path: String, leaves: &mut BTreeMap<String, &'a Value>) {
+    let Value::Object(map) = value else {
+        leaves.insert(path, value);
+        return;
+    };
+    for (key, value) in map {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        flatten(value, path, leaves);
+    }
+}
+
 /// The newest revision.
 pub fn newest(revisions: &[Stored]) -> Option<&Stored> {
     revisions.iter().max_by_key(|revision| revision.number)
@@ -77,6 +106,7 @@ pub fn newest(revisions: &[Stored]) -> Option<&Stored> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde_json::json;
 
     fn stored(number: i64, hash: &str, preset_version: u32, generation: i64) -> Stored {
         Stored { number, hash: hash.into(), preset_version, generation }
@@ -110,6 +140,15 @@ mod tests {
         assert_eq!(prunable(&revisions, Some(13)), [1, 2, 3]);
         assert_eq!(prunable(&revisions, Some(2)), [1, 3, 4]);
         assert_eq!(prunable(&revisions[..10], Some(10)), [] as [i64; 0]);
+    }
+
+    #[test]
+    fn differences_are_named_by_path() {
+        let old = json!({"settings": {"acks": "all", "lingerMs": 5}, "brokers": ["a:1"]});
+        let new = json!({"settings": {"lingerMs": 20, "x": true}, "brokers": ["a:1"]});
+        let expected = [r#"settings.acks: "all" → (none)"#, "settings.lingerMs: 5 → 20", "settings.x: (none) → true"];
+        assert_eq!(differences(&old, &new), expected);
+        assert!(differences(&old, &old).is_empty());
     }
 
     proptest! {

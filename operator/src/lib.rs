@@ -16,7 +16,9 @@ pub mod lease;
 pub mod metrics;
 pub mod object;
 mod options;
+pub mod push;
 pub mod reconcile;
+pub mod revisions;
 pub mod session;
 mod status;
 pub mod watch;
@@ -24,14 +26,18 @@ pub mod writer;
 
 pub use options::Options;
 
-use controllers::{cluster::ClusterKind, topic::TopicKind};
+use controllers::{
+    Configs, cluster::ClusterKind, consumer_group::ConsumerGroupKind, producer_config::ProducerConfigKind,
+    topic::TopicKind,
+};
 use events::Events;
 use futures::future::join;
 use kube::{Api, Client};
 use lease::Lease;
 use metrics::Metrics;
-use mq_crds::{MqCluster, MqTopic};
+use mq_crds::{MqCluster, MqConsumerGroup, MqProducerConfig, MqTopic};
 use object::{Object, key_of};
+use push::ConfigPush;
 use reconcile::{Kind, Runner, Shared, Source};
 use session::{Dependents, Environment, Sessions};
 use std::sync::Arc;
@@ -81,6 +87,9 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
     let events = Events::new(client.clone(), writer.clone(), identity);
     let clusters = Source::<MqCluster>::new(Api::all(client.clone()), &metrics);
     let topics = Source::<MqTopic>::namespaced(client.clone(), &options, &metrics);
+    let producers = Source::<MqProducerConfig>::namespaced(client.clone(), &options, &metrics);
+    let groups = Source::<MqConsumerGroup>::namespaced(client.clone(), &options, &metrics);
+    let push = ConfigPush::default();
 
     // Ends with `shutdown`, with this function, and with the first part that ends unasked.
     let stop = shutdown.child_token();
@@ -106,6 +115,20 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
     let mut runners = JoinSet::new();
     spawn(&mut runners, cluster_kind, clusters, &shared, &stop);
     spawn(&mut runners, topic_kind, topics, &shared, &stop);
+    let configs = || Configs { index: push.index(), client: client.clone(), writer: shared.writer.clone() };
+    let (producer_kind, group_kind) =
+        (ProducerConfigKind { configs: configs() }, ConsumerGroupKind { configs: configs() });
+    let wakers = (producers.waker.clone(), groups.waker.clone());
+    spawn_after(&mut runners, push.pending(), producer_kind, producers, &shared, &stop);
+    spawn_after(&mut runners, push.pending(), group_kind, groups, &shared, &stop);
+    let ends_all = stop.clone().drop_guard();
+    let pushing = push.run(client.clone(), shared.clone(), wakers.0, wakers.1, stop.clone());
+    runners.spawn(async move {
+        let _ends_all = ends_all;
+        if let Err(error) = Box::pin(pushing).await {
+            tracing::error!(%error, "config push ended");
+        }
+    });
     let http = tokio::spawn(serving);
 
     let ready = join(caches.0.wait_until_ready(), caches.1.wait_until_ready());
@@ -137,6 +160,25 @@ fn spawn<K: Kind>(
     let run = Runner::run(kind, source, shared.clone(), stop.clone());
     runners.spawn(async move {
         let _ends_all = ends_all;
+        run.await;
+    });
+}
+
+/// Runs a kind whose decisions need the complete push index.
+fn spawn_after<K: Kind>(
+    runners: &mut JoinSet<()>,
+    mut pending: push::feed::Pending,
+    kind: K,
+    source: Source<K::Object>,
+    shared: &Shared,
+    stop: &CancellationToken,
+) {
+    let ends_all = stop.clone().drop_guard();
+    let run = Runner::run(kind, source, shared.clone(), stop.clone());
+    runners.spawn(async move {
+        let _ends_all = ends_all;
+        // Fails only at the end, which the runner sees for itself.
+        let _ = pending.wait_for(|pending| *pending == 0).await;
         run.await;
     });
 }

@@ -34,6 +34,19 @@ pub struct Options {
     #[arg(long, default_value = "10s", value_parser = duration)]
     pub topic_interval: Duration,
 
+    /// Address at which agents are served.
+    #[arg(long, default_value = "0.0.0.0:8443")]
+    pub push_addr: SocketAddr,
+
+    /// URL by which agents reach that address; goes into the ConfigMap `mq-agent`, and its host into the certificate.
+    /// Default: the Service `mq-operator-push` of the operator's namespace.
+    #[arg(long)]
+    pub push_endpoint: Option<String>,
+
+    /// Streams of agents that may be open at the same time; further ones are turned away.
+    #[arg(long, default_value_t = 20_000)]
+    pub push_max_streams: usize,
+
     /// Address of /metrics, /healthz and /readyz; port 0 takes any free one.
     #[arg(long, default_value = "0.0.0.0:8080")]
     pub metrics_addr: SocketAddr,
@@ -48,6 +61,14 @@ pub struct Options {
 }
 
 impl Options {
+    /// The URL by which agents reach the push server.
+    pub fn push_endpoint(&self) -> String {
+        self.push_endpoint.clone().unwrap_or_else(|| {
+            let (service, namespace, port) = (mq_protocol::SERVICE_NAME, &self.lease_namespace, self.push_addr.port());
+            format!("https://{service}.{namespace}.svc:{port}")
+        })
+    }
+
     /// Whether objects of this `MqCluster` are served here.
     pub fn serves(&self, cluster: &str) -> bool {
         self.clusters.is_empty() || self.clusters.iter().any(|served| served == cluster)

@@ -11,7 +11,7 @@ use mq_core::{
     condition::Verdict,
     effect::ObjectKey,
     reason::Reason,
-    tenancy::{Grant, topic_granted},
+    tenancy::topic_granted,
     topic::{Adoption, DesiredTopic, Owned, Reclaim, Record, check_name},
 };
 use mq_crds::{MqCluster, MqTopic, MqTopicSpec, MqTopicStatus, ReclaimPolicy};
@@ -119,16 +119,12 @@ fn validate(object: &MqTopic, inputs: Inputs) -> Result<ValidTopic, Refusal> {
         let message = format!("MqCluster {name} does not fit the schema, see its status{escape}");
         Verdict::unknown(Reason::ClusterUnreachable, message)
     })?;
-    if let Err(message) = topic_granted(&grants(cluster), name, &desired.object.namespace, &desired.topic) {
+    if let Err(message) = topic_granted(&super::grants(&cluster.spec), name, &desired.object.namespace, &desired.topic)
+    {
         let release = keep(&message);
         return Err(Refusal { verdict: Verdict::stalled(Reason::NotGranted, message), release });
     }
     Ok(ValidTopic { desired, session: inputs.session })
-}
-
-fn grants(cluster: &MqCluster) -> Vec<Grant> {
-    let grants = cluster.spec.namespaces.iter();
-    grants.map(|grant| Grant { namespace: grant.name.clone(), topics: grant.topics.clone() }).collect()
 }
 
 fn desired(object: &MqTopic) -> DesiredTopic {

@@ -1,0 +1,266 @@
+//! What producers and consumer groups have in common: from a resolved configuration to a revision, and from what clients
+//! say to a status.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use k8s_openapi::{
+    api::apps::v1::ControllerRevision,
+    apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference},
+};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use mq_core::{
+    condition::Verdict,
+    effect::ObjectKey,
+    reason::Reason,
+    revision::{self, Step, Stored},
+    rollout::{self, State},
+    value::ConfigValue,
+};
+use mq_crds::{
+    MqClusterSpec, SecurityProtocol,
+    clients::{Clients, Deviation},
+};
+use mq_protocol::{
+    body::{self, Connection, Encoded},
+    message::{ClientRef, Kind},
+};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    events::Event,
+    push::index::{ConfigKey, Index, Report},
+    reconcile::Error,
+    revisions::{self, Revision},
+    writer::{FIELD_MANAGER, Writer},
+};
+
+/// Pods named in a status.
+const MAX_DEVIATING: usize = 5;
+/// Differences named in an event.
+const MAX_DIFFERENCES: usize = 5;
+
+/// What the decision is made from, besides the object.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) cluster: Option<Arc<MqClusterSpec>>,
+    pub(crate) revisions: Vec<Stored>,
+    pub(crate) report: Report,
+    /// Whether agents had the time to connect since this replica serves them.
+    pub(crate) settled: bool,
+}
+
+/// What the stored status says.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Before {
+    pub(crate) state: State,
+    pub(crate) clients: Option<Clients>,
+    pub(crate) effective: BTreeMap<String, ConfigValue>,
+    /// Message of a `RejectedByClient`: the words of a client that an earlier leader heard.
+    pub(crate) rejection: Option<String>,
+}
+
+/// A configuration that can be carried out.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    pub(crate) encoded: Encoded,
+    pub(crate) preset_version: u32,
+    pub(crate) generation: i64,
+    pub(crate) before: Before,
+    pub(crate) facts: Facts,
+}
+
+/// What to do about revisions, and what to say.
+#[derive(Debug)]
+pub(crate) struct Decision {
+    pub(crate) step: Step,
+    pub(crate) prune: Vec<i64>,
+    pub(crate) verdict: Verdict,
+    pub(crate) status: Map<String, Value>,
+}
+
+/// Message of a stored `RejectedByClient`.
+pub(crate) fn rejection(conditions: &[Condition]) -> Option<String> {
+    let rejected = |condition: &&Condition| condition.reason == Reason::RejectedByClient.as_str();
+    conditions.iter().find(rejected).map(|condition| condition.message.clone())
+}
+
+/// How clients reach the cluster, if the namespace may use it.
+pub(crate) fn connection(name: &str, namespace: &str, cluster: Option<&MqClusterSpec>) -> Result<Connection, Verdict> {
+    let Some(cluster) = cluster else {
+        return Err(Verdict::stalled(Reason::ClusterNotFound, format!("there is no MqCluster {name}; create it")));
+    };
+    if !cluster.namespaces.iter().any(|grant| grant.name == namespace) {
+        let message = format!(
+            "MqCluster {name} grants nothing to namespace {namespace}; a platform admin can add it to spec.namespaces"
+        );
+        return Err(Verdict::stalled(Reason::NotGranted, message));
+    }
+    let security_protocol = match cluster.security_protocol {
+        SecurityProtocol::Plaintext => body::SecurityProtocol::Plaintext,
+    };
+    Ok(Connection { brokers: cluster.brokers.clone(), security_protocol })
+}
+
+/// The body as bytes.
+pub(crate) fn encode(body: &impl serde::Serialize) -> Result<Encoded, Verdict> {
+    body::encode(body).map_err(|error| Verdict::stalled(Reason::InvalidSpec, error.to_string()))
+}
+
+/// Decides. Pure.
+pub(crate) fn decide(resolved: &Resolved) -> Decision {
+    let Resolved { encoded, generation, before, facts, .. } = resolved;
+    let step = revision::step(&facts.revisions, *generation, &encoded.hash);
+    let mut numbers: BTreeSet<i64> = facts.revisions.iter().map(|stored| stored.number).collect();
+    if let Step::Create { number } = step {
+        numbers.insert(number);
+    }
+    let state = rollout::decide(&numbers, &before.state, &facts.report.rejections);
+    let stored = before.clients.clone().unwrap_or_default();
+    let mut counts = facts.report.clients;
+    // Until agents had the time to come back, that one is missing means nothing.
+    let unknown = !facts.settled && i64::from(stored.connected) > i64::try_from(counts.connected).unwrap_or(i64::MAX);
+    if unknown {
+        let count = |number: i32| usize::try_from(number).unwrap_or_default();
+        counts = rollout::Clients {
+            connected: count(stored.connected),
+            applied: count(stored.applied),
+            rejected: count(stored.rejected),
+        };
+    }
+    let heard = facts.report.rejections.iter().find(|rejection| Some(rejection.revision) == state.update);
+    let mut verdict = rollout::verdict(&state, counts, heard.map(|rejection| rejection.words.as_str()));
+    if let (Reason::RejectedByClient, None, Some(earlier)) = (verdict.reason, heard, &before.rejection)
+        && state == before.state
+    {
+        verdict.message.clone_from(earlier);
+    }
+    let (clients, effective) =
+        if unknown { (stored, before.effective.clone()) } else { (clients(&facts.report), effective(&facts.report)) };
+    let mut stored = facts.revisions.clone();
+    if let Step::Create { number } = step {
+        let (hash, preset_version) = (encoded.hash.clone(), resolved.preset_version);
+        stored.push(Stored { number, hash, preset_version, generation: *generation });
+    }
+    let prune = revision::prunable(&stored, state.current);
+    Decision { step, prune, verdict, status: status(&state, &clients, &effective) }
+}
+
+fn status(state: &State, clients: &Clients, effective: &BTreeMap<String, ConfigValue>) -> Map<String, Value> {
+    let mut status = Map::new();
+    let mut put = |key: &str, value: Value| status.insert(key.to_owned(), value);
+    put("currentRevision", json!(state.current));
+    put("updateRevision", json!(state.update));
+    put("rejectedRevisions", if state.rejected.is_empty() { Value::Null } else { json!(state.rejected) });
+    put("clients", json!(clients));
+    put("effective", if effective.is_empty() { Value::Null } else { json!(effective) });
+    status
+}
+
+fn clients(report: &Report) -> Clients {
+    let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+    let mut deviating: Vec<_> = report
+        .deviating
+        .iter()
+        .map(|client| Deviation { pod: client.pod.clone(), revision: client.revision, message: client.message.clone() })
+        .collect();
+    deviating.sort_by(|a, b| a.pod.cmp(&b.pod));
+    deviating.truncate(MAX_DEVIATING);
+    Clients {
+        connected: count(report.clients.connected),
+        applied: count(report.clients.applied),
+        rejected: count(report.clients.rejected),
+        deviating,
+    }
+}
+
+fn effective(report: &Report) -> BTreeMap<String, ConfigValue> {
+    let value = |text: &String| match (text.parse::<i64>(), text.parse::<bool>()) {
+        (Ok(number), _) => ConfigValue::Integer(number),
+        (_, Ok(switch)) => ConfigValue::Switch(switch),
+        _ => ConfigValue::Text(text.clone()),
+    };
+    report.effective.iter().map(|(name, text)| (name.clone(), value(text))).collect()
+}
+
+/// Reads facts and carries decisions out.
+pub(crate) struct Configs {
+    pub(crate) index: Index,
+    pub(crate) client: Client,
+    pub(crate) writer: Writer,
+}
+
+impl Configs {
+    /// What is known about an object, from memory.
+    pub(crate) fn facts(&self, kind: Kind, object: &ObjectKey, cluster: &str) -> Facts {
+        let client = ClientRef::new(kind, &object.name);
+        let key = ConfigKey { namespace: object.namespace.clone(), client };
+        Facts {
+            cluster: self.index.cluster(cluster),
+            revisions: self.index.revisions(&object.uid),
+            report: self.index.report(&key),
+            settled: self.index.is_settled(),
+        }
+    }
+
+    /// Stores, confirms and deletes revisions as decided. Says what is worth an event.
+    pub(crate) async fn carry_out(
+        &self,
+        kind: Kind,
+        object: &ObjectKey,
+        owner: Option<OwnerReference>,
+        resolved: &Resolved,
+        decision: &Decision,
+    ) -> Result<Vec<Event>, Error> {
+        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), &object.namespace);
+        let Resolved { encoded, generation, preset_version, .. } = resolved;
+        let mut events = Vec::new();
+        match (decision.step, owner) {
+            (Step::Create { number }, Some(owner)) => {
+                let (hash, preset_version, generation) = (encoded.hash.clone(), *preset_version, *generation);
+                let stored = Stored { number, hash, preset_version, generation };
+                let revision = Revision { stored, body: encoded.json.clone().into() };
+                let created = revisions::to_object(kind, object, owner, &revision);
+                self.writer.write("revision", object, api.create(&PostParams::default(), &created)).await?;
+                events.push(Event::normal(Reason::RevisionCreated, self.describe(object, &revision)));
+                // At once: the watch may bring the object's new status before the revision.
+                self.index.apply_revision(&object.uid, revision);
+            }
+            (Step::Confirm { number }, _) => {
+                let annotations = revisions::annotations(*generation, *preset_version);
+                let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
+                let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+                let name = revisions::name(kind, object, number);
+                self.writer.write("revision", object, api.patch(&name, &params, &patch)).await?;
+                self.index.confirm_revision(&object.uid, number, *generation, *preset_version);
+            }
+            (Step::Keep, _) | (Step::Create { .. }, None) => {}
+        }
+        for number in &decision.prune {
+            let name = revisions::name(kind, object, *number);
+            match self.writer.write("revision", object, api.delete(&name, &DeleteParams::default())).await {
+                Ok(_) => self.index.delete_revision(&object.uid, *number),
+                Err(error) if error.is_superseded() => self.index.delete_revision(&object.uid, *number),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(events)
+    }
+
+    /// What a new revision changes.
+    fn describe(&self, object: &ObjectKey, new: &Revision) -> String {
+        let number = new.stored.number;
+        let Some(old) = self.index.newest_revision(&object.uid) else { return format!("revision {number}") };
+        let value = |revision: &Revision| serde_json::from_slice(&revision.body).unwrap_or_default();
+        let mut differences = revision::differences(&value(&old), &value(new));
+        let more = differences.len().saturating_sub(MAX_DIFFERENCES);
+        differences.truncate(MAX_DIFFERENCES);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("revision {number}: {}{more}", differences.join(", "))
+    }
+}

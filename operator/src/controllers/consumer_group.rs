@@ -1,0 +1,95 @@
+//! `MqConsumerGroup`: resolves the settings of a group's consumers, and says what its clients make of them.
+
+use kube::{Resource, ResourceExt};
+use mq_core::{condition::Verdict, effect::ObjectKey, reason::Reason, revision, rollout, tenancy};
+use mq_crds::MqConsumerGroup;
+use mq_protocol::{
+    body::{ConsumerBody, DeadLetter},
+    message,
+};
+
+use super::client_config::{self, Before, Configs, Decision, Facts, Resolved};
+use crate::{
+    object::key_of,
+    push::feed,
+    reconcile::{Error, Kind, Refusal, Report},
+};
+
+pub(crate) struct ConsumerGroupKind {
+    pub(crate) configs: Configs,
+}
+
+impl Kind for ConsumerGroupKind {
+    type Object = MqConsumerGroup;
+    type Inputs = Facts;
+    type Valid = Resolved;
+    type Decision = Decision;
+
+    // Never put on: the API server collects the revisions of an object that is gone.
+    const FINALIZER: &'static str = "mq.infra-kit.io/consumer-group";
+
+    async fn dereference(&self, object: &MqConsumerGroup) -> Result<Facts, Error> {
+        Ok(self.configs.facts(message::Kind::Consumer, &key_of(object), &object.spec.cluster))
+    }
+
+    fn validate(&self, object: &MqConsumerGroup, facts: Facts) -> Result<Resolved, Refusal> {
+        Ok(resolve(object, facts)?)
+    }
+
+    fn decide(&self, resolved: &Resolved) -> Decision {
+        client_config::decide(resolved)
+    }
+
+    async fn apply(&self, object: &MqConsumerGroup, resolved: Resolved, decision: Decision) -> Result<Report, Error> {
+        let owner = object.controller_owner_ref(&());
+        let kind = message::Kind::Consumer;
+        let events = self.configs.carry_out(kind, &key_of(object), owner, &resolved, &decision).await?;
+        let conditions = vec![rollout::config_applied(&decision.verdict)];
+        let Decision { verdict, status, .. } = decision;
+        Ok(Report { verdict: Some(verdict), conditions, status, events, ..Report::default() })
+    }
+
+    // Clients keep what is in force: that is in the status, which stays.
+    fn pause(&self, _: &MqConsumerGroup) {}
+
+    fn forget(&self, _: &ObjectKey) {}
+}
+
+fn resolve(object: &MqConsumerGroup, facts: Facts) -> Result<Resolved, Verdict> {
+    let spec = &object.spec;
+    let namespace = object.namespace().unwrap_or_default();
+    let connection = client_config::connection(&spec.cluster, &namespace, facts.cluster.as_deref())?;
+    let group_id = spec.group_id.clone().unwrap_or_else(|| object.name_any());
+    let dead_letter =
+        spec.dead_letter.as_ref().map_or_else(|| format!("{group_id}.dlq"), |letter| letter.topic.clone());
+    let grants = facts.cluster.as_deref().map(super::grants).unwrap_or_default();
+    for topic in spec.topics.iter().chain([&dead_letter]) {
+        tenancy::topic_granted(&grants, &spec.cluster, &namespace, topic)
+            .map_err(|message| Verdict::stalled(Reason::NotGranted, message))?;
+    }
+    let generation = object.meta().generation.unwrap_or_default();
+    let preset_version = revision::preset_version(&facts.revisions, generation);
+    let settings = spec
+        .consumer
+        .resolve(preset_version)
+        .map_err(|violations| Verdict::stalled(Reason::InvalidSpec, violations.to_string()))?;
+    let body = ConsumerBody {
+        connection,
+        group_id,
+        topics: spec.topics.clone(),
+        dead_letter: DeadLetter { topic: dead_letter },
+        settings,
+    };
+    let encoded = client_config::encode(&body)?;
+    Ok(Resolved { encoded, preset_version, generation, before: before(object), facts })
+}
+
+fn before(object: &MqConsumerGroup) -> Before {
+    let Some(status) = &object.status else { return Before::default() };
+    Before {
+        state: feed::state(&serde_json::to_value(status).unwrap_or_default()),
+        clients: status.clients.clone(),
+        effective: status.effective.clone(),
+        rejection: client_config::rejection(&status.conditions),
+    }
+}

@@ -1,0 +1,190 @@
+//! The `ConfigMap`s that pods mount, in each granted namespace: `mq-agent` says where the operator is and whom to trust,
+//! `mq-config` holds every configuration in force, for pods that start while there is no operator.
+//!
+//! Neither holds a secret. They are compared with what is stored and written only when they differ.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
+};
+use mq_core::effect::ObjectKey;
+use serde_json::json;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::index::{Answer, Index};
+use crate::{
+    revisions::MANAGED_BY,
+    writer::{FIELD_MANAGER, WriteError, Writer},
+};
+
+/// Where the operator is, and whom to trust.
+pub(super) const AGENT: &str = "mq-agent";
+/// The configurations in force.
+pub(super) const CONFIG: &str = "mq-config";
+/// Label: which installation of the operator keeps it.
+const KEPT_BY: &str = "mq.infra-kit.io/operator";
+
+/// Changes are collected for this long.
+const QUIET: Duration = Duration::from_millis(300);
+/// What failed is tried again after this time.
+const RETRY: Duration = Duration::from_secs(10);
+
+type Data = BTreeMap<String, String>;
+
+/// Keeps the `ConfigMap`s of one installation.
+pub(super) struct ConfigMaps {
+    client: Client,
+    writer: Writer,
+    index: Index,
+    /// Value of the label [`KEPT_BY`].
+    installation: String,
+    stored: Mutex<HashMap<(String, String), Stored>>,
+}
+
+#[derive(Debug)]
+struct Stored {
+    uid: String,
+    data: Data,
+}
+
+impl ConfigMaps {
+    /// `installation` is unlike that of any other operator on the same API server.
+    pub(super) fn new(client: Client, writer: Writer, index: Index, installation: String) -> Self {
+        Self { client, writer, index, installation, stored: Mutex::default() }
+    }
+
+    /// Keeps them as leader until `shutdown`; `agent` is the data of `mq-agent`.
+    pub(super) async fn run(&self, agent: Data, shutdown: CancellationToken) {
+        let selector = format!("{KEPT_BY}={}", self.installation);
+        let api: Api<ConfigMap> = Api::all(self.client.clone());
+        let mut events = watcher(api, watcher::Config::default().labels(&selector)).default_backoff().boxed();
+        let mut listed = false;
+        let mut due = None;
+        loop {
+            let until_due = async {
+                match due {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                event = events.next() => match event {
+                    None => return,
+                    Some(Ok(event)) => {
+                        listed = listed || matches!(event, Event::InitDone);
+                        self.see(event);
+                        // Somebody else's change is set right; an own one finds nothing to do.
+                        due = due.or_else(|| Some(Instant::now() + QUIET));
+                    }
+                    Some(Err(error)) => tracing::warn!(%error, "watch of ConfigMaps failed; it is taken up again"),
+                },
+                () = self.index.touched() => due = due.or_else(|| Some(Instant::now() + QUIET)),
+                () = until_due, if listed => due = (!self.sync(&agent).await).then(|| Instant::now() + RETRY),
+            }
+        }
+    }
+
+    fn see(&self, event: Event<ConfigMap>) {
+        let key = |map: &ConfigMap| (map.namespace().unwrap_or_default(), map.name_any());
+        let mut stored = self.lock();
+        match event {
+            Event::Init => stored.clear(),
+            Event::Apply(map) | Event::InitApply(map) => {
+                let uid = map.uid().unwrap_or_default();
+                stored.insert(key(&map), Stored { uid, data: map.data.unwrap_or_default() });
+            }
+            Event::Delete(map) => {
+                stored.remove(&key(&map));
+            }
+            Event::InitDone => {}
+        }
+    }
+
+    /// Whether all is as it should be.
+    async fn sync(&self, agent: &Data) -> bool {
+        let granted = self.index.granted();
+        let mut wanted = HashMap::new();
+        for namespace in &granted {
+            wanted.insert((namespace.clone(), AGENT.to_owned()), agent.clone());
+            wanted.insert((namespace.clone(), CONFIG.to_owned()), files(&self.index, namespace));
+        }
+        let mut complete = true;
+        for ((namespace, name), data) in wanted {
+            if self.lock().get(&(namespace.clone(), name.clone())).is_some_and(|stored| stored.data == data) {
+                continue;
+            }
+            complete &= log(&namespace, &name, self.apply(&namespace, &name, &data).await);
+        }
+        for (namespace, name, uid) in self.leftover(&granted) {
+            complete &= log(&namespace, &name, self.delete(&namespace, &name, uid).await);
+        }
+        complete
+    }
+
+    fn leftover(&self, granted: &BTreeSet<String>) -> Vec<(String, String, String)> {
+        let stored = self.lock();
+        let gone = stored.iter().filter(|((namespace, _), _)| !granted.contains(namespace));
+        gone.map(|((namespace, name), stored)| (namespace.clone(), name.clone(), stored.uid.clone())).collect()
+    }
+
+    async fn apply(&self, namespace: &str, name: &str, data: &Data) -> Result<(), WriteError> {
+        let body = json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": name, "labels": {MANAGED_BY.0: MANAGED_BY.1, KEPT_BY: self.installation}},
+            "data": data,
+        });
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let patch = Patch::Apply(&body);
+        self.writer.write("configmap", &key(namespace, name), api.patch(name, &params, &patch)).await.map(drop)
+    }
+
+    async fn delete(&self, namespace: &str, name: &str, uid: String) -> Result<(), WriteError> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let preconditions = Some(Preconditions { uid: Some(uid), ..Preconditions::default() });
+        let params = DeleteParams { preconditions, ..DeleteParams::default() };
+        self.writer.write("configmap", &key(namespace, name), api.delete(name, &params)).await.map(drop)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Stored>> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(namespace: &str, name: &str) -> ObjectKey {
+    ObjectKey { namespace: namespace.to_owned(), name: name.to_owned(), uid: String::new() }
+}
+
+fn log(namespace: &str, name: &str, result: Result<(), WriteError>) -> bool {
+    match result {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(%error, namespace, name, "ConfigMap not written; it is tried again");
+            false
+        }
+    }
+}
+
+/// One file per configuration that is in force.
+fn files(index: &Index, namespace: &str) -> Data {
+    let in_force = index.answers(namespace).into_iter().filter_map(|(client, answer)| match answer {
+        Answer::Run { body, .. } => Some((client.file_name(), String::from_utf8_lossy(&body).into_owned())),
+        Answer::Keep { .. } | Answer::Nothing => None,
+    });
+    in_force.collect()
+}
