@@ -5,4 +5,5 @@
 mod crds;
 mod kafka_groups;
 mod kafka_topics;
+mod push;
 mod servers;
