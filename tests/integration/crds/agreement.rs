@@ -3,6 +3,7 @@
 
 use futures::{StreamExt, TryStreamExt, stream};
 use mq_core::{
+    knobs::{Domain, KNOBS, Knob, Side},
     presets::PRESET_VERSION,
     resolve::{ResolvedConsumer, ResolvedProducer},
     settings::{ConsumerSettings, ProducerSettings},
@@ -31,10 +32,8 @@ fn generate(strategy: &impl Strategy<Value = Value>) -> Vec<Value> {
 }
 
 /// The values at, next to and far from the bounds of each setting of the table.
-fn integer(knob: &mq_core::knobs::Knob) -> BoxedStrategy<Value> {
-    let mq_core::knobs::Domain::Integer { min, max, .. } = knob.domain else {
-        unreachable!("{} is a number", knob.name)
-    };
+fn integer(knob: &Knob) -> BoxedStrategy<Value> {
+    let Domain::Integer { min, max, .. } = knob.domain else { unreachable!("{} is a number", knob.name) };
     let inside = (min..=max).prop_map(Value::from);
     let edges =
         select(vec![json!(min), json!(max), json!(min - 1), json!(max + 1), json!(i64::MAX), json!("7"), json!(1.5)]);
@@ -135,6 +134,36 @@ fn producer(settings: &Value) -> Result<ResolvedProducer, String> {
 fn consumer(settings: &Value) -> Result<ResolvedConsumer, String> {
     let settings: ConsumerSettings = serde_json::from_value(settings.clone()).map_err(|error| error.to_string())?;
     settings.resolve(PRESET_VERSION).map_err(|violations| violations.to_string())
+}
+
+/// Every bound of the table, from both sides; the generated settings would meet each of them too rarely.
+#[tokio::test]
+async fn about_each_bound_of_the_table() -> Result<()> {
+    let control_plane = installed().await?;
+    let namespace = control_plane.namespace("crds").await?;
+    let producers = Kind::namespaced::<MqProducerConfig>(&control_plane, namespace.name())?;
+    let groups = Kind::namespaced::<MqConsumerGroup>(&control_plane, namespace.name())?;
+    for knob in KNOBS {
+        let Domain::Integer { min, max, .. } = knob.domain else { continue };
+        for value in [min - 1, min, max, max + 1] {
+            let (kind, spec) = match knob.side {
+                Side::Producer => (&producers, json!({"cluster": "main", (knob.name): value})),
+                Side::Consumer => {
+                    // Wide apart, so that the rule between these two says nothing about the bound.
+                    let mut consumer = json!({"sessionTimeoutMs": 6_000, "maxPollIntervalMs": 86_400_000});
+                    consumer[knob.name] = json!(value);
+                    (&groups, json!({"cluster": "main", "topics": ["a"], "consumer": consumer}))
+                }
+            };
+            let answer = kind.would_create("bound", &spec).await?;
+            if (min..=max).contains(&value) {
+                accepted(answer, &spec)?;
+            } else {
+                refused(answer, &format!("{} in body should be", knob.name), &spec)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 #[tokio::test]

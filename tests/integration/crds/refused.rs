@@ -57,6 +57,7 @@ async fn clusters() -> Result<()> {
     let kind = Kind::cluster(&control_plane)?;
     let base = json!({"brokers": ["kafka:9192"]});
     let many: Vec<_> = (0..65).map(|i| format!("kafka-{i}:9092")).collect();
+    let crowd: Vec<_> = (0..1001).map(|i| json!({"name": format!("n{i}")})).collect();
     accepts(
         &kind,
         &base,
@@ -82,6 +83,10 @@ async fn clusters() -> Result<()> {
             (json!({"securityProtocol": "SASL_SSL"}), "supported values: \"PLAINTEXT\""),
             (json!({"namespaces": [{"name": "shop"}, {"name": "shop"}]}), "Duplicate value"),
             (json!({"namespaces": [{"name": "Shop"}]}), "namespaces[0].name"),
+            (json!({"namespaces": [{"name": "s".repeat(64)}]}), "may not be more than 63"),
+            (json!({"namespaces": [{"name": "shop", "topics": ["t".repeat(250)]}]}), "may not be more than 249"),
+            (json!({"namespaces": [{"name": "shop", "topics": vec!["t"; 201]}]}), "must have at most 200 items"),
+            (json!({ "namespaces": crowd }), "must have at most 1000 items"),
             (json!({"namespaces": [{"name": "shop", "topics": ["a*b"]}]}), "namespaces[0].topics[0]"),
         ],
     )
@@ -114,16 +119,20 @@ async fn topics() -> Result<()> {
         &[
             (json!({"cluster": null}), "spec.cluster: Required value"),
             (json!({"cluster": ""}), "spec.cluster"),
+            (json!({"cluster": "c".repeat(254)}), "may not be more than 253"),
             (json!({"partitions": null}), "spec.partitions: Required value"),
             (json!({"partitions": 0}), "greater than or equal to 1"),
             (json!({"partitions": 100_001}), "less than or equal to 100000"),
             (json!({"replicationFactor": 0}), "greater than or equal to 1"),
+            (json!({"replicationFactor": 32_768}), "less than or equal to 32767"),
             (json!({"topicName": "a b"}), "topicName must have 1 to 249 characters"),
             (json!({"topicName": "."}), "topicName must have 1 to 249 characters"),
             (json!({"topicName": ".."}), "topicName must have 1 to 249 characters"),
             (json!({"topicName": "ü"}), "topicName must have 1 to 249 characters"),
             (json!({"topicName": long}), "may not be more than 249"),
             (json!({"topicName": "__consumer_offsets"}), "those topics belong to Kafka itself"),
+            (json!({"forceDelete": ""}), "spec.forceDelete"),
+            (json!({"forceDelete": long}), "may not be more than 249"),
             (json!({"forceDelete": "other"}), "forceDelete must repeat the Kafka name of the topic"),
             (json!({"topicName": "a", "forceDelete": "base"}), "forceDelete must repeat the Kafka name of the topic"),
             (json!({"reclaimPolicy": "Recycle"}), "supported values: \"Retain\", \"Delete\""),
@@ -207,7 +216,11 @@ async fn producer_configs() -> Result<()> {
             (json!({"lingerMs": 1.5}), "must be of type integer"),
             (json!({"batchSize": 0}), "greater than or equal to 1"),
             (json!({"retryMax": 2_147_483_648_i64}), "less than or equal to"),
+            (json!({"cluster": "c".repeat(254)}), "may not be more than 253"),
             (json!({"overrides": {"a": 0.5}}), "should be a multiple of 1"),
+            (json!({"overrides": {"a": {"b": 1}}}), "spec.overrides.a"),
+            (json!({"overrides": {"a": [1]}}), "spec.overrides.a"),
+            (json!({"overrides": {"a": "x".repeat(4097)}}), "may not be more than 4096"),
             (json!({ "overrides": many }), "must have at most 50"),
         ],
     )
@@ -223,6 +236,7 @@ async fn consumer_groups() -> Result<()> {
     let kind = Kind::namespaced::<MqConsumerGroup>(&control_plane, namespace.name())?;
     let base = json!({"cluster": "main", "topics": ["orders"]});
     let many: Vec<_> = (0..101).map(|i| format!("topic-{i}")).collect();
+    let overrides: serde_json::Map<_, _> = (0..51).map(|i| (format!("key.{i}"), json!(i))).collect();
     accepts(
         &kind,
         &base,
@@ -246,15 +260,25 @@ async fn consumer_groups() -> Result<()> {
             (json!({"topics": ["a", "a"]}), "Duplicate value"),
             (json!({ "topics": many }), "must have at most 100 items"),
             (json!({"groupId": "a b"}), "groupId must have 1 to 249 characters"),
+            (json!({"cluster": "c".repeat(254)}), "may not be more than 253"),
+            (json!({"topics": ["t".repeat(250)]}), "may not be more than 249"),
+            (json!({"groupId": "g".repeat(250)}), "may not be more than 249"),
             (json!({"groupId": "g".repeat(246)}), "set spec.deadLetter.topic"),
             (json!({"deadLetter": {}}), "spec.deadLetter.topic: Required value"),
             (json!({"deadLetter": {"topic": "a b"}}), "deadLetter.topic must have 1 to 249 characters"),
+            (json!({"deadLetter": {"topic": "t".repeat(250)}}), "may not be more than 249"),
             (json!({"deadLetter": {"topic": "orders"}}), "must not be one of topics"),
             (json!({"topics": ["base.dlq"]}), "must not be one of topics"),
             (json!({"consumer": {"autoOffsetReset": "none"}}), "supported values: \"earliest\", \"latest\""),
             (json!({"consumer": {"sessionTimeoutMs": 5_999}}), "greater than or equal to 6000"),
             (json!({"consumer": {"maxPollRecords": 0}}), "greater than or equal to 1"),
             (json!({"consumer": {"enableAutoCommit": "yes"}}), "must be of type boolean"),
+            (json!({"consumer": {"preset": "prod"}}), "supported values: \"development\", \"staging\", \"production\""),
+            (json!({"consumer": {"overrides": {"a": 0.5}}}), "should be a multiple of 1"),
+            (json!({"consumer": {"overrides": {"a": {"b": 1}}}}), "spec.consumer.overrides.a"),
+            (json!({"consumer": {"overrides": {"a": [1]}}}), "spec.consumer.overrides.a"),
+            (json!({"consumer": {"overrides": {"a": "x".repeat(4097)}}}), "may not be more than 4096"),
+            (json!({"consumer": {"overrides": overrides}}), "must have at most 50"),
             (json!({"consumer": {"sessionTimeoutMs": 300_001}}), "raise maxPollIntervalMs"),
             (json!({"consumer": {"maxPollIntervalMs": 29_999}}), "raise maxPollIntervalMs"),
         ],
@@ -316,6 +340,8 @@ async fn scaling() -> Result<()> {
         (json!({"objective": {"age": "15"}}), "spec.scaling.objective.age in body should match"),
         (json!({"objective": {"age": "1.5s"}}), "spec.scaling.objective.age"),
         (json!({"objective": {"age": "-5s"}}), "spec.scaling.objective.age"),
+        (json!({"objective": {"age": "00000000015s"}}), "may not be more than 11"),
+        (json!({"scaleDown": {"window": "00000000015s"}}), "may not be more than 11"),
         (json!({"objective": {"age": "0s"}}), "objective.age must be from 1s to 168h"),
         (json!({"objective": {"age": "999ms"}}), "objective.age must be from 1s to 168h"),
         (json!({"objective": {"age": "169h"}}), "objective.age must be from 1s to 168h"),
@@ -324,7 +350,20 @@ async fn scaling() -> Result<()> {
         (json!({"scaleDown": {"window": "25h"}}), "scaleDown.window must be from 1s to 24h"),
         (json!({"minReplicas": 13}), "minReplicas must not be more than maxReplicas"),
         (json!({"minReplicas": 0}), "greater than or equal to 1"),
-        (json!({"maxReplicas": 10_001}), "less than or equal to 10000"),
+        (json!({"maxReplicas": 0}), "maxReplicas in body should be greater than or equal to 1"),
+        (json!({"maxReplicas": 10_001}), "maxReplicas in body should be less than or equal to 10000"),
+        (json!({"minReplicas": 10_001}), "minReplicas in body should be less than or equal to 10000"),
+        (json!({"capacityPerReplica": 1_000_000_001}), "less than or equal to 1000000000"),
+        (json!({"targetRef": {"apiVersion": "apps/v1", "kind": "", "name": "a"}}), "targetRef.kind in body should be"),
+        (
+            json!({"targetRef": {"apiVersion": "apps/v1", "kind": "k".repeat(64), "name": "a"}}),
+            "may not be more than 63",
+        ),
+        (
+            json!({"targetRef": {"apiVersion": "apps/v1", "kind": "a", "name": "n".repeat(254)}}),
+            "may not be more than 253",
+        ),
+        (json!({"targetRef": {"apiVersion": "v".repeat(254), "kind": "a", "name": "a"}}), "may not be more than 253"),
         (json!({"capacityPerReplica": 0}), "greater than or equal to 1"),
     ] {
         let spec = changed(changes);
