@@ -1,7 +1,9 @@
 # The one entry: `make help` lists what there is. What is expensive to build lies in $MQ_CACHE by version, outside the work tree.
 MQ_CACHE ?= $(HOME)/.cache/mq
 export MQ_CACHE
-export CARGO_TARGET_DIR := $(MQ_CACHE)/target
+# One per checkout: in a shared one, cargo takes the crates of one checkout for those of another. hack/tools.sh fills a new one
+# with the dependencies that another checkout has compiled already.
+export CARGO_TARGET_DIR ?= $(MQ_CACHE)/targets/$(shell pwd | sha256sum | cut -c1-12)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -24,11 +26,11 @@ rust:
 
 .PHONY: demo
 demo: rust node servers images ## two minutes of everything on a local node; root. KEEP=1 leaves it running
-	@$(with_servers) --node $(image_flags) -- $(CARGO_TARGET_DIR)/debug/mq-demo run
+	@$(with_servers) --node $(image_flags) $(if $(KEEP),--keep) -- $(CARGO_TARGET_DIR)/debug/mq-demo run
 
 .PHONY: demo-down
-demo-down: servers ## clean what a demo or test left that was killed
-	@$(MQ_CLUSTER) down
+demo-down: ## end a demo that was left running, and clean what a crashed run left
+	@! test -e $(MQ_CACHE)/servers/mq-cluster || $(MQ_CACHE)/servers/mq-cluster down
 
 .PHONY: test
 test: test-unit test-integration test-node test-e2e-short ## all tests but the long ones; the last part needs root

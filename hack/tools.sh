@@ -43,6 +43,31 @@ rust() {
     has perl || missing+=(perl)
     has pkg-config || missing+=(pkg-config)
     [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
+    target_folder
+}
+
+# target_folder: a checkout without a target folder takes over that of a checkout which is gone, or copies the dependencies out
+# of another's. Our own crates are compiled anew in either case.
+target_folder() {
+    local target=${CARGO_TARGET_DIR:-} folders other
+    [ -n "$target" ] && [ ! -d "$target" ] || return 0
+    folders=$(dirname "$target")
+    mkdir -p "$folders"
+    other=$(find "$folders" -mindepth 2 -maxdepth 2 -name checkout -printf '%T@ %h\n' | sort -rn | head -1 | cut -d' ' -f2-)
+    if [ -z "$other" ]; then
+        mkdir "$target"
+    elif [ ! -d "$(cat "$other/checkout")" ]; then
+        mv "$other" "$target"
+    else
+        echo "mq: copying the compiled dependencies of $(cat "$other/checkout")" >&2
+        rm -rf "$target.new"
+        mkdir -p "$target.new/debug"
+        # The fingerprints first: they vouch for files that are complete.
+        cp -a "$other"/debug/{.fingerprint,build,deps} "$target.new/debug" 2> /dev/null || true
+        mv "$target.new" "$target"
+    fi
+    rm -rf "$target"/debug/{incremental,.fingerprint/mq-*}
+    pwd > "$target/checkout"
 }
 
 go_() {
