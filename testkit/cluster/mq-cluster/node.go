@@ -152,7 +152,8 @@ func (n *node) prepare() error {
 		}
 	}
 	var err error
-	if n.Cgroups, err = planCgroups(n.inst.interfaceName()); err != nil {
+	// Never the name of a folder that an earlier run left.
+	if n.Cgroups, err = planCgroups(fmt.Sprintf("%s-%d", n.inst.interfaceName(), os.Getpid())); err != nil {
 		return err
 	}
 	// Before they exist: what is not written down is not cleaned.
