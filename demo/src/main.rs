@@ -53,7 +53,7 @@ struct Telling {
     /// Where the reader writes its findings and everything it saw.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Afterwards leaves everything running until Ctrl-C.
+    /// Afterwards leaves everything running, and says what to try.
     #[arg(long, env = "KEEP", value_parser = clap::builder::FalseyValueParser::new())]
     keep: bool,
 }
@@ -156,15 +156,15 @@ async fn story(arguments: StoryArguments) -> anyhow::Result<bool> {
     let story = Story::prepare(Stage::new(client, setting), telling.steps).await?;
     let holds = story.tell(telling.json.as_deref()).await?;
     if telling.keep {
-        keep(kubeconfig.as_deref(), &telling.namespace).await?;
+        keep(kubeconfig.as_deref(), &telling.namespace);
     }
     Ok(holds)
 }
 
-async fn keep(kubeconfig: Option<&Path>, namespace: &str) -> anyhow::Result<()> {
+fn keep(kubeconfig: Option<&Path>, namespace: &str) {
     let kubeconfig = kubeconfig.map(|path| format!("  export KUBECONFIG={}\n", path.display())).unwrap_or_default();
     println!(
-        "\nEverything still runs (Ctrl-C ends it). In another terminal:\n\n{kubeconfig}  \
+        "\nEverything still runs (`make demo-down` ends it):\n\n{kubeconfig}  \
          kubectl get mq -n {namespace}         # what is declared, whether it is well, and if not, why\n  \
          kubectl -n {namespace} patch configmap demo-load --type merge -p '{{\"data\":{{\"ordersPerSecond\":\"100\"}}}}'\n  \
          kubectl -n {namespace} get deployment -w    # watch it grow\n  \
@@ -172,7 +172,6 @@ async fn keep(kubeconfig: Option<&Path>, namespace: &str) -> anyhow::Result<()> 
          kubectl -n {namespace} get mqp orders -o yaml    # what every pod runs with\n  \
          kubectl -n {namespace} events"
     );
-    tokio::signal::ctrl_c().await.context("cannot wait for Ctrl-C")
 }
 
 async fn summary(arguments: SummaryArguments) -> anyhow::Result<bool> {
