@@ -62,9 +62,15 @@ fn text(value: &Json) -> String {
     }
 }
 
-/// librdkafka answers with Kafka's number where users write a word: acks are -1.
+/// Words of librdkafka's own where it answers with the older one of two.
+const SYNONYMS: [(&str, &str); 2] = [("smallest", "earliest"), ("largest", "latest")];
+
+/// librdkafka answers with Kafka's number where users write a word (acks are -1), or with an older word.
 fn word(knob: &Knob, have: String) -> String {
     let Domain::Word { words, numbers } = knob.domain else { return have };
+    if let Some((_, newer)) = SYNONYMS.iter().find(|(older, newer)| *older == have && words.contains(newer)) {
+        return (*newer).to_owned();
+    }
     let number = have.parse::<i64>().ok();
     let index = number.and_then(|number| numbers.iter().position(|known| *known == number));
     index.and_then(|index| words.get(index)).map_or(have, |word| (*word).to_owned())

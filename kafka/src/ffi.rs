@@ -6,8 +6,14 @@
 use std::ffi::{CStr, CString};
 use std::time::Duration;
 
-use rdkafka::bindings::{rd_kafka_conf, rd_kafka_conf_get, rd_kafka_flush, rd_kafka_outq_len};
+use rdkafka::bindings::{
+    rd_kafka_commit_queue, rd_kafka_conf, rd_kafka_conf_get, rd_kafka_flush, rd_kafka_outq_len, rd_kafka_queue_destroy,
+    rd_kafka_queue_get_consumer,
+};
 use rdkafka::client::{Client, ClientContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::{RDKafkaConfRes, RDKafkaRespErr};
 
 /// The value of a property in the *running* client, not in the configuration that it was asked to have. `None`: librdkafka has no
@@ -40,6 +46,33 @@ pub fn flush<C: ClientContext>(client: &Client<C>, timeout: Duration) -> usize {
         return 0;
     }
     waiting(client).max(1)
+}
+
+/// Sends a commit of these offsets. A later poll calls [`ConsumerContext::commit_callback`] with the answer.
+///
+/// The wrapper's own asynchronous commit is never answered: librdkafka tells its outcome to a C callback alone, which the wrapper
+/// no longer sets, unless a queue is named.
+///
+/// # Errors
+/// When librdkafka does not even take the request: no group, or the consumer is closing.
+pub fn commit_async<C: ConsumerContext>(consumer: &BaseConsumer<C>, offsets: &TopicPartitionList) -> KafkaResult<()> {
+    let client = consumer.client().native_ptr();
+    // SAFETY: the handle lives as long as `consumer`. The list is copied by the call. The queue is a counted reference that is
+    // given back once and not used afterwards; librdkafka keeps its own until the answer is in it.
+    let code = unsafe {
+        let queue = rd_kafka_queue_get_consumer(client);
+        if queue.is_null() {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_GROUP
+        } else {
+            let code = rd_kafka_commit_queue(client, offsets.ptr(), queue, None, std::ptr::null_mut());
+            rd_kafka_queue_destroy(queue);
+            code
+        }
+    };
+    match code {
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
+        code => Err(KafkaError::ConsumerCommit(code.into())),
+    }
 }
 
 /// Messages of a producer that wait for their acknowledgement, with the events that wait to be polled.

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod agent;
 mod crds;
 mod kafka_groups;
 mod kafka_topics;

@@ -68,7 +68,7 @@ impl Context {
                     "handlers did not end before their partitions moved; their records will be handled again"
                 );
             }
-            let positions = self.shared.lock().take_commit(&ids);
+            let positions = self.shared.lock().take_last_commit(&ids);
             self.commit_sync(consumer, &positions);
         }
         self.shared.lock().release(&ids);

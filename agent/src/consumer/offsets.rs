@@ -64,6 +64,11 @@ impl Offsets {
         self.committable.filter(|offset| self.sent.is_none_or(|sent| sent < *offset))
     }
 
+    /// The offset that the broker has not confirmed yet, sent or not.
+    pub(crate) fn unconfirmed(&self) -> Option<i64> {
+        self.committable.filter(|offset| !self.is_committed(*offset))
+    }
+
     /// The offset went to the broker.
     pub(crate) fn sent(&mut self, offset: i64) {
         self.sent = self.sent.max(Some(offset));

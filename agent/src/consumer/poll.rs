@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{CommitMode, Consumer as _};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, KafkaResult};
 use tokio::sync::oneshot;
 
@@ -140,14 +140,13 @@ impl Poller {
             if let Some(answer) = answer {
                 state.wait_committed(answer);
             }
-            let all = state.all();
-            state.take_commit(&all)
+            state.take_commit()
         };
         let list = offsets(&positions);
         if positions.is_empty() {
             return;
         }
-        if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
+        if let Err(error) = mq_kafka::ffi::commit_async(&self.consumer, &list) {
             self.work.shared.counters.commit_failed();
             let words = error.to_string();
             let mut state = self.work.shared.lock();

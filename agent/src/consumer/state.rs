@@ -103,6 +103,14 @@ pub(super) struct Position {
     pub(super) offset: i64,
 }
 
+impl Assignment {
+    /// The offset as something to commit, marked as sent.
+    fn send(&mut self, offset: i64) -> Position {
+        self.offsets.sent(offset);
+        Position { topic: Arc::clone(&self.topic), partition: self.partition, offset }
+    }
+}
+
 impl Shared {
     pub(crate) fn new(name: &str, limits: Limits) -> Self {
         let state = State {
@@ -254,14 +262,19 @@ impl State {
     }
 
     /// What may be committed and was not sent yet, marked as sent.
-    pub(super) fn take_commit(&mut self, ids: &HashSet<AssignmentId>) -> Vec<Position> {
-        let due = self.assignments.iter_mut().filter(|(id, _)| ids.contains(id));
-        due.filter_map(|(_, assignment)| {
-            let offset = assignment.offsets.to_commit()?;
-            assignment.offsets.sent(offset);
-            Some(Position { topic: Arc::clone(&assignment.topic), partition: assignment.partition, offset })
-        })
-        .collect()
+    pub(super) fn take_commit(&mut self) -> Vec<Position> {
+        let assignments = self.assignments.values_mut();
+        assignments
+            .filter_map(|assignment| assignment.offsets.to_commit().map(|offset| assignment.send(offset)))
+            .collect()
+    }
+
+    /// What these assignments have finished and the broker has not confirmed: the last chance to commit it.
+    pub(super) fn take_last_commit(&mut self, ids: &HashSet<AssignmentId>) -> Vec<Position> {
+        let leaving = self.assignments.iter_mut().filter(|(id, _)| ids.contains(id));
+        leaving
+            .filter_map(|(_, assignment)| assignment.offsets.unconfirmed().map(|offset| assignment.send(offset)))
+            .collect()
     }
 
     /// The broker's answer for one partition; `Err` holds its words.
@@ -276,9 +289,7 @@ impl State {
 
     /// Whether the broker confirmed everything that may be committed.
     pub(super) fn is_committed(&self) -> bool {
-        self.assignments.values().all(|assignment| {
-            assignment.offsets.committable().is_none_or(|offset| assignment.offsets.is_committed(offset))
-        })
+        self.assignments.values().all(|assignment| assignment.offsets.unconfirmed().is_none())
     }
 
     /// Answers when the broker has confirmed what is finished at this moment.

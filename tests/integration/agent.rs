@@ -1,0 +1,101 @@
+//! The agent against a real broker, configured by a stream server that the tests hold in their hands.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "in what tests share, a poisoned lock or a payload that is no number fails the test"
+)]
+
+mod consumer;
+mod fake_operator;
+mod producer;
+mod settings;
+mod sources;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mq_core::presets::PRESET_VERSION;
+use mq_core::settings::{ConsumerSettings, ProducerSettings};
+use mq_protocol::body::{Connection, ConsumerBody, DeadLetter, ProducerBody, SecurityProtocol, encode};
+use mq_testkit::{Broker, wait_until};
+
+/// Long enough for anything that happens at all on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+const DRAIN: Duration = Duration::from_secs(10);
+
+fn connection(brokers: &str) -> Connection {
+    Connection { brokers: vec![brokers.to_owned()], security_protocol: SecurityProtocol::Plaintext }
+}
+
+fn producer_body(brokers: &str, settings: &ProducerSettings) -> Result<String> {
+    Ok(encode(&ProducerBody { connection: connection(brokers), settings: settings.resolve(PRESET_VERSION)? })?.json)
+}
+
+fn consumer_body(brokers: &str, group: &str, topic: &str, settings: &ConsumerSettings) -> Result<String> {
+    Ok(encode(&ConsumerBody {
+        connection: connection(brokers),
+        group_id: group.to_owned(),
+        topics: vec![topic.to_owned()],
+        dead_letter: DeadLetter { topic: dead_letters(group) },
+        settings: settings.resolve(PRESET_VERSION)?,
+    })?
+    .json)
+}
+
+fn dead_letters(group: &str) -> String {
+    format!("{group}.dlq")
+}
+
+/// Settings of a consumer from the JSON that a user would write.
+fn consumer_settings(json: &str) -> Result<ConsumerSettings> {
+    Ok(serde_json::from_str(json)?)
+}
+
+fn producer_settings(json: &str) -> Result<ProducerSettings> {
+    Ok(serde_json::from_str(json)?)
+}
+
+/// What the broker has committed for the group, summed over the partitions of the topic.
+async fn committed(kafka: &Broker, group: &str, topic: &str) -> Result<i64> {
+    let client = mq_kafka::Client::new([kafka.bootstrap()], mq_kafka::Options::default());
+    let mut found = client.committed_offsets([group]).await;
+    let offsets = found.remove(group).context("the broker did not answer for the group")??;
+    let partitions = offsets.partitions.get(topic).into_iter().flatten();
+    partitions.map(|(_, committed)| Ok(committed.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?.offset)).sum()
+}
+
+async fn wait_committed(kafka: &Broker, group: &str, topic: &str, expected: i64) -> Result<()> {
+    wait_until(&format!("{expected} records are committed"), PATIENCE, async || {
+        let now = committed(kafka, group, topic).await?;
+        ensure!(now == expected, "{now} are");
+        Ok(())
+    })
+    .await
+}
+
+/// Keys and ascending numbers: `k0 0`, `k1 0`, …, `k0 1`, …
+fn numbered(keys: usize, each: usize) -> Vec<(String, String)> {
+    (0..each).flat_map(|number| (0..keys).map(move |key| (format!("k{key}"), number.to_string()))).collect()
+}
+
+async fn produce_numbered(kafka: &Broker, topic: &str, keys: usize, each: usize) -> Result<()> {
+    let records = numbered(keys, each);
+    kafka.produce(topic, records.iter().map(|(key, value)| (key.as_str(), value.as_str()))).await
+}
+
+/// Checks what was handled, in the order in which it was handled: every number of every key came, and first handlings of a key
+/// ascend. Returns how many came more than once.
+fn check_handled(handled: &[(String, u32)], keys: usize, each: usize) -> Result<usize> {
+    let mut next: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut seen: BTreeSet<(&str, u32)> = BTreeSet::new();
+    for (key, number) in handled {
+        if seen.insert((key, *number)) {
+            let expected = next.entry(key).or_default();
+            ensure!(number == expected, "{key} was handled with {number} where {expected} was next");
+            *expected += 1;
+        }
+    }
+    ensure!(seen.len() == keys * each, "{} distinct records were handled, not {}", seen.len(), keys * each);
+    Ok(handled.len() - seen.len())
+}

@@ -1,0 +1,455 @@
+//! A consumer handles everything at least once, keys in order, and commits only what is finished.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mq_agent::{Agent, ConsumeError, Consumer, Failure, Message, Record, TraceId};
+use mq_protocol::message::Kind;
+use mq_testkit::{Broker, TestEnv, wait_until};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::fake_operator::FakeOperator;
+use super::{
+    DRAIN, PATIENCE, check_handled, committed, consumer_body, consumer_settings, dead_letters, produce_numbered,
+    producer_body, producer_settings, wait_committed,
+};
+
+/// A topic, a group, and the operator that configures it.
+struct Stage {
+    kafka: Broker,
+    operator: FakeOperator,
+    topic: String,
+    group: String,
+}
+
+impl Stage {
+    async fn new(name: &str, partitions: i32, settings: &str) -> Result<Self> {
+        let kafka = TestEnv::kafka().await?;
+        let (topic, group) = (kafka.unique(name), kafka.unique(name));
+        kafka.create_topic(&topic, partitions).await?;
+        let stage = Self { operator: FakeOperator::start().await?, kafka, topic, group };
+        stage.push(1, settings)?;
+        let producer = producer_body(stage.kafka.bootstrap(), &producer_settings("{}")?)?;
+        stage.operator.push(Kind::Producer, "p", 1, &producer);
+        Ok(stage)
+    }
+
+    fn push(&self, revision: i64, settings: &str) -> Result<mq_protocol::message::Version> {
+        let settings = consumer_settings(settings)?;
+        let body = consumer_body(self.kafka.bootstrap(), &self.group, &self.topic, &settings)?;
+        Ok(self.operator.push(Kind::Consumer, "c", revision, &body))
+    }
+
+    async fn consumer(&self, concurrency: usize) -> Result<(Agent, Consumer)> {
+        let agent = Agent::connect_with(self.operator.options().concurrency(concurrency)).await;
+        let consumer = agent.consumer("c").await?;
+        Ok((agent, consumer))
+    }
+
+    /// Writes `k0 n`, `k1 n`, … for ascending n in the background, through a producer of the same operator.
+    fn write(&self, agent: &Agent, keys: usize, each: usize) -> JoinHandle<Result<()>> {
+        let (agent, topic) = (agent.clone(), self.topic.clone());
+        tokio::spawn(async move {
+            let producer = agent.producer("p").await?;
+            for number in 0..each {
+                let mut deliveries = Vec::new();
+                for key in 0..keys {
+                    let message = Message::to(&topic).key(format!("k{key}")).payload(number.to_string());
+                    deliveries.push(producer.send(message).await?);
+                }
+                for delivery in deliveries {
+                    delivery.await?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    async fn committed(&self) -> Result<i64> {
+        committed(&self.kafka, &self.group, &self.topic).await
+    }
+
+    async fn wait_committed(&self, expected: i64) -> Result<()> {
+        wait_committed(&self.kafka, &self.group, &self.topic, expected).await
+    }
+}
+
+/// What was handled, in the order in which it was.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<(String, u32)>>>);
+
+impl Log {
+    fn add(&self, record: &Record) {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let key = record.key().map(text).unwrap_or_default();
+        self.0.lock().unwrap().push((key, text(record.payload()).parse().unwrap()));
+    }
+
+    fn entries(&self) -> Vec<(String, u32)> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    async fn wait_len(&self, at_least: usize) -> Result<()> {
+        wait_until(&format!("{at_least} records are handled"), PATIENCE, async || {
+            ensure!(self.len() >= at_least, "{} are", self.len());
+            Ok(())
+        })
+        .await
+    }
+}
+
+type Subscription = JoinHandle<Result<(), ConsumeError>>;
+
+fn subscribe<F>(consumer: &Consumer, handler: impl Fn(Record) -> F + Send + Sync + 'static) -> Subscription
+where
+    F: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    let consumer = consumer.clone();
+    tokio::spawn(async move { consumer.subscribe(handler).await })
+}
+
+/// Handles everything into the log, each record in this time.
+fn subscribe_log(consumer: &Consumer, log: &Log, time: Duration) -> Subscription {
+    let log = log.clone();
+    subscribe(consumer, move |record| {
+        let log = log.clone();
+        async move {
+            tokio::time::sleep(time).await;
+            log.add(&record);
+            Ok(())
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_handled_in_order_and_committed() -> Result<()> {
+    let stage = Stage::new("plain", 3, "{}").await?;
+    produce_numbered(&stage.kafka, &stage.topic, 10, 50).await?;
+    let (_agent, consumer) = stage.consumer(4).await?;
+    let log = Log::default();
+    let subscription = subscribe_log(&consumer, &log, Duration::from_millis(1));
+    stage.wait_committed(500).await?;
+    assert_eq!(check_handled(&log.entries(), 10, 50)?, 0);
+    let stats = consumer.stats();
+    assert_eq!((stats.messages_consumed, stats.in_flight), (500, 0));
+    ensure!(stats.average_process_time.is_some_and(|time| time >= Duration::from_millis(1)), "{stats:?}");
+    consumer.close(DRAIN).await;
+    subscription.await??;
+    let closed = consumer.subscribe(|_| async { Ok(()) }).await.unwrap_err();
+    assert!(matches!(closed, ConsumeError::Closed { .. }));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_key_delays_only_itself() -> Result<()> {
+    let stage = Stage::new("slow", 1, "{}").await?;
+    produce_numbered(&stage.kafka, &stage.topic, 5, 20).await?;
+    let (_agent, consumer) = stage.consumer(2).await?;
+    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
+    let _subscription = subscribe(&consumer, {
+        let (log, gate) = (log.clone(), Arc::clone(&gate));
+        move |record| {
+            let (log, gate) = (log.clone(), Arc::clone(&gate));
+            async move {
+                if record.key() == Some(b"k0") && record.payload() == b"0" {
+                    gate.acquire().await.map_err(Failure::reject)?.forget();
+                }
+                log.add(&record);
+                Ok(())
+            }
+        }
+    });
+    log.wait_len(80).await?;
+    ensure!(log.entries().iter().all(|(key, _)| key != "k0"), "k0 was overtaken by itself");
+    assert_eq!(stage.committed().await.unwrap_or_default(), 0, "the first record is not finished");
+    gate.add_permits(1);
+    stage.wait_committed(100).await?;
+    assert_eq!(check_handled(&log.entries(), 5, 20)?, 0);
+    consumer.close(DRAIN).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_record_is_tried_three_times_and_buried_while_others_go_on() -> Result<()> {
+    let stage = Stage::new("retry", 1, "{}").await?;
+    stage.kafka.create_topic(&dead_letters(&stage.group), 1).await?;
+    let (_agent, consumer) = stage.consumer(1).await?;
+    let tries = Arc::new(Mutex::new(Vec::new()));
+    let log = Log::default();
+    let _subscription = subscribe(&consumer, {
+        let (tries, log) = (Arc::clone(&tries), log.clone());
+        move |record| {
+            let (tries, log) = (Arc::clone(&tries), log.clone());
+            async move {
+                if record.key() == Some(b"bad") {
+                    tries.lock().unwrap().push(Instant::now());
+                    return Err(Failure::retry("no such user"));
+                }
+                ensure_not(record.key() == Some(b"worse"), "never")?;
+                assert!(record.key() != Some(b"panics"), "the handler is broken");
+                log.add(&record);
+                Ok(())
+            }
+        }
+    });
+    let records = [("bad", "0"), ("ok", "0"), ("worse", "0"), ("panics", "0"), ("bad", "1"), ("ok", "1")];
+    let began = Instant::now();
+    stage.kafka.produce(&stage.topic, records).await?;
+    log.wait_len(2).await?;
+    ensure!(tries.lock().unwrap().len() == 1, "one slot, and it was not given to the others between two tries");
+    stage.wait_committed(6).await?;
+    ensure!(began.elapsed() >= Duration::from_secs(6), "two records of one key, each 1 s + 2 s apart");
+
+    let buried = stage.kafka.read_all(&dead_letters(&stage.group)).await?;
+    let key = |name: &str| buried.iter().filter(|r| r.key_str() == Some(name)).collect::<Vec<_>>();
+    let bad = key("bad");
+    assert_eq!(bad.iter().map(|r| r.value_str()).collect::<Vec<_>>(), [Some("0"), Some("1")], "in their order");
+    for (header, value) in [
+        ("mq-original-topic", stage.topic.as_str()),
+        ("mq-original-partition", "0"),
+        ("mq-original-offset", "0"),
+        ("mq-original-group", &stage.group),
+        ("mq-attempts", "3"),
+        ("mq-exception-message", "no such user"),
+    ] {
+        assert_eq!(bad[0].header_str(header), Some(value), "{header}");
+    }
+    assert_eq!(key("worse")[0].header_str("mq-attempts"), Some("1"), "rejected at once");
+    assert_eq!(key("panics")[0].header_str("mq-attempts"), Some("3"));
+    let words = key("panics")[0].header_str("mq-exception-message").unwrap_or_default();
+    ensure!(words.contains("the handler is broken"), "{words}");
+    let tries = tries.lock().unwrap().clone();
+    assert_eq!(tries.len(), 6);
+    ensure!(tries[1] - tries[0] >= Duration::from_secs(1) && tries[2] - tries[1] >= Duration::from_secs(2));
+    let stats = consumer.stats();
+    assert_eq!((stats.dead_letters, stats.processing_errors), (4, 6 + 1 + 3));
+    consumer.close(DRAIN).await;
+    Ok(())
+}
+
+fn ensure_not(reject: bool, why: &str) -> Result<(), Failure> {
+    if reject { Err(Failure::reject(why)) } else { Ok(()) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_dead_letter_topic_the_key_stops_until_there_is_one() -> Result<()> {
+    let stage = Stage::new("missing", 1, r#"{"autoCommitIntervalMs": 100}"#).await?;
+    let (_agent, consumer) = stage.consumer(2).await?;
+    let log = Log::default();
+    let _subscription = subscribe(&consumer, {
+        let log = log.clone();
+        move |record| {
+            let log = log.clone();
+            async move {
+                ensure_not(record.payload() == b"1" && record.key() == Some(b"k0"), "never")?;
+                log.add(&record);
+                Ok(())
+            }
+        }
+    });
+    produce_numbered(&stage.kafka, &stage.topic, 2, 10).await?;
+    wait_until("the key is reported as stopped", PATIENCE, async || {
+        ensure!(consumer.stats().stopped_keys == 1, "{:?}", consumer.stats());
+        Ok(())
+    })
+    .await?;
+    // All of k1, and k0 up to the record that cannot be buried.
+    log.wait_len(11).await?;
+    stage.wait_committed(2).await?;
+    stage.kafka.create_topic(&dead_letters(&stage.group), 1).await?;
+    stage.wait_committed(20).await?;
+    assert_eq!(log.len(), 19);
+    assert_eq!(stage.kafka.read_all(&dead_letters(&stage.group)).await?.len(), 1);
+    assert_eq!(consumer.stats().stopped_keys, 0);
+    consumer.close(DRAIN).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_finishes_what_runs_and_the_next_one_goes_on_there() -> Result<()> {
+    let stage = Stage::new("drain", 2, r#"{"enableAutoCommit": false}"#).await?;
+    produce_numbered(&stage.kafka, &stage.topic, 8, 50).await?;
+    let (agent, consumer) = stage.consumer(4).await?;
+    let log = Log::default();
+    let subscription = subscribe_log(&consumer, &log, Duration::from_millis(20));
+    log.wait_len(60).await?;
+    let began = Instant::now();
+    let (signal, signalled) = tokio::sync::oneshot::channel::<()>();
+    let drained = agent.drain_on(async { drop(signalled.await) }, DRAIN);
+    drop(signal);
+    drained.await?;
+    subscription.await??;
+    ensure!(began.elapsed() < Duration::from_secs(5), "a drain is not the whole queue: {:?}", began.elapsed());
+    let first = log.len();
+    ensure!(first < 400, "the drain waited for everything");
+    let there = usize::try_from(stage.committed().await?)?;
+    assert_eq!(there, first, "everything handled is committed, nothing else");
+
+    let (_agent, consumer) = stage.consumer(4).await?;
+    let _subscription = subscribe_log(&consumer, &log, Duration::ZERO);
+    log.wait_len(400).await?;
+    assert_eq!(check_handled(&log.entries(), 8, 50)?, 0);
+    consumer.close(DRAIN).await;
+    stage.wait_committed(400).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_come_and_go_without_loss_and_in_order() -> Result<()> {
+    let stage = Stage::new("members", 4, "{}").await?;
+    let log = Log::default();
+    let (agent, a) = stage.consumer(4).await?;
+    let (_other_agent, b) = stage.consumer(4).await?;
+    let time = Duration::from_millis(2);
+    let subscription = subscribe_log(&a, &log, time);
+    let writer = stage.write(&agent, 12, 200);
+    log.wait_len(100).await?;
+    let other = subscribe_log(&b, &log, time);
+    wait_until("the second member handles records", PATIENCE, async || {
+        ensure!(b.stats().messages_consumed > 100, "{:?}", b.stats());
+        Ok(())
+    })
+    .await?;
+    a.close(DRAIN).await;
+    subscription.await??;
+    writer.await??;
+    stage.wait_committed(200 * 12).await?;
+    let repeated = check_handled(&log.entries(), 12, 200)?;
+    assert_eq!(repeated, 0, "every move was drained");
+    b.close(DRAIN).await;
+    other.await??;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_session_timeout_is_applied_by_leaving_and_joining_without_loss() -> Result<()> {
+    let stage = Stage::new("recreate", 3, "{}").await?;
+    let (agent, consumer) = stage.consumer(4).await?;
+    let log = Log::default();
+    let subscription = subscribe_log(&consumer, &log, Duration::from_millis(1));
+    let writer = stage.write(&agent, 10, 100);
+    log.wait_len(100).await?;
+    let version = stage.push(2, r#"{"sessionTimeoutMs": 15000}"#)?;
+    let (effective, _) = stage.operator.acknowledged(&version).await?;
+    assert_eq!(effective["sessionTimeoutMs"], "15000");
+    writer.await??;
+    stage.wait_committed(1_000).await?;
+    assert_eq!(check_handled(&log.entries(), 10, 100)?, 0);
+    consumer.close(DRAIN).await;
+    subscription.await??;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_auto_commit_only_a_commit_commits() -> Result<()> {
+    let stage = Stage::new("manual", 1, r#"{"enableAutoCommit": false}"#).await?;
+    produce_numbered(&stage.kafka, &stage.topic, 2, 10).await?;
+    let (_agent, consumer) = stage.consumer(2).await?;
+    assert!(matches!(consumer.commit().await, Err(ConsumeError::Closed { .. })), "not subscribed yet");
+    let log = Log::default();
+    let _subscription = subscribe_log(&consumer, &log, Duration::ZERO);
+    log.wait_len(20).await?;
+    // Twice the interval of the preset.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(stage.committed().await?, 0);
+    consumer.commit().await?;
+    assert_eq!(stage.committed().await?, 20, "the answer was waited for");
+    let version = stage.push(2, r#"{"enableAutoCommit": true}"#)?;
+    stage.operator.acknowledged(&version).await?;
+    produce_numbered(&stage.kafka, &stage.topic, 1, 5).await?;
+    stage.wait_committed(25).await?;
+    consumer.close(DRAIN).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_than_max_poll_records_are_in_flight() -> Result<()> {
+    let stage = Stage::new("budget", 2, r#"{"maxPollRecords": 10}"#).await?;
+    produce_numbered(&stage.kafka, &stage.topic, 20, 10).await?;
+    let (_agent, consumer) = stage.consumer(2).await?;
+    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
+    let _subscription = subscribe(&consumer, {
+        let (log, gate) = (log.clone(), Arc::clone(&gate));
+        move |record| {
+            let (log, gate) = (log.clone(), Arc::clone(&gate));
+            async move {
+                gate.acquire().await.map_err(Failure::reject)?.forget();
+                log.add(&record);
+                Ok(())
+            }
+        }
+    });
+    wait_until("the budget is full", PATIENCE, async || {
+        ensure!(consumer.stats().in_flight == 10, "{:?}", consumer.stats());
+        Ok(())
+    })
+    .await?;
+    // Long enough for the partitions to be paused, which must not lose anything either.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(consumer.stats().in_flight, 10);
+    gate.add_permits(200);
+    stage.wait_committed(200).await?;
+    assert_eq!(check_handled(&log.entries(), 20, 10)?, 0);
+    consumer.close(DRAIN).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_goes_through_handler_and_producer() -> Result<()> {
+    let stage = Stage::new("trace", 1, "{}").await?;
+    let answers = stage.kafka.unique("answers");
+    stage.kafka.create_topic(&answers, 1).await?;
+    let (agent, consumer) = stage.consumer(1).await?;
+    let producer = agent.producer("p").await?;
+    let _subscription = subscribe(&consumer, {
+        let (producer, answers) = (producer.clone(), answers.clone());
+        move |record| {
+            let (producer, answers) = (producer.clone(), answers.clone());
+            async move {
+                let seen = TraceId::current().map(|trace| trace.to_string()).unwrap_or_default();
+                assert_eq!(TraceId::current(), record.trace_id());
+                producer.send_sync(Message::to(answers).payload(seen)).await?;
+                Ok(())
+            }
+        }
+    });
+    TraceId::new("t-77").scope(producer.send_sync(Message::to(&stage.topic).payload("x"))).await?;
+    producer.send_sync(Message::to(&stage.topic).payload("y")).await?;
+    stage.wait_committed(2).await?;
+    let mut found: Vec<_> = stage
+        .kafka
+        .read_all(&answers)
+        .await?
+        .iter()
+        .map(|r| (r.value_str().unwrap_or_default().to_owned(), r.header_str("X-Trace-ID").map(str::to_owned)))
+        .collect();
+    found.sort();
+    assert_eq!(found, [(String::new(), None), ("t-77".to_owned(), Some("t-77".to_owned()))]);
+    consumer.close(DRAIN).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_subscription_drains_and_leaves() -> Result<()> {
+    let stage = Stage::new("dropped", 1, "{}").await?;
+    produce_numbered(&stage.kafka, &stage.topic, 2, 10).await?;
+    let (_agent, consumer) = stage.consumer(2).await?;
+    let log = Log::default();
+    let subscription = subscribe_log(&consumer, &log, Duration::ZERO);
+    log.wait_len(20).await?;
+    subscription.abort();
+    stage.wait_committed(20).await?;
+    let client = mq_kafka::Client::new([stage.kafka.bootstrap()], mq_kafka::Options::default());
+    wait_until("the group is empty", PATIENCE, async || {
+        let group = client.describe_groups([&stage.group]).await.remove(&stage.group).context("no answer")??;
+        ensure!(group.members.is_empty(), "{} members", group.members.len());
+        Ok(())
+    })
+    .await
+}
