@@ -109,7 +109,7 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
 
     let shared =
         Shared { options: Arc::new(options), lease: Arc::clone(&lease), writer, events, metrics: metrics.clone() };
-    let caches = (clusters.cache.clone(), topics.cache.clone());
+    let mut filled = (clusters.filled.clone(), topics.filled.clone());
     let cluster_kind = ClusterKind { sessions: Arc::clone(&sessions) };
     let topic_kind = TopicKind { clusters: clusters.cache.clone(), sessions: Arc::clone(&sessions) };
     let mut runners = JoinSet::new();
@@ -131,9 +131,9 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
     });
     let http = tokio::spawn(serving);
 
-    let ready = join(caches.0.wait_until_ready(), caches.1.wait_until_ready());
+    let ready = join(filled.0.wait_for(|filled| *filled), filled.1.wait_for(|filled| *filled));
     tokio::select! {
-        _ = ready => { synced.send_replace(true); }
+        (Ok(_), Ok(_)) = ready => { synced.send_replace(true); }
         () = stop.cancelled() => {}
     }
     let drained = async {

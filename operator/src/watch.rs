@@ -17,18 +17,26 @@ use kube::{
     },
 };
 use std::collections::HashSet;
+use tokio::sync::watch as channel;
 
 type Ref<K> = ObjectRef<Guarded<K>>;
 
 /// The cache of one kind. Read from it freely; it may lag behind the API server.
 pub type Cache<K> = Store<Guarded<K>>;
 
-/// The cache, and the stream that fills it while it is polled and yields the objects that appeared, changed or vanished.
+/// True once the whole of a kind was listed.
+pub(crate) type Filled = channel::Receiver<bool>;
+
+/// The cache, whether it was filled once, and the stream that fills it while it is polled and yields the objects that appeared,
+/// changed or vanished.
+///
+/// The flag is our own because the cache's `wait_until_ready` wakes one waiter only, and the applier is that one.
 pub(crate) fn watch<K: Object>(
     api: Api<Guarded<K>>,
     metrics: &Metrics,
-) -> (Cache<K>, impl Stream<Item = Ref<K>> + Send + use<K>) {
+) -> (Cache<K>, Filled, impl Stream<Item = Ref<K>> + Send + use<K>) {
     let (cache, writer) = reflector::store();
+    let (fill, filled) = channel::channel(false);
     let kind = K::kind(&()).into_owned();
     let mut seen = Seen::default();
     let metrics = metrics.clone();
@@ -38,7 +46,12 @@ pub(crate) fn watch<K: Object>(
         .reflect(writer);
     let touched = events.flat_map(move |event| {
         let touched = match event {
-            Ok(event) => seen.touched(event),
+            Ok(event) => {
+                if matches!(event, Event::InitDone) {
+                    fill.send_replace(true);
+                }
+                seen.touched(event)
+            }
             Err(error) => {
                 tracing::warn!(%error, kind, "watch failed; it is taken up again");
                 metrics.watch_errors.with_label_values(&[&kind]).inc();
@@ -49,7 +62,7 @@ pub(crate) fn watch<K: Object>(
         metrics.undeserializable.with_label_values(&[&kind]).set(as_i64(seen.invalid.len()));
         stream::iter(touched)
     });
-    (cache, touched)
+    (cache, filled, touched)
 }
 
 fn as_i64(count: usize) -> i64 {

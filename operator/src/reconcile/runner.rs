@@ -6,7 +6,7 @@ use crate::{
     object::{Guarded, Object, key_of},
     options::Options,
     status,
-    watch::{Cache, watch},
+    watch::{Cache, Filled, watch},
     writer::{WriteError, Writer},
 };
 use futures::{FutureExt, Stream, StreamExt, future, stream, stream::BoxStream};
@@ -65,6 +65,8 @@ pub struct Source<K: Object> {
     pub cache: Cache<K>,
     /// Wakes objects of this kind.
     pub waker: Waker,
+    /// True once the cache was filled.
+    pub(crate) filled: Filled,
     touched: BoxStream<'static, ObjectRef<Guarded<K>>>,
     wakes: mpsc::UnboundedReceiver<ObjectKey>,
 }
@@ -78,9 +80,9 @@ impl<K: Object> std::fmt::Debug for Source<K> {
 impl<K: Object> Source<K> {
     /// Watches what `api` lists, once the runner runs.
     pub fn new(api: Api<Guarded<K>>, metrics: &Metrics) -> Self {
-        let (cache, touched) = watch(api, metrics);
+        let (cache, filled, touched) = watch(api, metrics);
         let (sender, wakes) = mpsc::unbounded_channel();
-        Self { cache, waker: Waker(sender), touched: touched.boxed(), wakes }
+        Self { cache, waker: Waker(sender), filled, touched: touched.boxed(), wakes }
     }
 
     /// For namespaced kinds: the one namespace that is served, or all.
@@ -113,7 +115,7 @@ impl<K: Kind> Runner<K> {
     /// Runs `kind` until `shutdown`, then finishes what it has begun. The cache is filled from the start; objects are reconciled
     /// once this replica leads.
     pub async fn run(kind: K, source: Source<K::Object>, shared: Shared, shutdown: CancellationToken) {
-        let Source { cache, touched, wakes, waker: _waker } = source;
+        let Source { cache, touched, wakes, waker: _waker, filled: _ } = source;
         let queue = queue(&cache, touched, wakes, &shared.lease).take_until(shutdown.cancelled_owned());
         let runner = Arc::new(Self { kind, shared, memory: Memory::default() });
         let reconcile = {
