@@ -50,6 +50,9 @@ struct Telling {
     /// For tests: builds a fault into the services.
     #[arg(long, hide = true)]
     test_fault: Option<Fault>,
+    /// For tests: waits less.
+    #[arg(long, hide = true)]
+    brisk: bool,
     /// Where the reader writes its findings and everything it saw.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -153,7 +156,7 @@ async fn story(arguments: StoryArguments) -> anyhow::Result<bool> {
         pull_policy,
         fault: telling.test_fault,
     };
-    let story = Story::prepare(Stage::new(client, setting), telling.steps).await?;
+    let story = Story::prepare(Stage::new(client, setting), telling.steps, telling.brisk).await?;
     let holds = story.tell(telling.json.as_deref()).await?;
     if telling.keep {
         keep(kubeconfig.as_deref(), &telling.namespace);

@@ -3,5 +3,10 @@
 
 #![forbid(unsafe_code)]
 
+mod chart;
+mod config_push;
+mod drain;
 mod kafka_faults;
 mod servers;
+mod shop;
+mod story;

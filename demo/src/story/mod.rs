@@ -28,6 +28,36 @@ const HIGH: u32 = 10 * LOW;
 const LINGER_MS: i64 = 40;
 const LOOK: Duration = Duration::from_millis(250);
 
+/// How long things may take, and how long they are watched.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// At the low load, before anything happens.
+    steady: Duration,
+    grow: Duration,
+    settle: Duration,
+    /// At the high load, once it is mastered.
+    hold: Duration,
+    shrink: Duration,
+}
+
+impl Pace {
+    const DEMO: Self = Self {
+        steady: Duration::from_secs(10),
+        grow: Duration::from_secs(40),
+        settle: Duration::from_secs(30),
+        hold: Duration::from_secs(20),
+        shrink: Duration::from_secs(90),
+    };
+    /// For tests.
+    const BRISK: Self = Self {
+        steady: Duration::from_secs(6),
+        grow: Duration::from_secs(30),
+        settle: Duration::from_secs(12),
+        hold: Duration::from_secs(12),
+        shrink: Duration::from_mins(1),
+    };
+}
+
 /// What happens in a story.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Step {
@@ -49,6 +79,7 @@ impl Step {
 pub struct Story {
     stage: Stage,
     steps: Vec<Step>,
+    pace: Pace,
     board: Board,
     observer: Observer,
 }
@@ -58,19 +89,20 @@ impl Story {
     ///
     /// # Errors
     /// The API server refuses an object, or what was declared does not become ready within two minutes.
-    pub async fn prepare(stage: Stage, steps: Vec<Step>) -> anyhow::Result<Self> {
+    pub async fn prepare(stage: Stage, steps: Vec<Step>, brisk: bool) -> anyhow::Result<Self> {
         let namespace = stage.setting().namespace.clone();
-        let mut story =
-            Self { observer: Observer::start(stage.client(), &namespace), stage, steps, board: Board::new() };
+        let mut story = Self {
+            observer: Observer::start(stage.client(), &namespace),
+            stage,
+            steps,
+            pace: if brisk { Pace::BRISK } else { Pace::DEMO },
+            board: Board::new(),
+        };
         story
             .board
             .say(&format!("declaring the cluster, two topics, two clients and a group in namespace {namespace}"));
         story.stage.declare().await?;
-        story.ready("MqCluster", &story.stage.setting().cluster.clone()).await?;
-        for (kind, name) in [("MqTopic", "orders"), ("MqTopic", "notifications"), ("MqProducerConfig", "orders")] {
-            story.ready(kind, name).await?;
-        }
-        story.exists("mq-agent").await?;
+        story.stage.declared().await?;
         story.board.say("topics are ready; starting order-service ×2 and notification-service ×1");
         story.stage.start_services().await?;
         let pods = |t: &Timeline| {
@@ -90,7 +122,7 @@ impl Story {
     pub async fn tell(mut self, json: Option<&std::path::Path>) -> anyhow::Result<bool> {
         let reader = Reader::start(&self.stage, &self.steps, json).await?;
         self.load(LOW).await?;
-        self.rest(Duration::from_secs(if self.steps.len() > 1 { 10 } else { 6 })).await;
+        self.rest(self.pace.steady).await;
         for step in self.steps.clone() {
             match step {
                 Step::Edit => self.edit().await?,
@@ -119,15 +151,15 @@ impl Story {
 
     async fn load_step(&mut self) -> anyhow::Result<()> {
         self.load(HIGH).await?;
-        self.until("the Deployment grows", Duration::from_secs(40), |t| t.now().wanted.is_some_and(|n| n > 1)).await;
+        self.until("the Deployment grows", self.pace.grow, |t| t.now().wanted.is_some_and(|n| n > 1)).await;
         let settled = |t: &Timeline| {
             let now = t.now();
             now.wanted.is_some_and(|wanted| wanted > 1 && wanted == now.ready) && now.late == Some(0)
         };
-        self.until("all its pods are ready and no order is late", Duration::from_secs(30), settled).await;
-        self.rest(Duration::from_secs(20)).await;
+        self.until("all its pods are ready and no order is late", self.pace.settle, settled).await;
+        self.rest(self.pace.hold).await;
         self.load(LOW).await?;
-        self.until("the Deployment is back at 1", Duration::from_secs(90), |t| t.now().wanted == Some(1)).await;
+        self.until("the Deployment is back at 1", self.pace.shrink, |t| t.now().wanted == Some(1)).await;
         Ok(())
     }
 
@@ -208,35 +240,5 @@ impl Story {
         }
         self.board.say(&format!("not seen within {} s: {what}", limit.as_secs()));
         false
-    }
-
-    /// Waits for an object of ours to be `Ready`.
-    async fn ready(&self, kind: &str, name: &str) -> anyhow::Result<()> {
-        let deadline = Instant::now() + Duration::from_mins(2);
-        let mut last = "it has no status yet".to_owned();
-        while Instant::now() < deadline {
-            if let Some(object) = self.stage.get(kind, name).await? {
-                let conditions = object.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
-                if let Some(ready) = conditions.iter().find(|condition| condition["type"] == "Ready") {
-                    if ready["status"] == "True" {
-                        return Ok(());
-                    }
-                    last = format!("{}: {}", ready["reason"], ready["message"]);
-                }
-            }
-            sleep(LOOK).await;
-        }
-        anyhow::bail!("{kind} {name} is not ready after 120 s: {last}")
-    }
-
-    async fn exists(&self, config_map: &str) -> anyhow::Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while Instant::now() < deadline {
-            if self.stage.get("ConfigMap", config_map).await?.is_some() {
-                return Ok(());
-            }
-            sleep(LOOK).await;
-        }
-        anyhow::bail!("the operator made no ConfigMap {config_map} in the namespace within 30 s")
     }
 }

@@ -1,10 +1,12 @@
 //! Puts the objects of the story into the cluster and changes them.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use crate::fault::Fault;
 use crate::summary::observe::{self, mq};
@@ -61,10 +63,37 @@ impl Stage {
     /// # Errors
     /// The API server refuses.
     pub async fn declare(&self) -> anyhow::Result<()> {
-        let namespace = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {}}}}}", self.setting.namespace);
-        self.apply(&namespace).await?;
         self.apply(CLUSTER).await?;
         self.apply(SHOP).await
+    }
+
+    /// Waits until everything that was declared is ready.
+    ///
+    /// # Errors
+    /// Something is not ready after two minutes: its own words.
+    pub async fn declared(&self) -> anyhow::Result<()> {
+        self.ready("MqCluster", &self.setting.cluster).await?;
+        for (kind, name) in
+            [("MqTopic", observe::SETTINGS), ("MqTopic", observe::GROUP), ("MqProducerConfig", observe::SETTINGS)]
+        {
+            self.ready(kind, name).await?;
+        }
+        let agent =
+            async || Ok(self.get("ConfigMap", "mq-agent").await?.map(drop).ok_or_else(|| "it is not there".to_owned()));
+        within("ConfigMap mq-agent", Duration::from_secs(30), agent).await
+    }
+
+    async fn ready(&self, kind: &str, name: &str) -> anyhow::Result<()> {
+        let ready = async || {
+            let Some(object) = self.get(kind, name).await? else { return Ok(Err("it is not there".to_owned())) };
+            let conditions = object.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            Ok(match conditions.iter().find(|condition| condition["type"] == "Ready") {
+                None => Err("it has no status".to_owned()),
+                Some(ready) if ready["status"] == "True" => Ok(()),
+                Some(ready) => Err(format!("{}: {}", ready["reason"], ready["message"])),
+            })
+        };
+        within(&format!("{kind} {name}"), Duration::from_mins(2), ready).await
     }
 
     /// The two services.
@@ -161,4 +190,20 @@ fn resource(api_version: &str, kind: &str) -> anyhow::Result<ApiResource> {
     };
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     Ok(ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural))
+}
+
+/// Asks until the answer is `Ok`; an inner `Err` says why not yet.
+async fn within(
+    what: &str,
+    limit: Duration,
+    ask: impl AsyncFn() -> anyhow::Result<Result<(), String>>,
+) -> anyhow::Result<()> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match ask().await? {
+            Ok(()) => return Ok(()),
+            Err(why) if Instant::now() > deadline => anyhow::bail!("{what} is not ready after {limit:?}: {why}"),
+            Err(_) => sleep(Duration::from_millis(250)).await,
+        }
+    }
 }

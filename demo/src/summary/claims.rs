@@ -12,6 +12,18 @@ use super::timeline::Timeline;
 /// The label `app` of the pods that place orders.
 pub const ORDER_SERVICE: &str = "order-service";
 
+/// Names of the claims.
+pub mod name {
+    pub const LOST: &str = "no order was lost";
+    pub const NUMBERS: &str = "no order number is missing";
+    pub const ORDER: &str = "each customer's orders were handled in order";
+    pub const DEAD_LETTERS: &str = "poison, and nothing else, is in the dead-letter topic";
+    pub const EDIT: &str = "every pod took the edit, none restarted";
+    pub const PATH: &str = "the replicas went up and came back";
+    pub const SIZE: &str = "their number follows from rate and capacity";
+    pub const OBJECTIVE: &str = "the objective held at the higher load";
+}
+
 /// The end of a load step over which the objective must hold.
 const STEADY: Duration = Duration::from_secs(10);
 
@@ -52,21 +64,21 @@ impl Claim {
 /// Judges all claims that `expect` asks for.
 pub fn judge(ledger: &Ledger, timeline: &Timeline, promise: &Promise, expect: Expect) -> Vec<Claim> {
     let mut claims = vec![
-        Claim::new("no order was lost", none_lost(ledger)),
-        Claim::new("no order number is missing", numbers_complete(ledger)),
-        Claim::new("each customer's orders were handled in order", in_order(ledger)),
-        Claim::new("poison, and nothing else, is in the dead-letter topic", dead_letters(ledger, expect.poison)),
+        Claim::new(name::LOST, none_lost(ledger)),
+        Claim::new(name::NUMBERS, numbers_complete(ledger)),
+        Claim::new(name::ORDER, in_order(ledger)),
+        Claim::new(name::DEAD_LETTERS, dead_letters(ledger, expect.poison)),
     ];
     if expect.edit {
-        claims.push(Claim::new("every pod took the edit, none restarted", edit_acknowledged(timeline, promise)));
+        claims.push(Claim::new(name::EDIT, edit_acknowledged(timeline, promise)));
     }
     if expect.load_step {
-        claims.push(Claim::new("the replicas went up and came back", replica_path(timeline, promise)));
+        claims.push(Claim::new(name::PATH, replica_path(timeline, promise)));
         claims.push(Claim::new(
             "their number follows from rate and capacity",
             sizing::follows(ledger, timeline, promise),
         ));
-        claims.push(Claim::new("the objective held at the higher load", objective_met(ledger, timeline, promise)));
+        claims.push(Claim::new(name::OBJECTIVE, objective_met(ledger, timeline, promise)));
     }
     claims
 }

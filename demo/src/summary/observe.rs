@@ -106,6 +106,15 @@ fn number(value: Option<&Value>) -> Option<f64> {
     }
 }
 
+/// A setting as status shows it: a number, or its text.
+fn whole(value: Option<&Value>) -> Option<i64> {
+    match value? {
+        Value::Number(number) => number.as_i64(),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
 fn text(object: &DynamicObject, path: &str) -> String {
     object.data.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
@@ -159,7 +168,8 @@ fn settings(object: &DynamicObject, _: bool) -> Vec<What> {
             connected: field("/status/clients/connected"),
             applied: field("/status/clients/applied"),
             rejected: field("/status/clients/rejected"),
-            linger_ms: integer(object, "/status/effective/lingerMs"),
+            deviating: object.data["status"]["clients"]["deviating"].as_array().map_or(0, Vec::len),
+            linger_ms: whole(object.data.pointer("/status/effective/lingerMs")),
         }));
     }
     seen

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::claims::name::{DEAD_LETTERS as DEAD, EDIT, LOST, NUMBERS as MISSING, OBJECTIVE as AGE, ORDER, PATH, SIZE};
 use super::claims::{Claim, Expect, ORDER_SERVICE, Promise, judge};
 use super::records::{Ledger, Record, Topics};
 use super::timeline::{Applied, Decision, Timeline, What};
@@ -58,6 +59,7 @@ fn applied(generation: i64, applied: i64, linger_ms: i64) -> What {
         connected: 2,
         applied,
         rejected: 0,
+        deviating: 0,
         linger_ms: Some(linger_ms),
     })
 }
@@ -128,15 +130,6 @@ fn with_seen(change: impl FnOnce(&mut Vec<(i64, What)>)) -> Vec<&'static str> {
     change(&mut seen);
     falsified(&topics(), seen)
 }
-
-const LOST: &str = "no order was lost";
-const MISSING: &str = "no order number is missing";
-const ORDER: &str = "each customer's orders were handled in order";
-const DEAD: &str = "poison, and nothing else, is in the dead-letter topic";
-const EDIT: &str = "every pod took the edit, none restarted";
-const PATH: &str = "the replicas went up and came back";
-const SIZE: &str = "their number follows from rate and capacity";
-const AGE: &str = "the objective held at the higher load";
 
 #[test]
 fn all_claims_hold_in_a_healthy_world() {

@@ -40,6 +40,9 @@ pub struct Applied {
     pub connected: i64,
     pub applied: i64,
     pub rejected: i64,
+    /// Pods that status names because they do not run with all of it.
+    pub deviating: usize,
+    /// What the live clients say.
     pub linger_ms: Option<i64>,
 }
 
@@ -167,7 +170,7 @@ impl Timeline {
             let everyone =
                 i64::try_from(pods.len()).is_ok_and(|n| n > 0 && status.connected == n && status.applied == n);
             let settled = status.observed_generation >= generation && status.current_revision == status.update_revision;
-            (settled && everyone && status.rejected == 0 && status.linger_ms == linger_ms)
+            (settled && everyone && status.rejected == 0 && status.deviating == 0 && status.linger_ms == linger_ms)
                 .then(|| (seen.at, pods.into_keys().collect()))
         })
     }
