@@ -7,6 +7,7 @@ export CARGO_TARGET_DIR ?= $(MQ_CACHE)/targets/$(shell pwd | sha256sum | cut -c1
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
+.NOTPARALLEL: # cargo, go and the servers each take all cores anyway
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 .PHONY: help

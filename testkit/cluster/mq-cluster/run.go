@@ -209,9 +209,12 @@ func (d *description) write(path string) error {
 
 func (o *options) String() string {
 	var parts []string
-	for name, wanted := range map[string]bool{"control plane": o.controlPlane, "Kafka": o.kafka, "node": o.node} {
-		if wanted {
-			parts = append(parts, name)
+	for _, part := range []struct {
+		name   string
+		wanted bool
+	}{{"control plane", o.controlPlane}, {"Kafka", o.kafka}, {"node", o.node}} {
+		if part.wanted {
+			parts = append(parts, part.name)
 		}
 	}
 	return strings.Join(parts, ", ")
