@@ -80,7 +80,8 @@ pub(crate) fn decode<R: Decodable + HeaderVersion>(frame: Bytes, version: i16) -
 /// The generated decoders reserve memory for an array before they read it. A length of four thousand million in a frame of
 /// twenty bytes would end the process: a failed allocation is an abort, not an error. In flexible versions every length is
 /// an unsigned varint, and the decoders read varints byte by byte, so they can be checked here: no array, string or byte
-/// field has more items than bytes that follow it. Numbers of tagged fields pass through here too, hence [`SMALL`].
+/// field has more items than bytes that follow it, nor more than [`LARGEST`]. Tags of tagged fields pass through here too,
+/// hence [`SMALL`].
 struct Guarded {
     inner: Bytes,
     varint: u64,
@@ -88,6 +89,9 @@ struct Guarded {
 }
 
 const SMALL: u64 = 4096;
+
+/// More topics, groups or bytes of a member's assignment than any cluster has; bounds what a large frame of garbage can reserve.
+const LARGEST: u64 = 1 << 20;
 
 impl Buf for Guarded {
     fn remaining(&self) -> usize {
@@ -112,7 +116,7 @@ impl Buf for Guarded {
         // Compact lengths are stored plus one.
         let (value, available) = (std::mem::take(&mut self.varint), self.inner.remaining());
         self.shift = 0;
-        if value > SMALL.max(available as u64 + 1) {
+        if value > SMALL.max((available as u64 + 1).min(LARGEST)) {
             return Err(TryGetError { requested: usize::try_from(value).unwrap_or(usize::MAX), available });
         }
         Ok(byte)

@@ -51,6 +51,16 @@ fn no_memory_is_reserved_for_a_length_that_cannot_be_true() {
 }
 
 #[test]
+fn a_large_frame_of_garbage_reserves_little() {
+    let mut frame = vec![0, 0, 0, 7, 0, 0, 0, 0, 0];
+    // Sixteen million brokers, and as many bytes behind the number.
+    frame.extend_from_slice(&[0x81, 0x80, 0x80, 0x08]);
+    frame.resize(frame.len() + (16 << 20), 0xff);
+    let error = decode::<MetadataResponse>(frame.into(), 12).unwrap_err();
+    assert!(matches!(&error, ErrorKind::Malformed(why) if why.contains("16777217")), "{error}");
+}
+
+#[test]
 fn an_array_may_be_as_long_as_the_bytes_behind_it_allow() {
     // Version 4 of ListGroups: throttle time, error code, groups of id, protocol type and state.
     let mut frame = vec![0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0x89, 0x27];
