@@ -33,6 +33,7 @@ pub(crate) struct Received {
     pub(crate) id: i32,
 }
 
+pub(crate) const LIST_OFFSETS: i16 = 2;
 pub(crate) const METADATA: i16 = 3;
 pub(crate) const OFFSET_FETCH: i16 = 9;
 pub(crate) const FIND_COORDINATOR: i16 = 10;
@@ -40,8 +41,14 @@ pub(crate) const API_VERSIONS: i16 = 18;
 pub(crate) const CREATE_TOPICS: i16 = 19;
 
 /// Key, oldest and newest version of what a recent broker offers.
-pub(crate) const RECENT: &[(i16, i16, i16)] =
-    &[(METADATA, 0, 12), (OFFSET_FETCH, 1, 9), (FIND_COORDINATOR, 0, 6), (API_VERSIONS, 0, 4), (CREATE_TOPICS, 2, 7)];
+pub(crate) const RECENT: &[(i16, i16, i16)] = &[
+    (LIST_OFFSETS, 1, 9),
+    (METADATA, 0, 12),
+    (OFFSET_FETCH, 1, 9),
+    (FIND_COORDINATOR, 0, 6),
+    (API_VERSIONS, 0, 4),
+    (CREATE_TOPICS, 2, 7),
+];
 
 pub(crate) fn options() -> Options {
     Options {
@@ -216,4 +223,10 @@ pub(crate) fn offsets(groups: &[(&str, i16, i64)]) -> Body {
         body = body.short(*code).tags();
     }
     body.tags()
+}
+
+/// `ListOffsets` version 6 and later: error code and offset of partition 0 of topic `t`.
+pub(crate) fn log_end(code: i16, offset: i64) -> Body {
+    let body = Body::default().int(0).length(1).text("t").length(1);
+    body.int(0).short(code).long(-1).long(offset).int(0).tags().tags().tags()
 }

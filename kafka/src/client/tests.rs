@@ -6,13 +6,14 @@ use std::{
 
 use super::*;
 use crate::{
-    GroupError, NewTopic, TopicError,
+    GroupError, Isolation, NewTopic, OffsetSpec, PartitionError, Partitions, TopicError,
     fake::{
-        Body, CREATE_TOPICS, FIND_COORDINATOR, FakeBroker, METADATA, OFFSET_FETCH, RECENT, Wire, coordinators, created,
-        metadata, offsets, options,
+        Body, CREATE_TOPICS, FIND_COORDINATOR, FakeBroker, LIST_OFFSETS, METADATA, OFFSET_FETCH, RECENT, Wire,
+        coordinators, created, log_end, metadata, offsets, options,
     },
 };
 
+const NOT_LEADER: i16 = 6;
 const NOT_COORDINATOR: i16 = 16;
 const NOT_CONTROLLER: i16 = 41;
 
@@ -196,4 +197,35 @@ async fn a_group_without_an_answer_is_an_error_of_its_own() {
     let offsets = client.committed_offsets(["a", "b"]).await;
     assert!(offsets["a"].is_ok());
     assert!(matches!(&offsets["b"], Err(GroupError::Request(_))), "{:?}", offsets["b"]);
+}
+
+#[tokio::test]
+async fn ends_follow_the_leader_and_a_lost_leader_is_not_an_offset() {
+    let log = Log::default();
+    let ports = Arc::new(Mutex::new((0, 0)));
+    let known = Arc::clone(&ports);
+    let first = broker(&log, move |key, before| {
+        let (a, b) = *known.lock().unwrap();
+        Some(match (key, before) {
+            // The look that finds the brokers, then leader 1, then leader 2, then none.
+            (METADATA, 0) => metadata(&[(1, a), (2, b)], 1, &[("t", 1)]),
+            (METADATA, 1) => metadata(&[(1, a), (2, b)], 1, &[("t", 2)]),
+            (METADATA, _) => metadata(&[(1, a), (2, b)], 1, &[("t", -1)]),
+            _ => log_end(NOT_LEADER, -1),
+        })
+    })
+    .await;
+    let second =
+        broker(&log, |_, before| Some(if before == 0 { log_end(0, 42) } else { log_end(NOT_LEADER, -1) })).await;
+    *ports.lock().unwrap() = (first.port, second.port);
+    let client = Client::new([first.address.clone()], options());
+    let partitions = Partitions::from([("t".to_owned(), [0].into())]);
+    let end = async || {
+        client.list_offsets(&partitions, OffsetSpec::Latest, Isolation::ReadUncommitted).await["t"][&0].clone()
+    };
+
+    assert_eq!(end().await, Ok(Some(42)));
+    assert_eq!((log.count(first.port, LIST_OFFSETS), log.count(second.port, LIST_OFFSETS)), (1, 1));
+    let lost = end().await;
+    assert!(matches!(&lost, Err(PartitionError::Request(error)) if error.is_retryable()), "{lost:?}");
 }

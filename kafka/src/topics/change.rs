@@ -45,6 +45,10 @@ impl Client {
     ///
     /// Sent in as few requests as the controller's limit of 10,000 records each allows (a topic is one record, and so is each
     /// partition and config), one after the other.
+    ///
+    /// A result is the controller's. Brokers follow: while one makes the logs of many new partitions (seen: 40 s for 2,000 on a
+    /// slow disk), its [`Client::describe_topics`] may still say [`TopicError::Absent`]. Creating again then says
+    /// [`TopicError::AlreadyExists`], and that is the truth.
     pub async fn create_topics(
         &self,
         topics: &[NewTopic],
