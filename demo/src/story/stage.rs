@@ -73,9 +73,12 @@ impl Stage {
     /// Something is not ready after two minutes: its own words.
     pub async fn declared(&self) -> anyhow::Result<()> {
         self.ready("MqCluster", &self.setting.cluster).await?;
-        for (kind, name) in
-            [("MqTopic", observe::SETTINGS), ("MqTopic", observe::GROUP), ("MqProducerConfig", observe::SETTINGS)]
-        {
+        for (kind, name) in [
+            ("MqTopic", observe::SETTINGS),
+            ("MqTopic", observe::GROUP),
+            ("MqTopic", "notifications-dlq"),
+            ("MqProducerConfig", observe::SETTINGS),
+        ] {
             self.ready(kind, name).await?;
         }
         let agent =
