@@ -12,7 +12,7 @@ KAFKA_FILES := testkit/kafka/pom.xml
 LAUNCHER_FILES := $(sort $(wildcard testkit/cluster/mq-cluster/*.go testkit/cluster/mq-cluster/templates/*))
 
 KUBE := $(MQ_CACHE)/kubernetes-$(KUBERNETES_VERSION)-$(call hash,$(KUBE_FILES))/kube
-HELM := $(MQ_CACHE)/helm-$(HELM_VERSION)/helm
+HELM := $(MQ_CACHE)/helm-$(HELM_VERSION)-for-$(KUBERNETES_VERSION)/helm
 COREDNS := $(MQ_CACHE)/coredns-$(COREDNS_VERSION)-$(call hash,$(COREDNS_FILES))/coredns
 KAFKA := $(MQ_CACHE)/kafka-$(KAFKA_VERSION)-$(call hash,$(KAFKA_FILES))
 SERVERS := $(MQ_CACHE)/servers-$(call hash,$(LAUNCHER_FILES) $(KUBE_FILES) $(COREDNS_FILES) $(KAFKA_FILES) testkit/servers.mk)
@@ -23,6 +23,9 @@ COMPONENT_BASE := k8s.io/component-base/version
 KUBE_VERSION_FLAGS := -X $(COMPONENT_BASE).gitVersion=v$(KUBERNETES_VERSION) -X $(COMPONENT_BASE).gitMajor=1 \
 	-X $(COMPONENT_BASE).gitMinor=34 -X $(COMPONENT_BASE).gitTreeState=clean \
 	-X k8s.io/client-go/pkg/version.gitVersion=v$(KUBERNETES_VERSION)
+# What `helm template` and `helm lint` take for the version of the cluster that they do not have.
+HELM_FLAGS := -X helm.sh/helm/v3/internal/version.version=v$(HELM_VERSION) \
+	$(foreach package,chartutil lint/rules,$(addprefix -X helm.sh/helm/v3/pkg/$(package).k8sVersion,Major=1 Minor=34))
 go_build := CGO_ENABLED=0 GOTOOLCHAIN=local go build -trimpath -buildvcs=false
 
 .PHONY: servers
@@ -50,7 +53,8 @@ $(COREDNS):
 $(HELM):
 	@hack/tools.sh go
 	@echo "mq: building Helm $(HELM_VERSION), about 3 minutes"
-	@mkdir -p $(@D) && GOBIN=$(@D) CGO_ENABLED=0 GOTOOLCHAIN=local go install -trimpath -ldflags "-s -w" helm.sh/helm/v3/cmd/helm@v$(HELM_VERSION)
+	@mkdir -p $(@D) && GOBIN=$(@D) CGO_ENABLED=0 GOTOOLCHAIN=local go install -trimpath \
+		-ldflags "-s -w $(HELM_FLAGS)" helm.sh/helm/v3/cmd/helm@v$(HELM_VERSION)
 
 $(KAFKA)/lib:
 	@hack/tools.sh java
