@@ -31,7 +31,6 @@ use controllers::{
     topic::TopicKind,
 };
 use events::Events;
-use futures::future::join;
 use kube::{Api, Client};
 use lease::Lease;
 use metrics::Metrics;
@@ -109,7 +108,7 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
 
     let shared =
         Shared { options: Arc::new(options), lease: Arc::clone(&lease), writer, events, metrics: metrics.clone() };
-    let mut filled = (clusters.filled.clone(), topics.filled.clone());
+    let caches = [clusters.filled.clone(), topics.filled.clone(), producers.filled.clone(), groups.filled.clone()];
     let cluster_kind = ClusterKind { sessions: Arc::clone(&sessions) };
     let topic_kind = TopicKind { clusters: clusters.cache.clone(), sessions: Arc::clone(&sessions) };
     let mut runners = JoinSet::new();
@@ -131,9 +130,8 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
     });
     let http = tokio::spawn(serving);
 
-    let ready = join(filled.0.wait_for(|filled| *filled), filled.1.wait_for(|filled| *filled));
     tokio::select! {
-        (Ok(_), Ok(_)) = ready => { synced.send_replace(true); }
+        true = all_filled(caches) => { synced.send_replace(true); }
         () = stop.cancelled() => {}
     }
     let drained = async {
@@ -181,6 +179,16 @@ fn spawn_after<K: Kind>(
         let _ = pending.wait_for(|pending| *pending == 0).await;
         run.await;
     });
+}
+
+/// True once each cache is filled; false at the end.
+async fn all_filled(caches: impl IntoIterator<Item = watch::Filled>) -> bool {
+    for mut filled in caches {
+        if filled.wait_for(|filled| *filled).await.is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 /// Wakes all objects of a kind that belong to a cluster.

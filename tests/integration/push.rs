@@ -63,7 +63,7 @@ async fn a_refused_revision_is_taken_back_and_never_sent_again() -> Result<()> {
         agent.ack(&version, &[]).await?;
         versions.push(version);
     }
-    rig.edit_orders(json!({"lingerMs": 900_000})).await?;
+    rig.edit_orders(json!({"lingerMs": 50})).await?;
     let (bad, _) = first.config().await?;
     assert_eq!(second.config().await?.0, bad);
     first.nack(&bad, "no broker answers").await?;

@@ -225,9 +225,11 @@ impl Configs {
                 let (hash, preset_version, generation) = (encoded.hash.clone(), *preset_version, *generation);
                 let stored = Stored { number, hash, preset_version, generation };
                 let revision = Revision { stored, body: encoded.json.clone().into() };
+                // Before the watch can bring the new one.
+                let description = self.describe(object, &revision);
                 let created = revisions::to_object(kind, object, owner, &revision);
                 self.writer.write("revision", object, api.create(&PostParams::default(), &created)).await?;
-                events.push(Event::normal(Reason::RevisionCreated, self.describe(object, &revision)));
+                events.push(Event::normal(Reason::RevisionCreated, description));
                 // At once: the watch may bring the object's new status before the revision.
                 self.index.apply_revision(&object.uid, revision);
             }

@@ -48,6 +48,9 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) async fn start() -> Result<Self> {
+        // Of a test that fails, the log of its operator is shown.
+        let filter = tracing_subscriber::EnvFilter::try_from_env("MQ_LOG").unwrap_or_else(|_| "info".into());
+        let _first = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let control_plane = crate::crds::installed().await?;
         Self::start_on(&control_plane).await
     }
@@ -86,6 +89,10 @@ impl Rig {
     pub(super) fn run_operator(&mut self) {
         let shutdown = CancellationToken::new();
         let run = mq_operator::run(self.options.clone(), self.client.clone(), shutdown.clone());
+        let run = async {
+            // Said at once: a test that waits for the operator would only tell what it waited for.
+            run.await.inspect_err(|error| eprintln!("the operator ended: {error}"))
+        };
         self.operator = Some((tokio::spawn(run), shutdown));
     }
 
