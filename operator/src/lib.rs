@@ -11,6 +11,7 @@
 
 mod controllers;
 pub mod events;
+mod groups;
 mod http;
 pub mod lease;
 pub mod metrics;
@@ -31,6 +32,7 @@ use controllers::{
     topic::TopicKind,
 };
 use events::Events;
+use groups::Groups;
 use kube::{Api, Client};
 use lease::Lease;
 use metrics::Metrics;
@@ -115,8 +117,20 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
     spawn(&mut runners, cluster_kind, clusters, &shared, &stop);
     spawn(&mut runners, topic_kind, topics, &shared, &stop);
     let configs = || Configs { index: push.index(), client: client.clone(), writer: shared.writer.clone() };
-    let (producer_kind, group_kind) =
-        (ProducerConfigKind { configs: configs() }, ConsumerGroupKind { configs: configs() });
+    let watched = Groups::start(
+        groups::Environment {
+            client: client.clone(),
+            options: Arc::clone(&shared.options),
+            lease: Arc::clone(&lease),
+            metrics: metrics.clone(),
+            writer: shared.writer.clone(),
+            sessions: Arc::clone(&sessions),
+            waker: groups.waker.clone(),
+        },
+        stop.clone(),
+    )?;
+    let producer_kind = ProducerConfigKind { configs: configs() };
+    let group_kind = ConsumerGroupKind { configs: configs(), groups: Arc::clone(&watched) };
     let wakers = (producers.waker.clone(), groups.waker.clone());
     spawn_after(&mut runners, push.pending(), producer_kind, producers, &shared, &stop);
     spawn_after(&mut runners, push.pending(), group_kind, groups, &shared, &stop);
@@ -137,6 +151,7 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
     let drained = async {
         while runners.join_next().await.is_some() {}
         sessions.finished().await;
+        watched.finished().await;
     };
     let held = lease.hold(client, &metrics, stop.clone(), drained).await;
     let unasked = stop.is_cancelled() && !shutdown.is_cancelled();

@@ -47,6 +47,10 @@ pub struct Options {
     #[arg(long, default_value_t = 20_000)]
     pub push_max_streams: usize,
 
+    /// How often the offsets of groups that are scaled are read; those of all others every sixth time.
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    pub lag_interval: Duration,
+
     /// Address of /metrics, /healthz and /readyz; port 0 takes any free one.
     #[arg(long, default_value = "0.0.0.0:8080")]
     pub metrics_addr: SocketAddr,

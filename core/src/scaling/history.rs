@@ -223,6 +223,11 @@ impl History {
         self.capacity.interrupt();
     }
 
+    /// Whether the workload or the group is on the way to its replicas, so that members are worth a look in every cycle.
+    pub fn is_settling(&self) -> bool {
+        self.unsettled.is_some()
+    }
+
     fn change(&self) -> Duration {
         self.changes.iter().max().copied().unwrap_or(FIRST_CHANGE).min(LONGEST_CHANGE)
     }

@@ -1,7 +1,12 @@
-//! `MqConsumerGroup`: resolves the settings of a group's consumers, and says what its clients make of them.
+//! `MqConsumerGroup`: resolves the settings of a group's consumers, and says what its clients make of them; declares the group to
+//! those who watch its lag and scale it, and says what they found.
+
+use std::sync::Arc;
 
 use kube::{Resource, ResourceExt};
-use mq_core::{condition::Verdict, effect::ObjectKey, reason::Reason, revision, rollout, tenancy};
+use mq_core::{
+    condition::Verdict, effect::ObjectKey, presets::PRESET_VERSION, reason::Reason, revision, rollout, tenancy,
+};
 use mq_crds::MqConsumerGroup;
 use mq_protocol::{
     body::{ConsumerBody, DeadLetter},
@@ -10,6 +15,7 @@ use mq_protocol::{
 
 use super::client_config::{self, Before, Configs, Decision, Facts, Resolved};
 use crate::{
+    groups::{self, DesiredGroup, Groups},
     object::key_of,
     push::feed,
     reconcile::{Error, Kind, Refusal, Report},
@@ -17,12 +23,20 @@ use crate::{
 
 pub(crate) struct ConsumerGroupKind {
     pub(crate) configs: Configs,
+    pub(crate) groups: Arc<Groups>,
+}
+
+/// A configuration that can be carried out, and a group that can be watched.
+#[derive(Debug)]
+pub(crate) struct ValidGroup {
+    config: Resolved,
+    group: DesiredGroup,
 }
 
 impl Kind for ConsumerGroupKind {
     type Object = MqConsumerGroup;
     type Inputs = Facts;
-    type Valid = Resolved;
+    type Valid = ValidGroup;
     type Decision = Decision;
 
     // Never put on: the API server collects the revisions of an object that is gone.
@@ -32,30 +46,40 @@ impl Kind for ConsumerGroupKind {
         Ok(self.configs.facts(message::Kind::Consumer, &key_of(object), &object.spec.cluster))
     }
 
-    fn validate(&self, object: &MqConsumerGroup, facts: Facts) -> Result<Resolved, Refusal> {
+    fn validate(&self, object: &MqConsumerGroup, facts: Facts) -> Result<ValidGroup, Refusal> {
         Ok(resolve(object, facts)?)
     }
 
-    fn decide(&self, resolved: &Resolved) -> Decision {
-        client_config::decide(resolved)
+    fn decide(&self, valid: &ValidGroup) -> Decision {
+        client_config::decide(&valid.config)
     }
 
-    async fn apply(&self, object: &MqConsumerGroup, resolved: Resolved, decision: Decision) -> Result<Report, Error> {
+    async fn apply(&self, object: &MqConsumerGroup, valid: ValidGroup, decision: Decision) -> Result<Report, Error> {
+        let ValidGroup { config: resolved, group } = valid;
         let owner = object.controller_owner_ref(&());
         let kind = message::Kind::Consumer;
         let events = self.configs.carry_out(kind, &key_of(object), owner, &resolved, &decision).await?;
         let conditions = vec![rollout::config_applied(&decision.verdict)];
         let Decision { verdict, status, .. } = decision;
-        Ok(Report { verdict: Some(verdict), conditions, status, events, ..Report::default() })
+        let mut report = Report { verdict: Some(verdict), conditions, status, events, ..Report::default() };
+        self.groups.report(object, group, &mut report);
+        Ok(report)
     }
 
-    // Clients keep what is in force: that is in the status, which stays.
-    fn pause(&self, _: &MqConsumerGroup) {}
+    // Clients keep what is in force: that is in the status, which stays. The lag is watched on, the replicas stay.
+    fn pause(&self, object: &MqConsumerGroup) {
+        let settings = object.spec.consumer.resolve(PRESET_VERSION).ok();
+        if let Some(group) = settings.and_then(|settings| groups::object::desired(object, &settings, true).ok()) {
+            self.groups.declare(group);
+        }
+    }
 
-    fn forget(&self, _: &ObjectKey) {}
+    fn forget(&self, key: &ObjectKey) {
+        self.groups.withdraw(key);
+    }
 }
 
-fn resolve(object: &MqConsumerGroup, facts: Facts) -> Result<Resolved, Verdict> {
+fn resolve(object: &MqConsumerGroup, facts: Facts) -> Result<ValidGroup, Verdict> {
     let spec = &object.spec;
     let namespace = object.namespace().unwrap_or_default();
     let connection = client_config::connection(&spec.cluster, &namespace, facts.cluster.as_deref())?;
@@ -73,6 +97,7 @@ fn resolve(object: &MqConsumerGroup, facts: Facts) -> Result<Resolved, Verdict> 
         .consumer
         .resolve(preset_version)
         .map_err(|violations| Verdict::stalled(Reason::InvalidSpec, violations.to_string()))?;
+    let group = groups::object::desired(object, &settings, false)?;
     let body = ConsumerBody {
         connection,
         group_id,
@@ -81,7 +106,8 @@ fn resolve(object: &MqConsumerGroup, facts: Facts) -> Result<Resolved, Verdict> 
         settings,
     };
     let encoded = client_config::encode(&body)?;
-    Ok(Resolved { encoded, preset_version, generation, before: before(object), facts })
+    let config = Resolved { encoded, preset_version, generation, before: before(object), facts };
+    Ok(ValidGroup { config, group })
 }
 
 fn before(object: &MqConsumerGroup) -> Before {

@@ -1,0 +1,75 @@
+//! What Prometheus sees of groups. A number that is not known has no series; it is never zero.
+
+use mq_core::{
+    lag::GroupLag,
+    scaling::{Decision, Objective},
+};
+use prometheus::{GaugeVec, Opts, Registry};
+
+use super::DesiredGroup;
+
+#[derive(Debug, Clone)]
+pub(super) struct GroupMetrics {
+    lag: GaugeVec,
+    late: GaugeVec,
+    unknown: GaugeVec,
+    current: GaugeVec,
+    desired: GaugeVec,
+    arrival: GaugeVec,
+    capacity: GaugeVec,
+}
+
+impl GroupMetrics {
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let gauge = |name: &str, help: &str| {
+            let gauge = GaugeVec::new(Opts::new(name, help), &["cluster", "namespace", "name", "group"])?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        Ok(Self {
+            lag: gauge("mq_group_lag_messages", "Messages between the committed offsets and the ends.")?,
+            late: gauge("mq_group_late_messages", "Messages that break the objective.")?,
+            unknown: gauge("mq_group_unknown_partitions", "Partitions whose lag is not known.")?,
+            current: gauge("mq_group_replicas", "Replicas that the target asks for.")?,
+            desired: gauge("mq_group_desired_replicas", "Replicas that the operator decided on.")?,
+            arrival: gauge("mq_group_arrival_messages_per_second", "Messages that arrive.")?,
+            capacity: gauge("mq_group_capacity_messages_per_second", "Messages that one replica can handle.")?,
+        })
+    }
+
+    pub(super) fn lag(&self, group: &DesiredGroup, lag: &GroupLag, objective: Option<Objective>) {
+        let known = !lag.is_unknown();
+        set(&self.lag, group, known.then(|| number(lag.outstanding)));
+        let broken = objective.and_then(|objective| objective.broken_by(lag));
+        set(&self.late, group, broken.filter(|_| known).map(number));
+        set(&self.unknown, group, u32::try_from(lag.unknown.len()).ok().map(f64::from));
+        set(&self.arrival, group, lag.arrival);
+    }
+
+    pub(super) fn decision(&self, group: &DesiredGroup, decision: Option<&Decision>) {
+        set(&self.current, group, decision.map(|decision| f64::from(decision.current)));
+        set(&self.desired, group, decision.map(|decision| f64::from(decision.desired)));
+        set(&self.capacity, group, decision.and_then(|decision| decision.terms.capacity));
+    }
+
+    pub(super) fn forget(&self, group: &DesiredGroup) {
+        for gauge in [&self.lag, &self.late, &self.unknown, &self.current, &self.desired, &self.arrival, &self.capacity]
+        {
+            set(gauge, group, None);
+        }
+    }
+}
+
+fn set(gauge: &GaugeVec, group: &DesiredGroup, value: Option<f64>) {
+    let labels = [&group.cluster, &group.object.namespace, &group.object.name, &group.group_id].map(String::as_str);
+    match value {
+        Some(value) => gauge.with_label_values(&labels).set(value),
+        // It fails only if there was no series.
+        None => drop(gauge.remove_label_values(&labels)),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "message counts are far below 2^52")]
+fn number(messages: u64) -> f64 {
+    messages as f64
+}

@@ -1,0 +1,346 @@
+//! Consumer groups: their lag, and how many replicas they have.
+//!
+//! ```text
+//! reconcilers ─ declare / withdraw ─→ entries ─┐ every cycle, per cluster
+//!                                              ├→ collect (batched) → core::lag → core::scaling → /scale
+//! runner ←─ wake ─ view per group ←────────────┴──────────────────────────┘
+//! ```
+//! One task per cluster reads the offsets of all of its groups at once; a cluster that does not answer holds up no other.
+//! Groups that are scaled are read in every cycle, all others in every sixth.
+
+mod collect;
+mod entry;
+mod metrics;
+pub(crate) mod object;
+mod target;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use collect::{Offsets, Wanted};
+use entry::{Entry, Step};
+use futures::{StreamExt, stream};
+use kube::Client;
+use metrics::GroupMetrics;
+use mq_core::{
+    condition::{Condition, Verdict},
+    effect::ObjectKey,
+    lag::{GroupLag, ResetPolicy},
+    reason::Reason,
+    scaling::{Decision, Objective},
+};
+use mq_crds::{Lag, MqConsumerGroup, ScalingStatus};
+use target::{Deployed, Targets};
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    events::Event,
+    lease::Lease,
+    metrics::Metrics,
+    options::Options,
+    reconcile::{Report, Waker},
+    session::Sessions,
+    writer::Writer,
+};
+
+/// Cycles between two readings of a group that is not scaled, and what is read in turns: 30 s and 60 s at the usual 5 s.
+const UNSCALED: u32 = 6;
+const TURNS: u32 = 12;
+/// Steps written at the same time.
+const WRITES: usize = 16;
+
+/// What an object says about its group. Equal declarations change nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct DesiredGroup {
+    /// The object.
+    pub(crate) object: ObjectKey,
+    /// Its `MqCluster`.
+    pub(crate) cluster: String,
+    /// The group in Kafka.
+    pub(crate) group_id: String,
+    /// Its topics in Kafka.
+    pub(crate) topics: BTreeSet<String>,
+    /// Where it starts without a commit.
+    pub(crate) reset: ResetPolicy,
+    /// How often its members commit.
+    pub(crate) commit_interval: Duration,
+    /// Identity of the configuration that its clients run.
+    pub(crate) config: String,
+    /// Watched, but nothing is changed.
+    pub(crate) paused: bool,
+    /// How it is scaled, if it is.
+    pub(crate) scaling: Option<DesiredScaling>,
+}
+
+/// How a group is scaled.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct DesiredScaling {
+    /// Name of the Deployment, in the namespace of the object.
+    pub(crate) target: String,
+    /// The promise.
+    pub(crate) objective: Objective,
+    /// Fewest replicas.
+    pub(crate) min: u32,
+    /// Most replicas.
+    pub(crate) max: u32,
+    /// Messages per second that one replica handles, if the user knows.
+    pub(crate) capacity: Option<f64>,
+    /// Window of quiet before a step down.
+    pub(crate) window: Duration,
+}
+
+/// What is known about a group. Changes only when a status should.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct GroupView {
+    /// Rounded; renewed once a minute.
+    pub(crate) lag: Option<Lag>,
+    /// The last decision that said something new.
+    pub(crate) scaling: Option<ScalingStatus>,
+    /// `ScalingActive`.
+    pub(crate) active: Option<Condition>,
+    /// What keeps the group from being as declared.
+    pub(crate) problem: Option<Verdict>,
+}
+
+/// What the groups need from the rest of the operator.
+#[derive(Clone)]
+pub(crate) struct Environment {
+    pub(crate) client: Client,
+    pub(crate) options: Arc<Options>,
+    pub(crate) lease: Arc<Lease>,
+    pub(crate) metrics: Metrics,
+    pub(crate) writer: Writer,
+    pub(crate) sessions: Arc<Sessions>,
+    /// Wakes `MqConsumerGroup`s.
+    pub(crate) waker: Waker,
+}
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Environment").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// All groups of this process.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    environment: Environment,
+    targets: Targets,
+    metrics: GroupMetrics,
+    started: Instant,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    clusters: Mutex<HashMap<String, Arc<Cluster>>>,
+}
+
+#[derive(Debug, Default)]
+struct Cluster {
+    changed: Notify,
+    entries: Mutex<HashMap<ObjectKey, Entry>>,
+}
+
+impl Groups {
+    /// Starts watching the targets; the rest begins with the first declaration.
+    pub(crate) fn start(environment: Environment, stop: CancellationToken) -> prometheus::Result<Arc<Self>> {
+        let (targets, tasks) = (Targets::default(), TaskTracker::new());
+        let watch = targets.clone().watch(environment.client.clone(), Arc::clone(&environment.options), stop.clone());
+        tasks.spawn(watch);
+        Ok(Arc::new(Self {
+            metrics: GroupMetrics::new(environment.metrics.registry())?,
+            environment,
+            targets,
+            started: Instant::now(),
+            tasks,
+            stop,
+            clusters: Mutex::default(),
+        }))
+    }
+
+    /// Declares a group, or declares it anew.
+    pub(crate) fn declare(self: &Arc<Self>, group: DesiredGroup) {
+        let cluster = self.cluster(&group.cluster);
+        let mut entries = lock(&cluster.entries);
+        let news = match entries.get_mut(&group.object) {
+            Some(entry) => entry.redeclare(group),
+            None => entries.insert(group.object.clone(), Entry::new(group)).is_none(),
+        };
+        drop(entries);
+        if news {
+            cluster.changed.notify_one();
+        }
+    }
+
+    /// Declares a group, and adds to `report` what is known about it.
+    pub(crate) fn report(self: &Arc<Self>, object: &MqConsumerGroup, group: DesiredGroup, report: &mut Report) {
+        let (cluster, key) = (group.cluster.clone(), group.object.clone());
+        self.declare(group);
+        object::report(object, self.view(&cluster, &key), self.take_events(&cluster, &key), report);
+    }
+
+    /// The object no longer declares anything.
+    pub(crate) fn withdraw(&self, object: &ObjectKey) {
+        for cluster in lock(&self.clusters).values() {
+            if let Some(entry) = lock(&cluster.entries).remove(object) {
+                self.metrics.forget(&entry.desired);
+            }
+        }
+    }
+
+    /// What is known about the group of an object; nothing before its first cycle.
+    fn view(&self, cluster: &str, object: &ObjectKey) -> Option<GroupView> {
+        let cluster = lock(&self.clusters).get(cluster).cloned()?;
+        lock(&cluster.entries).get(object).filter(|entry| entry.seen).map(|entry| entry.view.clone())
+    }
+
+    /// What happened to the group of an object since this was asked last.
+    fn take_events(&self, cluster: &str, object: &ObjectKey) -> Vec<Event> {
+        let Some(cluster) = lock(&self.clusters).get(cluster).cloned() else { return vec![] };
+        lock(&cluster.entries).get_mut(object).map(|entry| std::mem::take(&mut entry.events)).unwrap_or_default()
+    }
+
+    /// Waits until all cycles have finished what they had begun. Call after the shutdown.
+    pub(crate) async fn finished(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn cluster(self: &Arc<Self>, name: &str) -> Arc<Cluster> {
+        let mut clusters = lock(&self.clusters);
+        if let Some(cluster) = clusters.get(name) {
+            return Arc::clone(cluster);
+        }
+        let cluster = Arc::new(Cluster::default());
+        clusters.insert(name.to_owned(), Arc::clone(&cluster));
+        self.tasks.spawn(Arc::clone(self).run(name.to_owned(), Arc::clone(&cluster)));
+        cluster
+    }
+
+    async fn run(self: Arc<Self>, name: String, cluster: Arc<Cluster>) {
+        let mut offsets = Offsets::default();
+        let mut turn = 0_u32;
+        // A declaration is read soon; the ones that follow it closely with it. Nothing is read more often than once a cycle
+        // for that: rates need time between two readings.
+        cluster.changed.notified().await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        loop {
+            let started = Instant::now();
+            if self.environment.lease.permit().is_ok() {
+                self.cycle(&name, &cluster, &mut offsets, turn).await;
+                turn = turn.wrapping_add(1);
+            }
+            let pause = self.environment.options.lag_interval.mul_f64(0.95 + fastrand::f64() / 20.0);
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep_until(started + pause) => {}
+            }
+        }
+    }
+
+    async fn cycle(&self, name: &str, cluster: &Cluster, offsets: &mut Offsets, turn: u32) {
+        // Without a session there is no valid MqCluster; the reconciler says so.
+        let Some(session) = self.environment.sessions.get(name) else { return };
+        let (wanted, due) = wanted(&lock(&cluster.entries), turn);
+        if due.is_empty() {
+            return;
+        }
+        let started = Instant::now();
+        offsets.read(&session.client(), &wanted).await;
+        let seconds = started.elapsed().as_secs_f64();
+        self.environment.metrics.cycle_seconds.with_label_values(&[name, "lag"]).observe(seconds);
+        let at = self.started.elapsed();
+        let mut steps = Vec::new();
+        let mut touched = Vec::new();
+        {
+            let mut entries = lock(&cluster.entries);
+            for key in due {
+                let Some(entry) = entries.get_mut(&key) else { continue };
+                let (before, seen) = (entry.view.clone(), entry.seen);
+                steps.extend(self.turn(at, entry, offsets).map(|step| (key.clone(), step)));
+                if !seen || entry.view != before || !entry.events.is_empty() {
+                    touched.push(key);
+                }
+            }
+        }
+        let written = stream::iter(steps)
+            .map(async |(key, step)| (self.write(&key, &step).await, key, step))
+            .buffer_unordered(WRITES)
+            .collect::<Vec<_>>()
+            .await;
+        for (result, key, step) in written {
+            if let Some(entry) = lock(&cluster.entries).get_mut(&key) {
+                match result {
+                    Ok(true) => entry.stepped(&step),
+                    Ok(false) => {}
+                    Err(message) => entry.cannot(Reason::KubernetesUnavailable, message),
+                }
+                touched.push(key);
+            }
+        }
+        for key in touched {
+            self.environment.waker.wake(key);
+        }
+    }
+
+    /// One group's part of a cycle.
+    fn turn(&self, at: Duration, entry: &mut Entry, offsets: &Offsets) -> Option<Step> {
+        let group = entry.desired.clone();
+        let readings = offsets.readings(&group.group_id, &group.topics);
+        let lag = entry.observe(at, &readings, offsets.members(&group.group_id, &group.topics));
+        self.metrics.lag(&group, &lag, group.scaling.as_ref().map(|scaling| scaling.objective));
+        let (decision, step) = self.decide(at, entry, lag).unzip();
+        self.metrics.decision(&group, decision.as_ref());
+        step.flatten()
+    }
+
+    fn decide(&self, at: Duration, entry: &mut Entry, lag: GroupLag) -> Option<(Decision, Option<Step>)> {
+        let target = &entry.desired.scaling.as_ref()?.target;
+        let target: Option<Deployed> = self.targets.get(&entry.desired.object.namespace, target).ok()?;
+        entry.decide(at, self.environment.options.lag_interval, lag, target)
+    }
+
+    /// False: the target was changed meanwhile, which makes the write void; the next cycle looks anew.
+    async fn write(&self, key: &ObjectKey, step: &Step) -> Result<bool, String> {
+        let Environment { client, writer, .. } = &self.environment;
+        let replicas = step.decision.desired;
+        let written = target::scale(client.clone(), writer, key, &step.target, &step.seen, replicas).await;
+        match written {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_superseded() => Ok(false),
+            Err(error) => Err(format!("cannot scale Deployment {}: {error}", step.target)),
+        }
+    }
+}
+
+/// What has to be read in this turn, and for whom.
+fn wanted(entries: &HashMap<ObjectKey, Entry>, turn: u32) -> (Wanted, Vec<ObjectKey>) {
+    let due: Vec<(&ObjectKey, &Entry)> = entries
+        .iter()
+        .filter(|(_, entry)| !entry.seen || entry.desired.scaling.is_some() || turn.is_multiple_of(UNSCALED))
+        .collect();
+    let mut groups = BTreeMap::new();
+    for (_, entry) in &due {
+        let (topics, reset) =
+            groups.entry(entry.desired.group_id.clone()).or_insert_with(|| (BTreeSet::new(), entry.desired.reset));
+        topics.extend(entry.desired.topics.iter().cloned());
+        if entry.desired.reset == ResetPolicy::Earliest {
+            *reset = ResetPolicy::Earliest;
+        }
+    }
+    let all_members = turn % TURNS == TURNS / 3;
+    let members = due
+        .iter()
+        .filter(|(_, entry)| entry.wants_members() || (all_members && entry.desired.scaling.is_some()))
+        .map(|(_, entry)| entry.desired.group_id.clone())
+        .collect();
+    let wanted =
+        Wanted { groups, members, topics_anew: turn.is_multiple_of(TURNS), starts_anew: turn % TURNS == 2 * TURNS / 3 };
+    (wanted, due.into_iter().map(|(key, _)| key.clone()).collect())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
