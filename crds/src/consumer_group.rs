@@ -73,7 +73,7 @@ pub struct MqConsumerGroupSpec {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadLetter {
-    /// The topic, by its name in Kafka. The operator creates it.
+    /// The topic, by its name in Kafka. It has to exist: declare it as an MqTopic.
     #[schemars(length(min = 1, max = 249))]
     #[x_kube(validation = kafka_name("deadLetter.topic"))]
     pub topic: String,

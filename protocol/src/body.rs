@@ -173,6 +173,7 @@ fn collect_unknown(given: &Value, known: &Value, path: &str, unknown: &mut Vec<S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mq_core::settings::{ConsumerSettings, ProducerSettings};
     use proptest::prelude::*;
 
     type Body = ProducerBody<Settings>;
@@ -202,6 +203,32 @@ mod tests {
             r#"{"brokers":["kafka:9092"],"securityProtocol":"PLAINTEXT","settings":{"lingerMs":5}}"#
         );
         assert_eq!(encoded.hash, "a704c3cc6e6c2bff09065faad500726d673f1cf023a8aa59581b97d723a6a00d");
+    }
+
+    #[test]
+    fn an_upgrade_alone_changes_no_hash() {
+        // Golden: what objects without any setting resolve to with preset version 1, for ever.
+        let connection = body().connection;
+        let settings = ProducerSettings::default().resolve(1).unwrap();
+        let producer = encode(&ProducerBody { connection: connection.clone(), settings }).unwrap();
+        assert_eq!(
+            producer.hash, "c2099b21dc5b633b02a308a2090e1587788e493fbd3ef6acd0ccce9b7edc17c9",
+            "{}",
+            producer.json
+        );
+        let consumer = encode(&ConsumerBody {
+            connection,
+            group_id: "notifications".into(),
+            topics: vec!["orders".into()],
+            dead_letter: DeadLetter { topic: "notifications.dlq".into() },
+            settings: ConsumerSettings::default().resolve(1).unwrap(),
+        })
+        .unwrap();
+        assert_eq!(
+            consumer.hash, "dce89f7f03710ce74f049f27646f6ddb06094b3a12907b97dca26278e739a4de",
+            "{}",
+            consumer.json
+        );
     }
 
     #[test]

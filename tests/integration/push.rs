@@ -197,6 +197,21 @@ async fn only_pods_of_granted_namespaces_with_the_right_token_come_in() -> Resul
 }
 
 #[tokio::test]
+async fn a_full_server_says_so_and_serves_again_when_a_stream_ends() -> Result<()> {
+    let rig = Rig::start_with(&["--push-max-streams=1"]).await?;
+    rig.declare_orders(json!({"lingerMs": 5})).await?;
+    let (first, second) =
+        (rig.pod(&rig.namespace, TOKEN_AUDIENCE).await?, rig.pod(&rig.namespace, TOKEN_AUDIENCE).await?);
+    let agent = rig.connect(&first).await?;
+    assert_eq!(rig.refusal(Some(&second.token)).await?.code(), Code::ResourceExhausted);
+    drop(agent);
+    let mut agent = wait_until("there is room again", SOON, async || rig.connect(&second).await).await?;
+    agent.subscribe(None).await?;
+    agent.config().await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_edit_of_the_cluster_is_a_new_revision() -> Result<()> {
     let rig = Rig::start().await?;
     rig.declare_orders(json!({"lingerMs": 5})).await?;

@@ -48,30 +48,37 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) async fn start() -> Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// With further options of the operator.
+    pub(super) async fn start_with(options: &[&str]) -> Result<Self> {
         // Of a test that fails, the log of its operator is shown.
         let filter = tracing_subscriber::EnvFilter::try_from_env("MQ_LOG").unwrap_or_else(|_| "info".into());
         let _first = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let control_plane = crate::crds::installed().await?;
-        Self::start_on(&control_plane).await
+        Self::start_on(&control_plane, options).await
     }
 
-    async fn start_on(control_plane: &ControlPlane) -> Result<Self> {
+    async fn start_on(control_plane: &ControlPlane, more: &[&str]) -> Result<Self> {
         let client = control_plane.client()?;
         let namespace = control_plane.namespace("push").await?;
         let stranger = control_plane.namespace("stranger").await?;
         let cluster = unique("push");
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let (addr, endpoint) = (format!("127.0.0.1:{port}"), format!("https://127.0.0.1:{port}"));
-        let options = Options::try_parse_from([
-            "mq-operator",
-            &format!("--clusters={cluster}"),
-            &format!("--lease-name={cluster}"),
-            &format!("--lease-namespace={}", namespace.name()),
-            "--lease-duration=6s",
-            "--metrics-addr=127.0.0.1:0",
-            &format!("--push-addr={addr}"),
-            &format!("--push-endpoint={endpoint}"),
-        ])?;
+        let options = [
+            "mq-operator".to_owned(),
+            format!("--clusters={cluster}"),
+            format!("--lease-name={cluster}"),
+            format!("--lease-namespace={}", namespace.name()),
+            "--lease-duration=6s".to_owned(),
+            "--metrics-addr=127.0.0.1:0".to_owned(),
+            format!("--push-addr={addr}"),
+            format!("--push-endpoint={endpoint}"),
+        ];
+        let more = more.iter().map(|option| (*option).to_owned());
+        let options = Options::try_parse_from(options.into_iter().chain(more))?;
         // Nothing here needs a broker, so none is there: configurations do not wait for Kafka.
         let declared = json!({
             "apiVersion": "mq.infra-kit.io/v1alpha1",
