@@ -4,6 +4,7 @@
 
 mod agent;
 mod crds;
+mod groups;
 mod kafka_groups;
 mod kafka_topics;
 mod push;

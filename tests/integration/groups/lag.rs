@@ -1,0 +1,123 @@
+//! The lag that the operator tells is the lag that there is.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use mq_crds::LagState;
+use mq_testkit::{unique, wait_until};
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::world::{SOON, World};
+
+#[tokio::test]
+async fn lag_is_what_is_not_committed() -> Result<()> {
+    let world = World::new("lag").await?;
+    let (topic, group) = (world.topic(3).await?, unique("lag"));
+    world.fill(&topic, 3, 30).await?;
+    world.commit(&group, &topic, &[30, 20, 5]).await?;
+    world.declare(&group, &topic, None).await?;
+
+    let status = world.wait_for(&group, "the lag is known", |s| s.lag.is_some()).await?;
+
+    let lag = status.lag.unwrap();
+    assert_eq!((lag.state, lag.messages, lag.late, lag.reason), (LagState::Known, Some(35), None, None));
+    assert_eq!(status.scaling, None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_a_commit_the_reset_policy_says_what_is_owed() -> Result<()> {
+    let world = World::new("reset").await?;
+    let topic = world.topic(2).await?;
+    world.fill(&topic, 2, 20).await?;
+    let (earliest, latest) = (unique("earliest"), unique("latest"));
+    world.declare(&earliest, &topic, None).await?;
+    world.declare(&latest, &topic, None).await?;
+    world.edit(&latest, &json!({"spec": {"consumer": {"autoOffsetReset": "latest"}}})).await?;
+
+    world.wait_for_metric("mq_group_lag_messages", &earliest, 40.0).await?;
+    world.wait_for_metric("mq_group_lag_messages", &latest, 0.0).await
+}
+
+#[tokio::test]
+async fn what_is_not_known_is_never_zero() -> Result<()> {
+    let world = World::new("unknown").await?;
+    let (missing, beyond) = (unique("missing"), unique("beyond"));
+    world.declare(&missing, &unique("no-such-topic"), None).await?;
+    let topic = world.topic(1).await?;
+    world.commit(&beyond, &topic, &[900]).await?;
+    world.declare(&beyond, &topic, None).await?;
+
+    for (group, words) in [(&missing, "the topic does not exist"), (&beyond, "re-created or truncated")] {
+        let status = world.wait_for(group, "its lag is judged", |s| s.lag.is_some()).await?;
+        let lag = status.lag.unwrap();
+        assert_eq!((lag.state, lag.messages), (LagState::Unknown, None));
+        assert!(lag.reason.as_ref().is_some_and(|reason| reason.contains(words)), "{lag:?}");
+        assert!(world.metric("mq_group_lag_messages", group).await.is_err(), "no series for {group}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn late_is_what_waits_longer_than_the_objective() -> Result<()> {
+    let world = World::new("late").await?;
+    let (topic, group) = (world.topic(2).await?, unique("late"));
+    world.commit(&group, &topic, &[0, 0]).await?;
+    let scaling = json!({
+        "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "nobody"},
+        "objective": {"age": "6s"}, "maxReplicas": 2,
+    });
+    world.declare(&group, &topic, Some(scaling)).await?;
+    world.wait_for_metric("mq_group_late_messages", &group, 0.0).await?;
+
+    world.fill(&topic, 2, 25).await?;
+    let written = Instant::now();
+    world.wait_for_metric("mq_group_lag_messages", &group, 50.0).await?;
+    let late = world.metric("mq_group_late_messages", &group).await?;
+    ensure!(late == 0.0 || written.elapsed() > Duration::from_secs(6), "{late} are late after {:?}", written.elapsed());
+    world.wait_for_metric("mq_group_late_messages", &group, 50.0).await?;
+    assert!(written.elapsed() >= Duration::from_secs(6), "late before the objective: {:?}", written.elapsed());
+
+    world.commit(&group, &topic, &[25, 15]).await?;
+    world.wait_for_metric("mq_group_late_messages", &group, 10.0).await?;
+    world.commit(&group, &topic, &[25, 25]).await?;
+    world.wait_for_metric("mq_group_late_messages", &group, 0.0).await
+}
+
+/// Fifty groups, read in every cycle, cost as many requests as one.
+#[tokio::test]
+async fn fifty_groups_are_read_in_three_requests() -> Result<()> {
+    const GROUPS: usize = 50;
+    const CYCLES: u32 = 12;
+    let world = World::new("many").await?;
+    let topic = world.topic(4).await?;
+    world.fill(&topic, 4, 1).await?;
+    let names: Vec<String> = (0..GROUPS).map(|n| unique(&format!("many-{n}"))).collect();
+    for name in &names {
+        let scaling = json!({
+            "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "nobody"},
+            "objective": {"lag": 100}, "maxReplicas": 2,
+        });
+        world.declare(name, &topic, Some(scaling)).await?;
+    }
+    wait_until("the lag of all groups is told", SOON, async || {
+        for name in &names {
+            ensure!((world.metric("mq_group_lag_messages", name).await? - 4.0).abs() < 0.5, "{name}");
+        }
+        Ok(())
+    })
+    .await?;
+
+    let before = (world.kafka.requests("OffsetFetch").await?, world.kafka.requests("ListOffsets").await?);
+    sleep(Duration::from_secs(1) * CYCLES).await;
+    let fetched = world.kafka.requests("OffsetFetch").await? - before.0;
+    let listed = world.kafka.requests("ListOffsets").await? - before.1;
+
+    eprintln!("{CYCLES} cycles of {GROUPS} groups: {fetched} OffsetFetch, {listed} ListOffsets (other tests included)");
+    // Other tests of this run read their groups at the same time: a few requests per second. One request per group would be 600.
+    assert!(fetched >= u64::from(CYCLES) / 2, "nothing was read: {fetched}");
+    assert!(fetched <= u64::from(CYCLES) * 12, "{fetched} OffsetFetch in {CYCLES} cycles");
+    assert!(listed <= u64::from(CYCLES) * 12, "{listed} ListOffsets in {CYCLES} cycles");
+    Ok(())
+}

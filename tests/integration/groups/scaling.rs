@@ -1,0 +1,186 @@
+//! The replicas follow the load, by few steps, and the status says why.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use futures::StreamExt;
+use k8s_openapi::api::{apps::v1::Deployment, events::v1::Event};
+use kube::{
+    Api,
+    api::{ListParams, Patch, PatchParams},
+    runtime::{WatchStreamExt, watcher},
+};
+use mq_crds::MqConsumerGroupStatus;
+use mq_testkit::{unique, wait_until};
+use serde_json::{Value, json};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    kubelet::{self, Work},
+    world::{SOON, World},
+};
+
+fn scaling(capacity: Option<i64>) -> Value {
+    let mut scaling = json!({
+        "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "worker"},
+        "objective": {"age": "20s"},
+        "minReplicas": 1,
+        "maxReplicas": 12,
+        "scaleDown": {"window": "8s"},
+    });
+    if let Some(capacity) = capacity {
+        scaling["capacityPerReplica"] = capacity.into();
+    }
+    scaling
+}
+
+fn reason(status: &MqConsumerGroupStatus) -> &str {
+    status.scaling.as_ref().map_or("", |scaling| scaling.reason.as_str())
+}
+
+fn condition<'a>(status: &'a MqConsumerGroupStatus, kind: &str) -> (&'a str, &'a str) {
+    let found = status.conditions.iter().find(|condition| condition.type_ == kind);
+    found.map_or(("", ""), |condition| (condition.status.as_str(), condition.reason.as_str()))
+}
+
+/// Every value that `spec.replicas` takes from now on.
+fn path(world: &World) -> (Arc<Mutex<Vec<i32>>>, AbortOnDropHandle<()>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let api: Api<Deployment> = Api::namespaced(world.client.clone(), world.namespace.name());
+    let noted = Arc::clone(&seen);
+    let watching = tokio::spawn(async move {
+        let mut changes = watcher(api, watcher::Config::default()).default_backoff().applied_objects().boxed();
+        while let Some(change) = changes.next().await {
+            // A watch that breaks is taken up again.
+            let Ok(deployment) = change else { continue };
+            let replicas = deployment.spec.and_then(|spec| spec.replicas).unwrap_or_default();
+            let mut seen = lock(&noted);
+            if seen.last() != Some(&replicas) {
+                seen.push(replicas);
+            }
+        }
+    });
+    (seen, AbortOnDropHandle::new(watching))
+}
+
+fn lock(path: &Mutex<Vec<i32>>) -> MutexGuard<'_, Vec<i32>> {
+    path.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[tokio::test]
+async fn replicas_follow_the_load_up_in_one_step_and_down_again() -> Result<()> {
+    let world = World::new("follow").await?;
+    let (topic, group) = (world.topic(12).await?, unique("follow"));
+    let work = Work { config: world.kafka.client_config(), group: group.clone(), topic: topic.clone(), per_second: 50 };
+    kubelet::deploy(&world.client, world.namespace.name(), "worker", 1).await?;
+    let _kubelet = kubelet::run(world.client.clone(), world.namespace.name(), Some(work));
+    let (path, _watching) = path(&world);
+    world.declare(&group, &topic, Some(scaling(Some(50)))).await?;
+    world.wait_for(&group, "one replica is enough", |s| reason(s) == "WithinBand").await?;
+
+    // 180 messages per second at 50 per replica: at the aimed 70 % that is 5.1, and 12 partitions are shared evenly by 6.
+    let load = kubelet::load(&world.kafka.client_config(), topic.clone(), 180)?;
+    let grown = world.wait_for(&group, "it has grown", |s| reason(s) == "BelowNeed").await?;
+    let said = grown.scaling.clone().context("a decision")?;
+    eprintln!("{}: {}", said.reason, said.message);
+    assert_eq!((said.current, said.desired), (Some(1), Some(6)), "{}", said.message);
+    assert_eq!(said.terms.capacity, Some(50.0));
+    let need = said.terms.need.context("a need")?;
+    assert!(need > 4.0 && need <= 6.0, "{need}");
+    assert_eq!(condition(&grown, "ScalingActive"), ("True", "BelowNeed"));
+    world.wait_for(&group, "it fits", |s| reason(s) == "WithinBand").await?;
+    wait_until("nothing is late and little waits", SOON, async || {
+        ensure!(world.metric("mq_group_late_messages", &group).await? < 0.5);
+        let lag = world.metric("mq_group_lag_messages", &group).await?;
+        ensure!(lag < 400.0, "{lag} wait");
+        Ok(())
+    })
+    .await?;
+
+    drop(load);
+    wait_until("it is back at one replica", SOON * 2, async || {
+        let path = lock(&path).clone();
+        ensure!(path.last() == Some(&1) && path.len() > 1, "{path:?}, {:?}", world.status(&group).await?.scaling);
+        Ok(())
+    })
+    .await?;
+    let path = lock(&path).clone();
+    eprintln!("replicas: {path:?}");
+    assert_eq!(path[..2], [1, 6], "one step up");
+    assert!(path.len() <= 5 && path[1..].is_sorted_by(|a, b| a > b), "few steps down: {path:?}");
+
+    let events: Api<Event> = Api::namespaced(world.client.clone(), world.namespace.name());
+    let told = events.list(&ListParams::default()).await?.items;
+    let up: Vec<_> = told.iter().filter(|event| event.reason.as_deref() == Some("BelowNeed")).collect();
+    assert_eq!(up.len(), 1, "one step, one event");
+    assert!(up[0].note.as_deref().is_some_and(|note| note.contains("scaled Deployment worker from 1 to 6")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_a_stated_capacity_it_is_measured() -> Result<()> {
+    let world = World::new("measure").await?;
+    let (topic, group) = (world.topic(12).await?, unique("measure"));
+    let work = Work { config: world.kafka.client_config(), group: group.clone(), topic: topic.clone(), per_second: 50 };
+    kubelet::deploy(&world.client, world.namespace.name(), "worker", 1).await?;
+    let _kubelet = kubelet::run(world.client.clone(), world.namespace.name(), Some(work));
+    world.declare(&group, &topic, Some(scaling(None))).await?;
+    world.wait_for(&group, "one replica is enough", |s| reason(s) == "WithinBand").await?;
+
+    let _load = kubelet::load(&world.kafka.client_config(), topic.clone(), 180)?;
+
+    let known = |s: &MqConsumerGroupStatus| {
+        s.scaling.as_ref().is_some_and(|s| s.reason == "BelowNeed" && s.terms.capacity.is_some())
+    };
+    let grown = world.wait_for(&group, "it grows by a measured capacity", known).await?;
+    let said = grown.scaling.context("a decision")?;
+    eprintln!("{}: {}", said.reason, said.message);
+    let capacity = said.terms.capacity.context("a capacity")?;
+    assert!((40.0..60.0).contains(&capacity), "a replica really handles 50 per second: {}", said.message);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_missing_deployment_is_said_and_heals() -> Result<()> {
+    let world = World::new("target").await?;
+    let (topic, group) = (world.topic(2).await?, unique("target"));
+    world.declare(&group, &topic, Some(scaling(Some(50)))).await?;
+
+    let missing = world.wait_for(&group, "the target is missed", |s| reason(s) == "TargetNotFound").await?;
+    assert_eq!(condition(&missing, "ScalingActive"), ("False", "TargetNotFound"));
+    let sentence = missing.scaling.context("a decision")?.message;
+    assert!(sentence.contains("there is no Deployment worker; create it"), "{sentence}");
+
+    kubelet::deploy(&world.client, world.namespace.name(), "worker", 1).await?;
+    let _kubelet = kubelet::run(world.client.clone(), world.namespace.name(), None);
+    world.wait_for(&group, "scaling is active", |s| condition(s, "ScalingActive").0 == "True").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn replicas_set_by_a_person_are_respected_for_a_window() -> Result<()> {
+    let world = World::new("hand").await?;
+    let (topic, group) = (world.topic(12).await?, unique("hand"));
+    kubelet::deploy(&world.client, world.namespace.name(), "worker", 1).await?;
+    let work = Work { config: world.kafka.client_config(), group: group.clone(), topic: topic.clone(), per_second: 50 };
+    let _kubelet = kubelet::run(world.client.clone(), world.namespace.name(), Some(work));
+    world.declare(&group, &topic, Some(scaling(Some(50)))).await?;
+    world.wait_for(&group, "one replica is enough", |s| reason(s) == "WithinBand").await?;
+
+    let deployments: Api<Deployment> = Api::namespaced(world.client.clone(), world.namespace.name());
+    let by_hand = json!({"spec": {"replicas": 3}});
+    deployments.patch_scale("worker", &PatchParams::default(), &Patch::Merge(&by_hand)).await?;
+
+    let held = world.wait_for(&group, "the person's word is respected", |s| reason(s) == "ScaledByHand").await?;
+    assert_eq!(held.scaling.context("a decision")?.desired, Some(3));
+    // Nothing arrives, so after its windows the operator goes back to the minimum.
+    wait_until("it scales again", Duration::from_secs(90), async || {
+        let replicas = deployments.get("worker").await?.spec.and_then(|spec| spec.replicas);
+        ensure!(replicas == Some(1), "{replicas:?}");
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,175 @@
+//! One operator with a cluster, a namespace and topics of its own.
+
+use std::{net::TcpListener, time::Duration};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::Parser;
+use futures::future::try_join_all;
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
+use mq_crds::{MqCluster, MqConsumerGroup, MqConsumerGroupStatus};
+use mq_operator::Options;
+use mq_testkit::{Broker, Namespace, TestEnv, unique, wait_until};
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer},
+};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinHandle,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Longest wait for anything that happens within a few cycles.
+pub(super) const SOON: Duration = Duration::from_mins(1);
+
+pub(super) struct World {
+    pub(super) client: Client,
+    pub(super) kafka: Broker,
+    pub(super) namespace: Namespace,
+    pub(super) cluster: String,
+    metrics: u16,
+    operator: JoinHandle<()>,
+    _stop: DropGuard,
+}
+
+impl World {
+    /// Starts an operator whose cycles last one second.
+    pub(super) async fn new(base: &str) -> Result<Self> {
+        let control_plane = crate::crds::installed().await?;
+        let kafka = TestEnv::kafka().await?;
+        let namespace = control_plane.namespace(base).await?;
+        let client = control_plane.client()?;
+        let cluster = unique(base);
+        let object = serde_json::from_value(json!({
+            "apiVersion": "mq.infra-kit.io/v1alpha1", "kind": "MqCluster", "metadata": {"name": cluster},
+            "spec": {"brokers": [kafka.bootstrap()], "namespaces": [{"name": namespace.name(), "topics": ["*"]}]},
+        }))?;
+        Api::<MqCluster>::all(client.clone()).create(&PostParams::default(), &object).await?;
+        let free_port = || anyhow::Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
+        let (metrics, push) = (free_port()?, free_port()?);
+        let options = Options::try_parse_from([
+            "mq-operator".to_owned(),
+            format!("--clusters={cluster}"),
+            format!("--namespace={}", namespace.name()),
+            format!("--lease-name={cluster}"),
+            format!("--lease-namespace={}", namespace.name()),
+            format!("--push-addr=127.0.0.1:{push}"),
+            format!("--metrics-addr=127.0.0.1:{metrics}"),
+            "--lag-interval=1s".to_owned(),
+        ])?;
+        let stop = CancellationToken::new();
+        let run = mq_operator::run(options, client.clone(), stop.clone());
+        let operator = tokio::spawn(async move {
+            if let Err(error) = run.await {
+                eprintln!("the operator ended: {error}");
+            }
+        });
+        Ok(Self { client, kafka, namespace, cluster, metrics, operator, _stop: stop.drop_guard() })
+    }
+
+    pub(super) async fn topic(&self, partitions: i32) -> Result<String> {
+        let topic = self.kafka.unique(self.namespace.name());
+        self.kafka.create_topic(&topic, partitions).await?;
+        Ok(topic)
+    }
+
+    pub(super) fn groups(&self) -> Api<MqConsumerGroup> {
+        Api::namespaced(self.client.clone(), self.namespace.name())
+    }
+
+    /// Declares a group of one topic, with the same id as its object.
+    pub(super) async fn declare(&self, name: &str, topic: &str, scaling: Option<Value>) -> Result<()> {
+        let mut spec = json!({"cluster": self.cluster, "topics": [topic]});
+        if let Some(scaling) = scaling {
+            spec["scaling"] = scaling;
+        }
+        let object = serde_json::from_value(json!({
+            "apiVersion": "mq.infra-kit.io/v1alpha1", "kind": "MqConsumerGroup", "metadata": {"name": name},
+            "spec": spec,
+        }))?;
+        self.groups().create(&PostParams::default(), &object).await?;
+        Ok(())
+    }
+
+    pub(super) async fn edit(&self, name: &str, patch: &Value) -> Result<()> {
+        self.groups().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        Ok(())
+    }
+
+    pub(super) async fn status(&self, name: &str) -> Result<MqConsumerGroupStatus> {
+        self.groups().get(name).await?.status.with_context(|| format!("{name} has no status yet"))
+    }
+
+    /// Waits until the status satisfies `check`, and returns it.
+    pub(super) async fn wait_for(
+        &self,
+        name: &str,
+        what: &str,
+        check: impl Fn(&MqConsumerGroupStatus) -> bool,
+    ) -> Result<MqConsumerGroupStatus> {
+        wait_until(&format!("{name}: {what}"), SOON, async || {
+            ensure!(!self.operator.is_finished(), "the operator ended");
+            let status = self.status(name).await?;
+            ensure!(check(&status), "{}", serde_json::to_string(&status)?);
+            Ok(status)
+        })
+        .await
+    }
+
+    /// Commits an offset for each partition of the topic, as a member of the group would.
+    pub(super) async fn commit(&self, group: &str, topic: &str, offsets: &[i64]) -> Result<()> {
+        let mut config = self.kafka.client_config();
+        config.set("group.id", group);
+        let consumer: BaseConsumer = config.create()?;
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in (0..).zip(offsets) {
+            list.add_partition_offset(topic, partition, Offset::Offset(*offset))?;
+        }
+        tokio::task::spawn_blocking(move || consumer.commit(&list, CommitMode::Sync)).await??;
+        Ok(())
+    }
+
+    /// One value of the operator's metrics for a group; an error while there is none.
+    pub(super) async fn metric(&self, metric: &str, name: &str) -> Result<f64> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.metrics)).await?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: operator\r\n\r\n").await?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page).await?;
+        let label = format!("name=\"{name}\"");
+        let line = page.lines().find(|line| line.starts_with(&format!("{metric}{{")) && line.contains(&label));
+        let value =
+            line.and_then(|line| line.rsplit(' ').next()).ok_or_else(|| anyhow!("no {metric} of {name} yet"))?;
+        Ok(value.parse()?)
+    }
+
+    pub(super) async fn wait_for_metric(&self, metric: &str, name: &str, expected: f64) -> Result<()> {
+        wait_until(&format!("{metric} of {name} is {expected}"), SOON, async || {
+            let value = self.metric(metric, name).await?;
+            ensure!((value - expected).abs() < 0.5, "it is {value}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Writes so many records to each partition of the topic.
+    pub(super) async fn fill(&self, topic: &str, partitions: i32, each: usize) -> Result<()> {
+        use rdkafka::producer::{FutureProducer, FutureRecord};
+        let producer: FutureProducer = self.kafka.client_config().create()?;
+        let mut deliveries = Vec::new();
+        for _ in 0..each {
+            for partition in 0..partitions {
+                let record = FutureRecord::<(), _>::to(topic).partition(partition).payload("x");
+                deliveries.push(producer.send_result(record).map_err(|(error, _)| error)?);
+            }
+        }
+        for delivery in try_join_all(deliveries).await? {
+            delivery.map_err(|(error, _)| error)?;
+        }
+        Ok(())
+    }
+}
