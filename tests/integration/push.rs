@@ -1,5 +1,6 @@
 //! Config push over a real API server: tokens, revisions, status, and what pods hear.
 
+mod agent;
 mod rig;
 
 use std::{collections::BTreeSet, time::Duration};

@@ -266,3 +266,6 @@ impl Configs {
         format!("revision {number}: {}{more}", differences.join(", "))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+use mq_core::rollout::{Clients as Counts, Rejection};
+
+use super::*;
+
+fn stored(number: i64) -> Stored {
+    Stored { number, hash: format!("hash-{number}"), preset_version: 1, generation: number }
+}
+
+fn clients(connected: i32, applied: i32) -> Clients {
+    Clients { connected, applied, ..Clients::default() }
+}
+
+/// An object of generation 2 that resolves to revision 2, which is stored and in force.
+fn resolved() -> Resolved {
+    Resolved {
+        encoded: Encoded { json: "{}".into(), hash: "hash-2".into() },
+        preset_version: 1,
+        generation: 2,
+        before: Before {
+            state: State { current: Some(2), update: Some(2), rejected: BTreeSet::new() },
+            ..Before::default()
+        },
+        facts: Facts { cluster: None, revisions: vec![stored(1), stored(2)], report: Report::default(), settled: true },
+    }
+}
+
+fn rejection(revision: i64) -> Rejection {
+    Rejection { revision, pod: "a".into(), words: "pod a: Invalid: no".into() }
+}
+
+#[test]
+fn a_first_revision_is_in_force_with_the_write_that_makes_it() {
+    let mut resolved = resolved();
+    resolved.facts.revisions.clear();
+    resolved.before = Before::default();
+    let decision = decide(&resolved);
+    assert_eq!(decision.step, Step::Create { number: 1 });
+    assert_eq!(decision.status["currentRevision"], 1);
+    assert_eq!(decision.verdict.reason, Reason::NoClients);
+}
+
+#[test]
+fn until_agents_had_time_to_return_a_missing_one_is_not_counted_as_gone() {
+    let mut resolved = resolved();
+    resolved.before.clients = Some(clients(3, 3));
+    resolved.before.effective = [("lingerMs".to_owned(), ConfigValue::Integer(5))].into();
+    resolved.facts.report.clients = Counts { connected: 1, applied: 1, rejected: 0 };
+    resolved.facts.settled = false;
+    let decision = decide(&resolved);
+    assert_eq!(decision.status["clients"]["connected"], 3);
+    assert_eq!(decision.status["effective"]["lingerMs"], 5);
+    assert_eq!(decision.verdict.reason, Reason::Applied);
+    // More than before is known at once, and after that time everything is.
+    resolved.facts.report.clients = Counts { connected: 4, applied: 4, rejected: 0 };
+    assert_eq!(decide(&resolved).status["clients"]["connected"], 4);
+    resolved.facts.report.clients = Counts { connected: 1, applied: 1, rejected: 0 };
+    resolved.facts.settled = true;
+    assert_eq!(decide(&resolved).status["clients"]["connected"], 1);
+}
+
+#[test]
+fn the_words_of_a_refusal_outlive_the_leader_that_heard_them() {
+    let mut resolved = resolved();
+    resolved.facts.report.rejections = vec![rejection(2)];
+    let decision = decide(&resolved);
+    assert_eq!(decision.step, Step::Keep);
+    assert_eq!(decision.status["currentRevision"], 1);
+    assert_eq!(decision.status["rejectedRevisions"], json!([2]));
+    assert!(decision.verdict.message.ends_with("pod a: Invalid: no"), "{}", decision.verdict.message);
+
+    resolved.facts.report.rejections.clear();
+    resolved.before.state = State { current: Some(1), update: Some(2), rejected: [2].into() };
+    resolved.before.rejection = Some(decision.verdict.message.clone());
+    assert_eq!(decide(&resolved).verdict, decision.verdict);
+
+    // An edit is another matter.
+    resolved.encoded.hash = "hash-3".into();
+    resolved.generation = 3;
+    let healed = decide(&resolved);
+    assert_eq!((healed.step, healed.verdict.reason), (Step::Create { number: 3 }, Reason::NoClients));
+}
+
+#[test]
+fn a_status_names_five_pods_at_most_and_types_values() {
+    let mut resolved = resolved();
+    let report = &mut resolved.facts.report;
+    report.effective = [("acks", "all"), ("lingerMs", "5"), ("enableAutoCommit", "true")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+    report.deviating = (0..9)
+        .rev()
+        .map(|number| crate::push::index::Deviating {
+            pod: format!("pod-{number}"),
+            revision: None,
+            message: "does not apply warp".into(),
+        })
+        .collect();
+    let status = decide(&resolved).status;
+    assert_eq!(status["effective"], json!({"acks": "all", "enableAutoCommit": true, "lingerMs": 5}));
+    let named: Vec<_> = status["clients"]["deviating"].as_array().unwrap().iter().map(|c| c["pod"].clone()).collect();
+    assert_eq!(named, ["pod-0", "pod-1", "pod-2", "pod-3", "pod-4"]);
+}
+
+#[test]
+fn a_namespace_without_grant_is_told_who_can_help() {
+    let cluster: MqClusterSpec = serde_json::from_value(json!({
+        "brokers": ["a:1"],
+        "namespaces": [{"name": "shop", "topics": ["*"]}],
+    }))
+    .unwrap();
+    assert_eq!(connection("main", "shop", Some(&cluster)).unwrap().brokers, ["a:1"]);
+    assert_eq!(connection("main", "bank", Some(&cluster)).unwrap_err().reason, Reason::NotGranted);
+    assert_eq!(connection("main", "shop", None).unwrap_err().reason, Reason::ClusterNotFound);
+}
