@@ -38,8 +38,11 @@ impl Context {
             _ => consumer.assign(partitions),
         };
         self.report("take the assigned partitions", outcome);
+        // librdkafka remembers a pause across revocation: a partition that left while all were paused would come back silent.
         if paused {
             self.report("pause the assigned partitions", consumer.pause(partitions));
+        } else {
+            self.report("resume the assigned partitions", consumer.resume(partitions));
         }
         tracing::info!(consumer = self.shared.name, partitions = %names(partitions), "partitions assigned");
     }
