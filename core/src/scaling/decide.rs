@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::history::{Situation, Unsettled};
-use super::need::{most, useful, useful_below, whole};
+use super::need::{effective, most, useful, useful_below, whole};
 use super::{Decision, Objective, Policy, Terms};
 use crate::reason::Reason;
 
@@ -137,7 +137,7 @@ fn ceiling(policy: &Policy, now: &Situation) -> u32 {
 
 fn up(policy: &Policy, now: &Situation) -> Option<Verdict> {
     let (need, load, capacity) = (now.need?, now.load?, now.capacity.known()?);
-    if f64::from(now.replicas) >= need.least {
+    if effective(now.replicas, now.partitions) >= need.least {
         return None;
     }
     let waiting = if load.backlog >= 1.0 { format!(" and {} waiting", number(load.backlog)) } else { String::new() };

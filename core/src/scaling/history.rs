@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::capacity::{Capacity, Learner, Sample};
-use super::need::{Load, Need, need};
+use super::need::{Load, Need, effective, need};
 use super::window::WindowMax;
 use super::{Decision, Observation, Policy};
 
@@ -153,6 +153,7 @@ impl History {
             remember(&mut self.broken, broken);
         }
         self.note_settling(at, policy, seen);
+        let knew = self.capacity_of(policy).known().is_some();
         self.learn(from, policy, seen);
         self.judge_step(at, policy, seen);
         self.quiet_since =
@@ -164,9 +165,11 @@ impl History {
         if let Some(need) = need {
             self.most_need.push(at, need.aim, policy.window);
         }
-        let replicas = f64::from(self.replicas.unwrap_or(seen.target.replicas));
+        let replicas = effective(self.replicas.unwrap_or(seen.target.replicas), seen.lag.partitions);
         let asks = need.map_or_else(|| self.worsening(seen), |need| replicas < need.least);
-        self.asked = if asks { self.asked.saturating_add(1) } else { 0 };
+        // A capacity that was just measured comes from a window without a pause: nothing is left to confirm.
+        let votes = if capacity.known().is_some() && !knew { 2 } else { 1 };
+        self.asked = if asks { self.asked.saturating_add(votes) } else { 0 };
     }
 
     /// Lays out the present for a decision. `seen` is the observation taken last.

@@ -54,6 +54,14 @@ pub(super) fn most(arrival: f64, capacity: f64) -> f64 {
     arrival / (LOWEST * capacity)
 }
 
+/// How many evenly loaded replicas these are worth: the busiest one has the most partitions and sets the pace.
+pub(super) fn effective(replicas: u32, partitions: u32) -> f64 {
+    if replicas == 0 || partitions == 0 {
+        return f64::from(replicas);
+    }
+    f64::from(partitions) / f64::from(partitions.div_ceil(replicas))
+}
+
 /// The fewest replicas, at least `needed`, at which the busiest replica really has fewer partitions than with one less.
 ///
 /// With more replicas than partitions the rest would be idle: the answer is never above `partitions`.
@@ -100,6 +108,12 @@ mod tests {
         assert_eq!(counts, [1, 2, 3, 4, 6, 6, 12, 12, 12, 12, 12, 12, 12, 12]);
         let below: Vec<u32> = (1..=14).map(|replicas| useful_below(replicas, 12)).collect();
         assert_eq!(below, [1, 1, 2, 3, 4, 4, 6, 6, 6, 6, 6, 6, 12, 12]);
+    }
+
+    #[test]
+    fn the_busiest_replica_sets_the_pace() {
+        let worth: Vec<f64> = [0, 1, 5, 6, 11, 12, 13].iter().map(|n| effective(*n, 12)).collect();
+        assert_eq!(worth, [0.0, 1.0, 4.0, 6.0, 6.0, 12.0, 12.0]);
     }
 
     #[test]

@@ -95,7 +95,9 @@ impl Entry {
 
     fn show_lag(&mut self, at: Duration, now: Lag) {
         let due = self.shown.is_none_or(|shown| at.saturating_sub(shown) >= RENEW);
-        let turned = self.view.lag.as_ref().is_none_or(|lag| lag.state != now.state);
+        // That the promise breaks, or holds again, is news at once.
+        let broken = |lag: &Lag| lag.late.is_some_and(|late| late > 0);
+        let turned = self.view.lag.as_ref().is_none_or(|lag| lag.state != now.state || broken(lag) != broken(&now));
         if turned || (due && self.view.lag.as_ref() != Some(&now)) {
             self.view.lag = Some(now);
             self.shown = Some(at);
@@ -370,14 +372,28 @@ mod tests {
         let mut entry = Entry::new(group());
         let mut shown = Vec::new();
         for n in 0..=13_u32 {
-            // Watched for longer than the objective from the start on: the first look back finds nothing.
-            turn(&mut entry, n, i64::from(n) * 400, i64::from(n) * 400 + 4_321 * i64::from(n > 0), deployed("1", 12));
+            // What waits is five seconds old: never late.
+            let (committed, end) = (i64::from(n) * 4_000, i64::from(n) * 4_000 + 4_321 * i64::from(n > 0));
+            turn(&mut entry, n, committed, end, deployed("1", 12));
             let lag = entry.view.lag.clone().unwrap();
             shown.push((lag.state, lag.messages));
         }
         assert_eq!(shown[0], (LagState::Known, Some(0)));
         assert_eq!(shown[1..12], vec![(LagState::Known, Some(0)); 11]);
         assert_eq!(shown[12], (LagState::Known, Some(4_300)));
+    }
+
+    #[test]
+    fn that_the_promise_breaks_is_told_at_once() {
+        let mut entry = Entry::new(group());
+        let mut late = Vec::new();
+        for n in 0..=9_u32 {
+            // All that ever arrived waits from the second cycle on; in the last it is handled.
+            let end = 4_000 * i64::from(n > 0);
+            turn(&mut entry, n, if n == 9 { end } else { 0 }, end, deployed("1", 12));
+            late.push(entry.view.lag.clone().unwrap().late.unwrap());
+        }
+        assert_eq!(late, [0, 0, 0, 0, 0, 0, 0, 4_000, 4_000, 0]);
     }
 
     #[test]

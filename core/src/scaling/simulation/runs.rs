@@ -48,6 +48,20 @@ fn the_same_without_a_stated_capacity() {
     assert!(done.breached.iter().all(|second| (123..123 + 150).contains(second)), "{:?}", done.breached);
 }
 
+/// What `make demo` shows: the capacity is not stated, the promise is short, and the maximum must not be needed.
+#[test]
+fn a_short_promise_without_a_stated_capacity_does_not_take_the_maximum() {
+    let plant = Plant { partitions: 12, capacity: 100.0, ..Plant::default() };
+    for begins in 100..105 {
+        let load = |second: u32| if (begins..begins + 90).contains(&second) { 200.0 } else { 20.0 };
+        let done = run(&plant, &policy(15, 12, 20), 1, 400, &[], load);
+        let counts = done.counts();
+        assert!(counts.first().is_some_and(|k| (3..12).contains(k)), "{:?}", done.path);
+        assert_eq!(counts.iter().max(), counts.first(), "one jump: {:?}", done.path);
+        assert_eq!(done.replicas, 1, "{:?}", done.path);
+    }
+}
+
 #[test]
 fn eager_groups_and_slow_pods_arrive_too() {
     let plant = Plant { eager: true, start: 25.0, ..Plant::default() };
@@ -97,12 +111,12 @@ fn a_restart_of_the_operator_never_scales_down() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
+    /// From any start: at most one step up for the load and one down when its backlog is gone, then nothing.
     #[test]
-    fn noise_within_the_band_changes_nothing(seed in any::<u64>(), start in 1_u32..=24, arrival in 100.0..6_000.0) {
+    fn noise_changes_nothing_once_the_replicas_fit(seed in any::<u64>(), start in 1_u32..=24, arrival in 100.0..6_000.0) {
         let load = |second| arrival * (1.0 + 0.1 * noise(seed, second / 5));
-        let done = run(&Plant::default(), &stated(policy(30, 24, 60)), start, 1_500, &[], load);
+        let done = run(&Plant::default(), &stated(policy(30, 24, 60)), start, 2_000, &[], load);
         prop_assert!(done.path.len() <= 2, "{:?}", done.path);
-        prop_assert!(done.path.iter().all(|(second, ..)| *second < 600), "{:?}", done.path);
     }
 
     #[test]
