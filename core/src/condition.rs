@@ -120,6 +120,20 @@ impl Verdict {
         Self { health: Health::Held, reason: Reason::Paused, message }
     }
 
+    /// The earlier words, as long as something is not known for the same reason: the texts of errors differ from attempt to attempt, and
+    /// a status shall not be written for that.
+    #[must_use]
+    pub fn steady(self, before: Option<&Self>) -> Self {
+        match before {
+            Some(before)
+                if self.health == Health::Unknown && (before.health, before.reason) == (self.health, self.reason) =>
+            {
+                before.clone()
+            }
+            _ => self,
+        }
+    }
+
     /// `Ready`, and `Reconciling` or `Stalled` where they hold.
     pub fn conditions(&self) -> Vec<Condition> {
         let condition = |kind, status| Condition { kind, status, reason: self.reason, message: self.message.clone() };
@@ -165,6 +179,18 @@ pub type Observed<T> = Result<T, Unknown>;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_words_of_the_first_failure_stay() {
+        let refused = Verdict::unknown(Reason::ClusterUnreachable, "refused");
+        let timeout = Verdict::unknown(Reason::ClusterUnreachable, "no answer");
+        assert_eq!(timeout.clone().steady(Some(&refused)), refused);
+        assert_eq!(timeout.clone().steady(None), timeout);
+        let other = Verdict::unknown(Reason::PartialObservation, "half an answer");
+        assert_eq!(other.clone().steady(Some(&refused)), other);
+        let (first, second) = (Verdict::ready(Reason::InSync, "a"), Verdict::ready(Reason::InSync, "b"));
+        assert_eq!(second.clone().steady(Some(&first)), second);
+    }
 
     #[test]
     fn ready_is_always_there_and_the_abnormal_only_while_true() {

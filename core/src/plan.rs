@@ -61,6 +61,7 @@ fn plan_winner(
     let found = match observed.get(&desired.topic) {
         Ok(found) => found,
         Err(_) if desired.paused => return (vec![], outcome(Verdict::paused())),
+        Err(why) if desired.deleting => return (vec![], outcome(deletion::waits(why))),
         Err(why) => return (vec![], outcome(why.clone().into())),
     };
     if desired.paused {

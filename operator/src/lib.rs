@@ -144,16 +144,22 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
     });
     let http = tokio::spawn(serving);
 
-    tokio::select! {
-        true = all_filled(caches) => { synced.send_replace(true); }
-        () = stop.cancelled() => {}
-    }
+    let ready = tokio::select! {
+        true = all_filled(caches) => true,
+        () = stop.cancelled() => false,
+    };
     let drained = async {
         while runners.join_next().await.is_some() {}
         sessions.finished().await;
         watched.finished().await;
     };
-    let held = lease.hold(client, &metrics, stop.clone(), drained).await;
+    let held = if ready {
+        synced.send_replace(true);
+        lease.hold(client, &metrics, stop.clone(), drained).await
+    } else {
+        drained.await;
+        Ok(())
+    };
     let unasked = stop.is_cancelled() && !shutdown.is_cancelled();
     stop.cancel();
     http.abort();

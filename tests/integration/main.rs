@@ -3,9 +3,14 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod at_rest;
+mod cluster;
 mod crds;
 mod groups;
 mod kafka_groups;
 mod kafka_topics;
+mod lease;
 mod push;
 mod servers;
+mod topics;
+mod world;

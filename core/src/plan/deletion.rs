@@ -2,11 +2,17 @@
 
 use super::{effect, outcome};
 use crate::{
-    condition::Verdict,
+    condition::{Unknown, Verdict},
     effect::{Change, Effect},
     reason::Reason,
     topic::{DesiredTopic, Reclaim, TopicOutcome, TopicState},
 };
+
+/// A deletion that cannot go on for now; a namespace may be waiting for it, so it says how to let go.
+pub(super) fn waits(why: &Unknown) -> Verdict {
+    let message = format!("{}; to let this object go and keep the topic, set spec.reclaimPolicy: Retain", why.message);
+    Verdict::unknown(why.reason, message)
+}
 
 pub(super) fn plan(
     desired: &DesiredTopic,
@@ -37,7 +43,7 @@ pub(super) fn plan(
     if desired.reclaim != Reclaim::ForceDelete {
         let usage = match &state.usage {
             Ok(usage) => usage,
-            Err(why) => return (vec![], outcome(why.clone().into())),
+            Err(why) => return (vec![], outcome(waits(why))),
         };
         if usage.records > 0 {
             let message = format!(

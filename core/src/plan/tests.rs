@@ -260,6 +260,13 @@ fn deletion_is_guarded() {
 }
 
 #[test]
+fn a_deletion_that_cannot_see_says_how_to_let_go() {
+    let (changes, outcome) = decide(deleting(Reclaim::Delete), &Topics::unknown(unreachable()));
+    assert_eq!((changes.len(), outcome.verdict.reason, outcome.released), (0, Reason::ClusterUnreachable, false));
+    assert!(outcome.verdict.message.contains("spec.reclaimPolicy: Retain"), "{}", outcome.verdict.message);
+}
+
+#[test]
 fn of_two_objects_the_older_wins_then_the_lower_uid() {
     let younger = DesiredTopic { object: key("a"), created_at: 101, partitions: 99, ..declared() };
     let result = plan(&[younger.clone(), declared()], &seen(None));

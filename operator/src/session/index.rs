@@ -123,7 +123,8 @@ impl Topics {
 
 impl Entry {
     /// True if there is something new to say.
-    fn settle(&mut self, outcome: TopicOutcome) -> bool {
+    fn settle(&mut self, mut outcome: TopicOutcome) -> bool {
+        outcome.verdict = outcome.verdict.steady(self.outcome.as_ref().map(|old| &old.verdict));
         if let Some(drift) = &outcome.drift {
             self.drift = Some((drift.clone(), Timestamp::now()));
         }
@@ -142,5 +143,122 @@ fn fail(outcome: &mut TopicOutcome, failure: Verdict) {
     outcome.drift = None;
     if outcome.verdict.health != Health::Stalled {
         outcome.verdict = failure;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mq_core::{
+        effect::Effect,
+        reason::Reason,
+        topic::{Adoption, Reclaim, Record},
+    };
+
+    fn key() -> ObjectKey {
+        ObjectKey { namespace: "shop".into(), name: "orders".into(), uid: "1".into() }
+    }
+
+    fn desired(partitions: i32) -> DesiredTopic {
+        DesiredTopic {
+            object: key(),
+            created_at: 0,
+            topic: "orders".into(),
+            partitions,
+            replication_factor: None,
+            config: BTreeMap::new(),
+            adoption: Adoption::Never,
+            reclaim: Reclaim::Retain,
+            deleting: false,
+            paused: false,
+            owned: None,
+        }
+    }
+
+    fn outcome(verdict: Verdict) -> BTreeMap<ObjectKey, TopicOutcome> {
+        let outcome = TopicOutcome { verdict, record: Record::Keep, drift: None, notice: None, released: false };
+        [(key(), outcome)].into()
+    }
+
+    fn created() -> Done {
+        let change = Change::CreateTopic {
+            topic: "orders".into(),
+            partitions: 3,
+            replication_factor: None,
+            config: BTreeMap::new(),
+        };
+        let effect = Effect { object: key(), change, reason: Reason::TopicCreated, message: "made".into() };
+        Done { effect, result: Ok(Some("id-1".into())) }
+    }
+
+    #[test]
+    fn an_outcome_holds_for_the_declaration_it_was_made_for() {
+        let mut topics = Topics::default();
+        assert!(topics.declare(desired(3), None));
+        topics.settle(&[desired(3)], outcome(Verdict::ready(Reason::InSync, "")), vec![]);
+        assert!(topics.view(&desired(3)).is_some());
+        assert!(!topics.declare(desired(3), None), "nothing changed");
+        assert!(topics.declare(desired(3), Some("now")), "a nudge is a change");
+
+        assert!(topics.declare(desired(4), Some("now")));
+        assert_eq!(topics.view(&desired(4)), None, "the old answer must not pass for one about the new spec");
+        // A cycle that began before the edit.
+        assert_eq!(topics.settle(&[desired(3)], outcome(Verdict::ready(Reason::InSync, "")), vec![]), []);
+        assert_eq!(topics.view(&desired(4)), None);
+    }
+
+    #[test]
+    fn an_outcome_wakes_its_object_once() {
+        let mut topics = Topics::default();
+        topics.declare(desired(3), None);
+        let ready = || outcome(Verdict::ready(Reason::InSync, ""));
+        assert_eq!(topics.settle(&[desired(3)], ready(), vec![]), [key()]);
+        assert_eq!(topics.settle(&[desired(3)], ready(), vec![]), []);
+    }
+
+    #[test]
+    fn a_notice_is_told_once() {
+        let mut topics = Topics::default();
+        topics.declare(desired(3), None);
+        let notice = Some((Reason::TopicAdopted, "took over".to_owned()));
+        for _ in 0..2 {
+            let mut outcomes = outcome(Verdict::ready(Reason::InSync, ""));
+            outcomes.values_mut().for_each(|outcome| outcome.notice = notice.clone());
+            topics.settle(&[desired(3)], outcomes, vec![]);
+        }
+        assert_eq!(topics.take_events(&key()).len(), 1);
+        assert_eq!(topics.take_events(&key()), []);
+    }
+
+    #[test]
+    fn an_own_topic_is_known_before_the_status_says_so() {
+        let mut topics = Topics::default();
+        topics.declare(desired(3), None);
+        topics.settle(&[desired(3)], outcome(Verdict::reconciling(Reason::Progressing, "")), vec![created()]);
+        let state = |id: &str| topic::TopicState {
+            id: id.into(),
+            partitions: 3,
+            replication_factor: 1,
+            config: Ok(BTreeMap::new()),
+            usage: Ok(topic::Usage { records: 0, groups: vec![] }),
+        };
+        let unseen = mq_core::condition::Unknown::new(Reason::PartialObservation, "");
+        let seen = |id: &str| topic::Topics {
+            by_name: [("orders".to_owned(), Ok(Some(state(id))))].into(),
+            otherwise: unseen.clone(),
+        };
+        let owned = |id: &str| topics.with_own_creations(vec![desired(3)], &seen(id))[0].owned.clone();
+        assert_eq!(owned("id-1").map(|owned| owned.id), Some("id-1".into()));
+        assert_eq!(owned("id-2"), None, "someone else's");
+    }
+
+    #[test]
+    fn a_failure_is_what_the_object_says() {
+        let mut topics = Topics::default();
+        topics.declare(desired(3), None);
+        let failed = Done { result: Err(Verdict::stalled(Reason::RefusedByKafka, "no")), ..created() };
+        topics.settle(&[desired(3)], outcome(Verdict::reconciling(Reason::Progressing, "")), vec![failed]);
+        assert_eq!(topics.view(&desired(3)).unwrap().outcome.verdict.reason, Reason::RefusedByKafka);
+        assert_eq!(topics.take_events(&key()), []);
     }
 }

@@ -214,7 +214,8 @@ impl ClusterSession {
         let mut state = self.lock();
         let (health, result) = match described {
             Err(why) => {
-                let verdict = Verdict::unknown(why.reason, &why.message);
+                let before = state.health.as_ref().map(|health| &health.verdict);
+                let verdict = Verdict::unknown(why.reason, &why.message).steady(before);
                 (Health { verdict, cluster_id: state.cluster_id.clone(), brokers: None }, Err(why))
             }
             Ok(cluster) => {
