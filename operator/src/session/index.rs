@@ -223,7 +223,9 @@ mod tests {
         let notice = Some((Reason::TopicAdopted, "took over".to_owned()));
         for _ in 0..2 {
             let mut outcomes = outcome(Verdict::ready(Reason::InSync, ""));
-            outcomes.values_mut().for_each(|outcome| outcome.notice = notice.clone());
+            for outcome in outcomes.values_mut() {
+                outcome.notice = notice.clone();
+            }
             topics.settle(&[desired(3)], outcomes, vec![]);
         }
         assert_eq!(topics.take_events(&key()).len(), 1);
