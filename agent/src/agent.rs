@@ -23,7 +23,7 @@ use crate::stream;
 const REMIND: Duration = Duration::from_secs(10);
 
 /// The agent of a process. Cheap to clone: clones are the same agent. One is enough for a process, and its clients share one stream
-/// to the operator.
+/// to the operator. Its clients outlive its handles and stay configured; [`Agent::drain`] ends them.
 #[derive(Debug, Clone)]
 pub struct Agent(Arc<Inner>);
 
@@ -49,20 +49,6 @@ struct Clients {
 struct Named<C> {
     ready: watch::Receiver<Option<C>>,
     task: JoinHandle<()>,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        let clients = std::mem::take(&mut *self.clients.lock().unwrap_or_else(PoisonError::into_inner));
-        let tasks = clients
-            .producers
-            .into_values()
-            .map(|named| named.task)
-            .chain(clients.consumers.into_values().map(|named| named.task));
-        for task in tasks.chain(self.tasks.drain(..)) {
-            task.abort();
-        }
-    }
 }
 
 impl Agent {
@@ -141,18 +127,14 @@ impl Agent {
         })
     }
 
-    /// As [`Agent::drain_on`], now.
+    /// As [`Agent::drain_on`], now. Ends the agent: it gives no clients afterwards. A second call returns at once.
     pub async fn drain(&self, budget: Duration) {
         let deadline = Instant::now() + budget;
-        let (consumers, producers) = {
+        let Clients { producers, consumers, .. } = {
             let mut clients = self.clients();
-            clients.closed = true;
-            let consumers: Vec<Consumer> =
-                clients.consumers.values().filter_map(|named| named.ready.borrow().clone()).collect();
-            let producers: Vec<Producer> =
-                clients.producers.values().filter_map(|named| named.ready.borrow().clone()).collect();
-            (consumers, producers)
+            std::mem::replace(&mut *clients, Clients { closed: true, ..Clients::default() })
         };
+        let (producers, consumers) = (settle(producers).await, settle(consumers).await);
         // Consumers first: their handlers may still send.
         join_all(consumers.iter().map(|consumer| consumer.close(budget))).await;
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
@@ -164,6 +146,7 @@ impl Agent {
         for client in self.0.hub.clients() {
             self.0.hub.close(&client);
         }
+        self.0.tasks.iter().for_each(JoinHandle::abort);
     }
 
     /// The running task of that name, or a new one if there is none or the service closed its client.
@@ -231,6 +214,18 @@ impl Agent {
     fn clients(&self) -> MutexGuard<'_, Clients> {
         self.0.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Ends the configuring of clients, in whatever change they are, and returns those that run.
+async fn settle<C: Clone>(named: HashMap<String, Named<C>>) -> Vec<C> {
+    let mut running = Vec::new();
+    for Named { ready, task } in named.into_values() {
+        task.abort();
+        // Cancelled: that is what was asked for.
+        let _ = task.await;
+        running.extend(ready.borrow().clone());
+    }
+    running
 }
 
 fn check(kind: Kind, name: &str) -> Result<ClientRef, Error> {

@@ -63,10 +63,10 @@ impl ApplyConsumer {
         }
         if running.config.config_map() != config.config_map() {
             let prepared = Prepared::new(running.consumer.shared(), &config).map_err(refused)?;
-            let (prepared, outcome) = prepared.probe(PROBE_TIMEOUT).await;
-            if let Err(error) = outcome {
-                return Err(unreachable(running, &error).await);
-            }
+            let prepared = match prepared.probe(PROBE_TIMEOUT).await {
+                Ok(prepared) => prepared,
+                Err(error) => return Err(unreachable(running, &error).await),
+            };
             let properties = read_back(&prepared, &body.settings);
             let exchanged = running.consumer.exchange(prepared, &body.topics, DRAIN_BUDGET).await;
             exchanged.map_err(|error| rejected(NackReason::ClientRefused, error))?;
@@ -123,11 +123,12 @@ async fn unreachable(running: &Running, error: &rdkafka::error::KafkaError) -> N
         return NotApplied::Later { detail: error.to_string() };
     };
     match old.probe(PROBE_TIMEOUT).await {
-        (_, Ok(())) => rejected(
-            NackReason::ProbeFailed,
-            format!("a client with this configuration does not reach the cluster: {error}"),
-        ),
-        (_, Err(_)) => NotApplied::Later {
+        Ok(old) => {
+            old.discard();
+            let detail = format!("a client with this configuration does not reach the cluster: {error}");
+            rejected(NackReason::ProbeFailed, detail)
+        }
+        Err(_) => NotApplied::Later {
             detail: format!("neither the running configuration nor the new one reaches the cluster: {error}"),
         },
     }

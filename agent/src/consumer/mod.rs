@@ -34,6 +34,8 @@ use crate::error::{ConsumeError, Error, Failure};
 use crate::message::Record;
 use crate::stats::ConsumerStats;
 
+/// How long leaving the group may take after the drain, the last commit included.
+const LEAVE: Duration = Duration::from_secs(10);
 /// Drain budget of a consumer whose `subscribe` future was dropped.
 const DROP_BUDGET: Duration = Duration::from_secs(10);
 
@@ -86,12 +88,19 @@ impl Prepared {
     }
 
     /// Asks the cluster for its metadata: proof that the brokers answer a client of this configuration.
-    pub(crate) async fn probe(self, timeout: Duration) -> (Self, Result<(), KafkaError>) {
+    ///
+    /// Gives itself back if they do; if not, it ends where ending may block.
+    pub(crate) async fn probe(self, timeout: Duration) -> Result<Self, KafkaError> {
         crate::librdkafka::blocking(move || {
-            let outcome = self.0.fetch_metadata(Some(crate::librdkafka::PROBE_TOPIC), timeout).map(drop);
-            (self, outcome)
+            self.0.fetch_metadata(Some(crate::librdkafka::PROBE_TOPIC), timeout)?;
+            Ok(self)
         })
         .await
+    }
+
+    /// Ends where ending may block.
+    pub(crate) fn discard(self) {
+        tokio::task::spawn_blocking(move || drop(self));
     }
 
     /// The value that the client uses.
@@ -159,14 +168,20 @@ impl Consumer {
     }
 
     /// Stops intake, waits for running handlers up to `budget`, commits, leaves the group. `subscribe` then returns `Ok`.
-    /// A second call waits for the same end.
+    /// A second call waits for the same end. A cluster that does not answer delays it by at most 10 s.
     ///
     /// Records whose handler has not ended by then are not committed and will be read again by another member.
     pub async fn close(&self, budget: Duration) {
         let mut ended = self.0.ended.subscribe();
         if self.tell_to_close(Instant::now() + budget) {
             // The sender lives in `self`.
-            let _ = ended.wait_for(|ended| *ended).await;
+            let ended = tokio::time::timeout(budget + LEAVE, ended.wait_for(|ended| *ended)).await;
+            if ended.is_err() {
+                tracing::error!(
+                    consumer = self.name(),
+                    "the group was not left in time; its coordinator does not answer"
+                );
+            }
         }
     }
 
@@ -302,8 +317,7 @@ impl Consumer {
         match &mut *self.phase() {
             Phase::Idle { topics, consumer } => {
                 new_topics.clone_into(topics);
-                let old = std::mem::replace(&mut **consumer, new);
-                tokio::task::spawn_blocking(move || drop(old));
+                std::mem::replace(&mut **consumer, new).discard();
                 return Ok(());
             }
             Phase::Running(commands) => {

@@ -1,5 +1,6 @@
 //! A consumer handles everything at least once, keys in order, and commits only what is finished.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -49,23 +50,28 @@ impl Stage {
         Ok((agent, consumer))
     }
 
-    /// Writes `k0 n`, `k1 n`, … for ascending n in the background, through a producer of the same operator.
-    fn write(&self, agent: &Agent, keys: usize, each: usize) -> JoinHandle<Result<()>> {
+    /// Writes `k0 n`, `k1 n`, … for ascending n through a producer of the same operator, until it is told to stop.
+    fn write(&self, agent: &Agent, keys: usize) -> Writer {
         let (agent, topic) = (agent.clone(), self.topic.clone());
-        tokio::spawn(async move {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
             let producer = agent.producer("p").await?;
-            for number in 0..each {
+            let mut each = 0;
+            while !stopped.load(Ordering::Relaxed) {
                 let mut deliveries = Vec::new();
                 for key in 0..keys {
-                    let message = Message::to(&topic).key(format!("k{key}")).payload(number.to_string());
+                    let message = Message::to(&topic).key(format!("k{key}")).payload(each.to_string());
                     deliveries.push(producer.send(message).await?);
                 }
                 for delivery in deliveries {
                     delivery.await?;
                 }
+                each += 1;
             }
-            Ok(())
-        })
+            Ok(each)
+        });
+        Writer { stop, task }
     }
 
     async fn committed(&self) -> Result<i64> {
@@ -74,6 +80,19 @@ impl Stage {
 
     async fn wait_committed(&self, expected: i64) -> Result<()> {
         wait_committed(&self.kafka, &self.group, &self.topic, expected).await
+    }
+}
+
+struct Writer {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Result<usize>>,
+}
+
+impl Writer {
+    /// How many records of each key were written.
+    async fn stop(self) -> Result<usize> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await?
     }
 }
 
@@ -308,7 +327,7 @@ async fn members_come_and_go_without_loss_and_in_order() -> Result<()> {
     let (_other_agent, b) = stage.consumer(4).await?;
     let time = Duration::from_millis(2);
     let subscription = subscribe_log(&a, &log, time);
-    let writer = stage.write(&agent, 12, 200);
+    let writer = stage.write(&agent, 12);
     log.wait_len(100).await?;
     let other = subscribe_log(&b, &log, time);
     wait_until("the second member handles records", PATIENCE, async || {
@@ -318,9 +337,9 @@ async fn members_come_and_go_without_loss_and_in_order() -> Result<()> {
     .await?;
     a.close(DRAIN).await;
     subscription.await??;
-    writer.await??;
-    stage.wait_committed(200 * 12).await?;
-    let repeated = check_handled(&log.entries(), 12, 200)?;
+    let each = writer.stop().await?;
+    stage.wait_committed(i64::try_from(12 * each)?).await?;
+    let repeated = check_handled(&log.entries(), 12, each)?;
     assert_eq!(repeated, 0, "every move was drained");
     b.close(DRAIN).await;
     other.await??;
@@ -333,14 +352,14 @@ async fn another_session_timeout_is_applied_by_leaving_and_joining_without_loss(
     let (agent, consumer) = stage.consumer(4).await?;
     let log = Log::default();
     let subscription = subscribe_log(&consumer, &log, Duration::from_millis(1));
-    let writer = stage.write(&agent, 10, 100);
+    let writer = stage.write(&agent, 10);
     log.wait_len(100).await?;
     let version = stage.push(2, r#"{"sessionTimeoutMs": 15000}"#)?;
     let (effective, _) = stage.operator.acknowledged(&version).await?;
     assert_eq!(effective["sessionTimeoutMs"], "15000");
-    writer.await??;
-    stage.wait_committed(1_000).await?;
-    assert_eq!(check_handled(&log.entries(), 10, 100)?, 0);
+    let each = writer.stop().await?;
+    stage.wait_committed(i64::try_from(10 * each)?).await?;
+    assert_eq!(check_handled(&log.entries(), 10, each)?, 0);
     consumer.close(DRAIN).await;
     subscription.await??;
     Ok(())
