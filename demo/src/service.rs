@@ -1,5 +1,6 @@
 //! What both services share: how they start, what they are called, what they are told.
 
+use std::io::IsTerminal as _;
 use std::path::Path;
 
 use mq_agent::{Agent, Options};
@@ -30,7 +31,8 @@ impl Service {
     /// The fault variable names no fault.
     pub async fn start(concurrency: usize) -> anyhow::Result<Self> {
         let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        logs.with_ansi(std::io::stderr().is_terminal()).init();
         let fault = Fault::from_env()?;
         if let Some(fault) = fault {
             tracing::warn!(%fault, "this process does something wrong on purpose");

@@ -1,6 +1,8 @@
 //! Parses, sets up logging and TLS, and runs the operator.
 #![forbid(unsafe_code)]
 
+use std::io::IsTerminal;
+
 use anyhow::Context;
 use clap::Parser;
 use mq_operator::{Options, run};
@@ -13,6 +15,7 @@ async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let filter = EnvFilter::try_new(&options.log).with_context(|| format!("--log {:?}", options.log))?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = logs.with_ansi(std::io::stderr().is_terminal());
     if options.log_json {
         logs.json().init();
     } else {

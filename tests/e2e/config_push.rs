@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use mq_demo::fault::Fault;
+use mq_demo::install::{self, NAMESPACE};
 use mq_testkit::wait_until;
 use serde_json::Value;
 
@@ -56,6 +57,17 @@ async fn config_push_is_acknowledged() -> Result<()> {
     assert_eq!(now["currentRevision"].as_i64(), Some(first + 1), "{now}");
     assert_eq!(now["updateRevision"], now["currentRevision"], "{now}");
     assert_eq!(pods(&shop)?, before, "a pod was restarted or replaced");
+
+    // The operator knows a pod by the uid that the API server's TokenReview gave it.
+    let log =
+        install::run(shop.node.control_plane.kubectl().args(["-n", NAMESPACE, "logs", "deployment/mq-operator"]))?;
+    for pod in &before {
+        let uid = pod.split(' ').next().unwrap_or_default();
+        assert!(
+            log.lines().any(|line| line.contains("agent connected") && line.contains(uid)),
+            "{uid} is not in:\n{log}"
+        );
+    }
     Ok(())
 }
 

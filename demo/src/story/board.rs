@@ -6,6 +6,8 @@ use std::time::Instant;
 use crate::summary::timeline::Now;
 
 const TABLE: usize = 2;
+/// What of a decision fits into one line of an ordinary terminal.
+const WIDTH: usize = 76;
 
 /// Prints the story. Everything goes to stdout.
 #[derive(Debug)]
@@ -33,27 +35,22 @@ impl Board {
         let _ = std::io::stdout().flush(); // a reader that went away is no reason to stop
     }
 
-    /// The state now: redrawn on a terminal; elsewhere a line whenever replicas, lag or load changed.
-    pub(super) fn show(&mut self, now: &Now) {
-        let lag = now.messages.map_or_else(|| "unknown".to_owned(), |n| n.to_string());
-        let late = now.late.map_or_else(|| "unknown".to_owned(), |n| n.to_string());
+    /// The state now: redrawn on a terminal; elsewhere a line when load, replicas or decision changed.
+    pub(super) fn show(&mut self, now: &Now, waiting: Option<i64>) {
+        let waiting = waiting.map_or_else(|| "unknown".to_owned(), |n| n.to_string());
         let wanted = now.wanted.unwrap_or_default();
         let why = now.decision.as_ref().map_or("", |decision| decision.message.as_str());
-        let load = now.load.unwrap_or_default();
-        let state = format!("{load:>10.0}  {lag:>8}  {late:>8}  {:>5}/{wanted:<5}  {why}", now.ready);
+        let (load, ready) = (now.load.unwrap_or_default(), now.ready);
+        let state = format!("{load:.0}/s per pod, replicas {ready}/{wanted}: {why}");
         if self.terminal {
             self.clear_table();
-            let width = 110;
-            println!("{:>10}  {:>8}  {:>8}  {:>11}  decision", "load/pod", "lag", "late", "replicas");
-            println!("{}", state.chars().take(width).collect::<String>());
+            println!("{:>10}  {:>8}  {:>8}  decision", "load/pod", "waiting", "replicas");
+            let replicas = format!("{ready}/{wanted}");
+            println!("{load:>8.0}/s  {waiting:>8}  {replicas:>8}  {}", why.chars().take(WIDTH).collect::<String>());
             self.table_shown = true;
             let _ = std::io::stdout().flush();
         } else if self.last != state {
-            println!(
-                "{:>6.1}s    load {load:.0}/s per pod, lag {lag}, late {late}, replicas {}/{wanted}. {why}",
-                self.started.elapsed().as_secs_f64(),
-                now.ready
-            );
+            println!("{:>6.1}s    {waiting:>5} waiting, {state}", self.started.elapsed().as_secs_f64());
             self.last = state;
         }
     }

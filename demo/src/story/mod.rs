@@ -2,6 +2,7 @@
 //!
 //! A step whose end is not seen in time is told and the story goes on, since only the reader judges.
 
+mod backlog;
 mod board;
 mod reader;
 mod stage;
@@ -17,6 +18,7 @@ use crate::summary::claims::ORDER_SERVICE;
 use crate::summary::observe::Observer;
 use crate::summary::timeline::Timeline;
 use crate::summary::{Scene, topics};
+use backlog::Backlog;
 use board::Board;
 use reader::Reader;
 pub use stage::{Setting, Stage};
@@ -26,6 +28,8 @@ const LOW: u32 = 10;
 const HIGH: u32 = 10 * LOW;
 /// `lingerMs` after the edit; the manifest says 10.
 const LINGER_MS: i64 = 40;
+/// Until the kubelet has told the services of a new load.
+const QUIET: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(250);
 
 /// How long things may take, and how long they are watched.
@@ -82,6 +86,8 @@ pub struct Story {
     pace: Pace,
     board: Board,
     observer: Observer,
+    backlog: Backlog,
+    scene: Scene,
 }
 
 impl Story {
@@ -90,19 +96,21 @@ impl Story {
     /// # Errors
     /// The API server refuses an object, or what was declared does not become ready within two minutes.
     pub async fn prepare(stage: Stage, steps: Vec<Step>, brisk: bool) -> anyhow::Result<Self> {
-        let namespace = stage.setting().namespace.clone();
+        let namespace = &stage.setting().namespace;
+        let mut board = Board::new();
+        board.say(&format!("declaring the cluster, three topics, two clients and a group in namespace {namespace}"));
+        stage.declare().await?;
+        stage.declared().await?;
+        let scene = Scene::read(stage.client(), namespace).await?;
         let mut story = Self {
-            observer: Observer::start(stage.client(), &namespace),
+            observer: Observer::start(stage.client(), namespace),
+            backlog: Backlog::start(&scene),
+            scene,
             stage,
             steps,
             pace: if brisk { Pace::BRISK } else { Pace::DEMO },
-            board: Board::new(),
+            board,
         };
-        story
-            .board
-            .say(&format!("declaring the cluster, two topics, two clients and a group in namespace {namespace}"));
-        story.stage.declare().await?;
-        story.stage.declared().await?;
         story.board.say("topics are ready; starting order-service ×2 and notification-service ×1");
         story.stage.start_services().await?;
         let pods = |t: &Timeline| {
@@ -131,7 +139,8 @@ impl Story {
             }
         }
         self.load(0).await?;
-        self.drained().await?;
+        self.rest(QUIET).await;
+        self.drained("every order is handled", 0, self.pace.settle).await;
         reader.finish().await
     }
 
@@ -152,11 +161,9 @@ impl Story {
     async fn load_step(&mut self) -> anyhow::Result<()> {
         self.load(HIGH).await?;
         self.until("the Deployment grows", self.pace.grow, |t| t.now().wanted.is_some_and(|n| n > 1)).await;
-        let settled = |t: &Timeline| {
-            let now = t.now();
-            now.wanted.is_some_and(|wanted| wanted > 1 && wanted == now.ready) && now.late == Some(0)
-        };
-        self.until("all its pods are ready and no order is late", self.pace.settle, settled).await;
+        let grown = |t: &Timeline| t.now().wanted.is_some_and(|wanted| wanted > 1 && wanted == t.now().ready);
+        self.until("all its pods are ready", self.pace.settle, grown).await;
+        self.drained("the backlog is gone", i64::from(HIGH), self.pace.settle).await;
         self.rest(self.pace.hold).await;
         self.load(LOW).await?;
         self.until("the Deployment is back at 1", self.pace.shrink, |t| t.now().wanted == Some(1)).await;
@@ -164,7 +171,7 @@ impl Story {
     }
 
     async fn poison(&mut self) -> anyhow::Result<()> {
-        let scene = Scene::read(self.stage.client(), &self.stage.setting().namespace).await?;
+        let scene = self.scene.clone();
         self.board.say("somebody sends a message that is no order");
         let producer: FutureProducer = ClientConfig::new()
             .set("bootstrap.servers", &scene.brokers)
@@ -178,8 +185,7 @@ impl Story {
         while Instant::now() < deadline {
             let (brokers, topic) = (scene.brokers.clone(), scene.topics.dead_letters.clone());
             if tokio::task::spawn_blocking(move || topics::count(&brokers, &topic)).await?.is_ok_and(|n| n > 0) {
-                self.board
-                    .say(&format!("it lies in {} and the orders behind it are handled", scene.topics.dead_letters));
+                self.board.say(&format!("it lies in {}; the orders behind it go on", scene.topics.dead_letters));
                 return Ok(());
             }
             sleep(LOOK).await;
@@ -196,32 +202,16 @@ impl Story {
         self.stage.load(orders_per_second).await
     }
 
-    /// Waits until nothing is written to `notifications` any more: kubelets take a second or two to tell the services to stop.
-    async fn drained(&mut self) -> anyhow::Result<()> {
-        const QUIET: Duration = Duration::from_secs(4);
-        let scene = Scene::read(self.stage.client(), &self.stage.setting().namespace).await?;
-        let deadline = Instant::now() + Duration::from_secs(40);
-        let (mut last, mut since) = (None, Instant::now());
-        while Instant::now() < deadline && since.elapsed() < QUIET {
-            let (brokers, names) = (scene.brokers.clone(), scene.topics.clone());
-            let count = move || {
-                let orders = topics::count(&brokers, &names.orders)?;
-                anyhow::Ok((orders, topics::count(&brokers, &names.notifications)?))
-            };
-            let now = tokio::task::spawn_blocking(count).await?.ok();
-            if now != last {
-                (last, since) = (now, Instant::now());
-            }
-            self.board.show(&self.observer.timeline().now());
-            sleep(LOOK).await;
-        }
-        Ok(())
+    /// Waits until at most so many orders wait.
+    async fn drained(&mut self, what: &str, at_most: i64, limit: Duration) {
+        let waiting = self.backlog.0.clone();
+        self.until(what, limit, |_| waiting.borrow().is_some_and(|waiting| waiting <= at_most)).await;
     }
 
     async fn rest(&mut self, time: Duration) {
         let deadline = Instant::now() + time;
         while Instant::now() < deadline {
-            self.board.show(&self.observer.timeline().now());
+            self.board.show(&self.observer.timeline().now(), self.backlog.waiting());
             sleep(LOOK).await;
         }
     }
@@ -231,7 +221,7 @@ impl Story {
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
             let timeline = self.observer.timeline();
-            self.board.show(&timeline.now());
+            self.board.show(&timeline.now(), self.backlog.waiting());
             if seen(&timeline) {
                 self.board.say(what);
                 return true;
