@@ -67,7 +67,17 @@ test-e2e-short: rust node servers images
 .PHONY: test-e2e
 test-e2e: rust node servers images ## all end-to-end tests with real pods, the long ones too; root
 	@cargo test --workspace --locked --test e2e --no-run < /dev/null
-	@$(with_servers) --node $(image_flags) -- hack/suite.sh e2e --include-ignored
+	@$(with_servers) --node $(image_flags) -- hack/suite.sh e2e --include-ignored $(TEST)
+
+.PHONY: soak
+soak: rust node servers images ## the long end-to-end tests again and again: MINUTES=60; root
+	@cargo test --workspace --locked --test e2e --no-run < /dev/null
+	@$(with_servers) --node $(image_flags) -- bash -euo pipefail -c 'end=$$(($$(date +%s) + $(or $(MINUTES),60) * 60)); n=0; \
+		while [ $$(date +%s) -lt $$end ]; do n=$$((n + 1)); echo "mq: soak, round $$n"; hack/suite.sh e2e --ignored; done'
+
+.PHONY: fuzz
+fuzz: rust ## the property tests of decoders and decisions with many more cases: CASES=20000
+	@PROPTEST_CASES=$(or $(CASES),20000) cargo test --locked -p mq-core -p mq-kafka -p mq-protocol -p mq-agent --lib < /dev/null
 
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := $(MQ_CACHE)/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny

@@ -1,14 +1,17 @@
 #!/bin/bash
-# hack/suite.sh SUITE [--include-ignored]: runs a suite of crate mq-tests against the servers that MQ_TESTKIT names, and fails
-# unless as many tests passed as there are: a test that vanishes from the run must not look like success.
+# hack/suite.sh SUITE [--include-ignored | --ignored] [FILTER]: runs a suite of crate mq-tests against the servers that MQ_TESTKIT
+# names, and fails unless as many tests passed as there are: a test that vanishes from the run must not look like success.
 set -euo pipefail
 suite=$1
 shift
 run() { cargo test --quiet --workspace --locked --test "$suite" -- "$@" < /dev/null; }
 count() { run --list --format terse "$@" | grep -c ': test$' || true; }
 
-wanted=$(count)
-[ "${1:-}" = --include-ignored ] || wanted=$((wanted - $(count --ignored)))
+wanted=$(count "$@")
+case "${1:-}" in
+    --include-ignored | --ignored) ;;
+    *) wanted=$((wanted - $(count --ignored "$@"))) ;;
+esac
 [ "$wanted" -gt 0 ] || { echo "mq: the suite $suite holds no tests" >&2; exit 1; }
 
 log=$(mktemp)
