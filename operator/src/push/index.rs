@@ -458,13 +458,18 @@ impl Subscription {
         self.index.changed(&inner, Some(&self.key), false);
     }
 
-    /// The client refuses `version`, which is not sent to anybody from now on. A refusal of something that was never
-    /// sent (a number that does not exist, or another hash) changes nothing.
+    /// The client refuses `version`, which is not sent to anybody from now on, unless this process alone cannot change to
+    /// it. A refusal of something that was never sent (a number that does not exist, or another hash) changes nothing.
     pub fn nack(&self, version: &Version, reason: NackReason, detail: &str) {
         let mut inner = self.index.lock();
         let words = format!("{}: {detail}", reason.as_str());
         if let Some(client) = inner.client(self) {
             client.refused = Some((version.revision, words.clone()));
+        }
+        if reason == NackReason::NeedsRestart {
+            // It says nothing about the revision: the pod that is started again must get it.
+            self.index.changed(&inner, Some(&self.key), false);
+            return;
         }
         let Inner { objects, revisions, .. } = &mut *inner;
         let Some(object) = objects.get_mut(&self.key) else { return };

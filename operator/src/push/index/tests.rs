@@ -84,6 +84,23 @@ fn a_refusal_takes_effect_before_the_status_says_so() {
 }
 
 #[test]
+fn a_client_that_needs_a_restart_gets_the_revision_when_it_is_restarted() {
+    let (index, mut changes) = index(2, Some(2));
+    let (old, receiver) = index.subscribe(key(), pod("a"), 1);
+    old.ack(version(1), BTreeMap::new(), vec![]);
+    while changes.try_recv().is_ok() {}
+    old.nack(&version(2), NackReason::NeedsRestart, "another group id");
+    assert_eq!(running(&receiver.borrow()), Some(2));
+    assert!(changes.try_recv().is_ok(), "the status is due");
+    let report = index.report(&key());
+    assert!(report.rejections.is_empty());
+    assert_eq!(report.clients, Clients { connected: 1, applied: 0, rejected: 1 });
+    assert_eq!(report.deviating[0].message, "refused revision 2: NeedsRestart: another group id");
+    let (_new, receiver) = index.subscribe(key(), pod("b"), 2);
+    assert_eq!(running(&receiver.borrow()), Some(2));
+}
+
+#[test]
 fn a_refusal_of_what_was_never_sent_changes_nothing() {
     let (index, _changes) = index(2, Some(2));
     let (subscription, receiver) = index.subscribe(key(), pod("a"), 1);
