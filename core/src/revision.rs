@@ -51,12 +51,17 @@ pub fn preset_version(revisions: &[Stored], generation: i64) -> u32 {
     }
 }
 
-/// What to do when an object of this generation resolves, with [`preset_version`], to a body with this hash.
-pub fn step(revisions: &[Stored], generation: i64, hash: &str) -> Step {
+/// What to do when an object of this generation resolves, with [`preset_version`], to a body with this hash. `rejected` are
+/// the revisions that a client refused: an edit tries the same body again, under a new number, since what made a client
+/// refuse it (a broker that was down) may be over.
+pub fn step(revisions: &[Stored], rejected: &BTreeSet<i64>, generation: i64, hash: &str) -> Step {
     match newest(revisions) {
         None => Step::Create { number: 1 },
         // Only the newest is compared: going back to an older configuration is a change that clients must see as one.
         Some(newest) if newest.hash != hash => Step::Create { number: newest.number.saturating_add(1) },
+        Some(newest) if newest.generation != generation && rejected.contains(&newest.number) => {
+            Step::Create { number: newest.number.saturating_add(1) }
+        }
         Some(newest) if newest.generation != generation => Step::Confirm { number: newest.number },
         Some(_) => Step::Keep,
     }
@@ -114,6 +119,8 @@ mod tests {
 
     #[test]
     fn a_revision_is_made_when_the_resolved_value_changes() {
+        let rejected = BTreeSet::new();
+        let step = |revisions: &[Stored], generation, hash| step(revisions, &rejected, generation, hash);
         assert_eq!(step(&[], 1, "a"), Step::Create { number: 1 });
         let revisions = [stored(1, "a", 1, 1), stored(2, "b", 1, 2)];
         assert_eq!(step(&revisions, 2, "b"), Step::Keep);
@@ -123,6 +130,18 @@ mod tests {
         assert_eq!(step(&revisions, 2, "c"), Step::Create { number: 3 });
         // Back to what was before is a change too.
         assert_eq!(step(&revisions, 3, "a"), Step::Create { number: 3 });
+    }
+
+    #[test]
+    fn an_edit_tries_a_rejected_configuration_again_once() {
+        let mut revisions = vec![stored(1, "a", 1, 1), stored(2, "b", 1, 2)];
+        assert_eq!(step(&revisions, &[2].into(), 2, "b"), Step::Keep);
+        assert_eq!(step(&revisions, &[2].into(), 3, "b"), Step::Create { number: 3 });
+        // Only the newest matters.
+        assert_eq!(step(&revisions, &[1].into(), 3, "b"), Step::Confirm { number: 2 });
+        revisions.push(stored(3, "b", 1, 3));
+        assert_eq!(step(&revisions, &[2].into(), 3, "b"), Step::Keep);
+        assert_eq!(step(&revisions, &[2, 3].into(), 3, "b"), Step::Keep);
     }
 
     #[test]

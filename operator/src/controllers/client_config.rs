@@ -115,7 +115,9 @@ pub(crate) fn encode(body: &impl serde::Serialize) -> Result<Encoded, Verdict> {
 /// Decides. Pure.
 pub(crate) fn decide(resolved: &Resolved) -> Decision {
     let Resolved { encoded, generation, before, facts, .. } = resolved;
-    let step = revision::step(&facts.revisions, *generation, &encoded.hash);
+    let refused = facts.report.rejections.iter().map(|rejection| rejection.revision);
+    let rejected = before.state.rejected.iter().copied().chain(refused).collect();
+    let step = revision::step(&facts.revisions, &rejected, *generation, &encoded.hash);
     let mut numbers: BTreeSet<i64> = facts.revisions.iter().map(|stored| stored.number).collect();
     if let Step::Create { number } = step {
         numbers.insert(number);
@@ -260,6 +262,9 @@ impl Configs {
         let Some(old) = self.index.newest_revision(&object.uid) else { return format!("revision {number}") };
         let value = |revision: &Revision| serde_json::from_slice(&revision.body).unwrap_or_default();
         let mut differences = revision::differences(&value(&old), &value(new));
+        if differences.is_empty() {
+            return format!("revision {number}: revision {} again, which was rejected", old.stored.number);
+        }
         let more = differences.len().saturating_sub(MAX_DIFFERENCES);
         differences.truncate(MAX_DIFFERENCES);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };

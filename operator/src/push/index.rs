@@ -400,7 +400,7 @@ impl Inner {
             None if object.state.current.is_none() && object.state.rejected.is_empty() => {
                 Answer::Keep { detail: "no revision was made yet; see the conditions of the object".to_owned() }
             }
-            None => Answer::Keep { detail: "every revision was rejected by a client; edit the object".to_owned() },
+            None => Answer::Keep { detail: "every revision was rejected by a client; any edit of spec tries again".to_owned() },
         }
     }
 

@@ -73,9 +73,12 @@ fn the_words_of_a_refusal_outlive_the_leader_that_heard_them() {
     resolved.before.rejection = Some(decision.verdict.message.clone());
     assert_eq!(decide(&resolved).verdict, decision.verdict);
 
-    // An edit is another matter.
-    resolved.encoded.hash = "hash-3".into();
+    // An edit is another matter, even one that resolves to the same.
     resolved.generation = 3;
+    let again = decide(&resolved);
+    assert_eq!((again.step, again.verdict.reason), (Step::Create { number: 3 }, Reason::NoClients));
+    assert_eq!(again.status["currentRevision"], 3);
+    resolved.encoded.hash = "hash-3".into();
     let healed = decide(&resolved);
     assert_eq!((healed.step, healed.verdict.reason), (Step::Create { number: 3 }, Reason::NoClients));
 }
