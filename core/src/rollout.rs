@@ -70,11 +70,15 @@ pub fn verdict(state: &State, clients: Clients, words: Option<&str>) -> Verdict 
         (_, None) => Verdict::reconciling(Reason::Progressing, "the first revision is being written"),
         (None, Some(update)) => Verdict::stalled(
             Reason::RejectedByClient,
-            format!("revision {update} is rejected until spec is edited and there is no earlier one to return to: {words}"),
+            format!(
+                "revision {update} is rejected until spec is edited and there is no earlier one to return to: {words}"
+            ),
         ),
         (Some(current), Some(update)) if current != update => Verdict::stalled(
             Reason::RejectedByClient,
-            format!("revision {update} is rejected until spec is edited, revision {current} is in force again: {words}"),
+            format!(
+                "revision {update} is rejected until spec is edited, revision {current} is in force again: {words}"
+            ),
         ),
         (Some(current), Some(_)) => match clients {
             Clients { connected: 0, .. } => {

@@ -4,7 +4,7 @@
 //! Neither holds a secret. They are compared with what is stored and written only when they differ.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -129,16 +129,11 @@ impl ConfigMaps {
             }
             complete &= log(&namespace, &name, self.apply(&namespace, &name, &data).await);
         }
-        for (namespace, name, uid) in self.leftover(&granted) {
+        let leftover = leftover(&self.lock(), &self.index);
+        for (namespace, name, uid) in leftover {
             complete &= log(&namespace, &name, self.delete(&namespace, &name, uid).await);
         }
         complete
-    }
-
-    fn leftover(&self, granted: &BTreeSet<String>) -> Vec<(String, String, String)> {
-        let stored = self.lock();
-        let gone = stored.iter().filter(|((namespace, _), _)| !granted.contains(namespace));
-        gone.map(|((namespace, name), stored)| (namespace.clone(), name.clone(), stored.uid.clone())).collect()
     }
 
     async fn apply(&self, namespace: &str, name: &str, data: &Data) -> Result<(), WriteError> {
@@ -166,6 +161,16 @@ impl ConfigMaps {
     }
 }
 
+/// Namespace, name and uid of those that no grant asks for. None while grants may be unknown.
+fn leftover(stored: &HashMap<(String, String), Stored>, index: &Index) -> Vec<(String, String, String)> {
+    if !index.knows_all_grants() {
+        return Vec::new();
+    }
+    let granted = index.granted();
+    let gone = stored.iter().filter(|((namespace, _), _)| !granted.contains(namespace));
+    gone.map(|((namespace, name), stored)| (namespace.clone(), name.clone(), stored.uid.clone())).collect()
+}
+
 fn key(namespace: &str, name: &str) -> ObjectKey {
     ObjectKey { namespace: namespace.to_owned(), name: name.to_owned(), uid: String::new() }
 }
@@ -187,4 +192,38 @@ fn files(index: &Index, namespace: &str) -> Data {
         Answer::Keep { .. } | Answer::Nothing => None,
     });
     in_force.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn nothing_is_deleted_while_a_cluster_cannot_be_read() {
+        let spec = serde_json::from_value(json!({
+            "brokers": ["a:1"],
+            "namespaces": [{"name": "shop", "topics": ["*"]}],
+        }));
+        let stored = ["shop", "bank"]
+            .map(|namespace| {
+                let uid = format!("uid-{namespace}");
+                ((namespace.to_owned(), AGENT.to_owned()), Stored { uid, data: Data::new() })
+            })
+            .into();
+        let (index, _changes) = Index::new();
+        index.apply_cluster("main", spec.unwrap());
+        let gone = vec![("bank".to_owned(), AGENT.to_owned(), "uid-bank".to_owned())];
+        assert_eq!(leftover(&stored, &index), gone);
+
+        // It may be the one that grants `bank`.
+        index.unreadable_cluster("other");
+        assert_eq!(leftover(&stored, &index), []);
+        // What was known of one that was readable before stays, also when the watch begins anew.
+        index.unreadable_cluster("main");
+        index.retain_clusters(&HashSet::from(["main".to_owned()]));
+        assert!(index.is_granted("shop") && !index.knows_all_grants());
+        index.delete_cluster("main");
+        assert_eq!(leftover(&stored, &index).len(), 2);
+    }
 }

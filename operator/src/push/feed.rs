@@ -114,9 +114,14 @@ impl Feed {
     async fn clusters(&self) {
         let index = &self.index;
         let apply = |cluster: Guarded<MqCluster>| {
-            let cluster = cluster.parsed.ok()?;
             let name = cluster.name_any();
-            self.options.serves(&name).then(|| index.apply_cluster(&name, cluster.spec))?;
+            if !self.options.serves(&name) {
+                return None;
+            }
+            match cluster.parsed {
+                Ok(cluster) => index.apply_cluster(&name, cluster.spec),
+                Err(_) => index.unreadable_cluster(&name),
+            }
             Some(name)
         };
         let delete = |cluster: Guarded<MqCluster>| index.delete_cluster(&cluster.name_any());

@@ -110,6 +110,8 @@ struct Inner {
     revisions: HashMap<String, BTreeMap<i64, Revision>>,
     clients: HashMap<ConfigKey, Subscribers>,
     clusters: HashMap<String, Arc<MqClusterSpec>>,
+    /// Clusters that exist but cannot be read. What was last known of one stays among `clusters`.
+    unreadable: HashSet<String>,
     settled: bool,
 }
 
@@ -217,6 +219,9 @@ impl Index {
     /// A cluster as it is declared. When that changes, a decision is due for each of its configurations.
     pub fn apply_cluster(&self, name: &str, spec: MqClusterSpec) {
         let mut inner = self.lock();
+        if inner.unreadable.remove(name) {
+            self.touched.notify_one();
+        }
         if inner.clusters.get(name).is_some_and(|present| **present == spec) {
             return;
         }
@@ -224,16 +229,30 @@ impl Index {
         self.cluster_changed(&inner, name);
     }
 
+    /// The cluster exists, but what it declares cannot be read: what was last known holds on.
+    pub fn unreadable_cluster(&self, name: &str) {
+        self.lock().unreadable.insert(name.to_owned());
+    }
+
+    /// Whether every cluster could be read. If not, a namespace that seems not to be granted may be.
+    pub fn knows_all_grants(&self) -> bool {
+        self.lock().unreadable.is_empty()
+    }
+
     /// The cluster is gone, and its grants with it.
     pub fn delete_cluster(&self, name: &str) {
         let mut inner = self.lock();
         inner.clusters.remove(name);
+        inner.unreadable.remove(name);
         self.cluster_changed(&inner, name);
     }
 
     /// Deletes every cluster that is not in `present`: after a watch began anew.
     pub fn retain_clusters(&self, present: &HashSet<String>) {
-        let gone: Vec<_> = self.lock().clusters.keys().filter(|name| !present.contains(*name)).cloned().collect();
+        let inner = self.lock();
+        let known = inner.clusters.keys().chain(&inner.unreadable);
+        let gone: BTreeSet<_> = known.filter(|name| !present.contains(*name)).cloned().collect();
+        drop(inner);
         for name in gone {
             self.delete_cluster(&name);
         }
@@ -400,7 +419,9 @@ impl Inner {
             None if object.state.current.is_none() && object.state.rejected.is_empty() => {
                 Answer::Keep { detail: "no revision was made yet; see the conditions of the object".to_owned() }
             }
-            None => Answer::Keep { detail: "every revision was rejected by a client; any edit of spec tries again".to_owned() },
+            None => Answer::Keep {
+                detail: "every revision was rejected by a client; any edit of spec tries again".to_owned(),
+            },
         }
     }
 
