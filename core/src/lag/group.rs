@@ -1,11 +1,19 @@
 //! The lag of one group, cycle by cycle.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::partition::{PartitionLag, ResetPolicy, Unknown, judge};
 use super::ring::{EndRing, Past};
+
+/// Commits that move a partition this many times faster than in its last cycles are a jump: an offset reset, or a log whose start
+/// moved under the group. Work that really became so fast is counted from the next cycle on.
+const JUMP: f64 = 10.0;
+/// Messages per second of one partition that are never called a jump: an idle partition wakes up.
+const NEVER_A_JUMP: f64 = 1_000.0;
+/// Cycles that a jump is compared with. Several, because a group may commit less often than it is looked at.
+const RECENT: usize = 3;
 
 /// One partition of one topic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,6 +106,8 @@ struct Track {
     ring: Option<EndRing>,
     end: Option<(Duration, i64)>,
     committed: Option<(Duration, i64)>,
+    /// Rates of the last commits, jumps among them.
+    moved: VecDeque<f64>,
 }
 
 /// Follows the offsets of one group from cycle to cycle.
@@ -133,6 +143,7 @@ impl GroupTracker {
                 ring: watch.age.map(EndRing::new),
                 end: None,
                 committed: None,
+                moved: VecDeque::new(),
             });
             sum.partitions = sum.partitions.saturating_add(1);
             if let Err(why) = track.observe(at, watch, reading, &mut sum) {
@@ -164,13 +175,28 @@ impl Track {
 
         // Progress is counted from commits only: a jump over lost records is nobody's work.
         let committed = committed.filter(|offset| *offset >= 0);
-        let progress = committed.and_then(|now| rate(self.committed, at, now));
+        let progress = committed.and_then(|now| self.progress(at, now, reading.start));
         if let Some(rate) = progress {
             *sum.throughput.get_or_insert(0.0) += rate;
         }
         self.committed = committed.map(|offset| (at, offset));
         sum.saturated &= had_work(before, committed, progress, watch.commit_interval);
         Ok(())
+    }
+
+    /// Messages per second that were handled since the commit before. Records below the log start were not; and because the start
+    /// may have moved since it was read, and offsets can be reset by hand, a jump gives no rate at all.
+    fn progress(&mut self, at: Duration, now: i64, start: Option<i64>) -> Option<f64> {
+        let (then, before) = self.committed?;
+        let first = start.map_or(before, |start| before.max(start.min(now)));
+        let rate = rate(Some((then, first)), at, now)?;
+        let usual = self.moved.iter().copied().reduce(f64::max);
+        if self.moved.len() == RECENT {
+            self.moved.pop_front();
+        }
+        self.moved.push_back(rate);
+        let jumped = usual.is_some_and(|usual| rate > (usual * JUMP).max(NEVER_A_JUMP));
+        (!jumped).then_some(rate)
     }
 
     fn count_late(&self, at: Duration, watch: &Watch, lag: PartitionLag, end: i64, sum: &mut GroupLag) {
@@ -291,6 +317,42 @@ mod tests {
         assert_eq!((recreated.arrival, recreated.is_unknown()), (None, true));
         let jumped_back = tracker.observe(CYCLE, &watch(15), &[reading(0, 10, 20)]);
         assert_eq!(jumped_back.arrival, None);
+    }
+
+    #[test]
+    fn offsets_that_nobody_worked_for_give_no_rate() {
+        // Committed after 5 s, log start as last read, rate; before it, 100 messages per second were handled up to 1,000.
+        let cases = [
+            ("work goes on", 1_500, None, Some(100)),
+            ("ten times the work", 6_000, None, Some(1_000)),
+            ("retention lost 4,998,600, the start is known", 5_000_100, Some(4_999_600), Some(100)),
+            ("retention lost them, the start was read before", 5_000_100, Some(0), None),
+            ("retention lost them, or a reset by hand; no start", 5_000_100, None, None),
+            ("lost, and no commit since", 1_000, Some(4_999_600), Some(0)),
+        ];
+        for (name, committed, start, expected) in cases {
+            let mut tracker = GroupTracker::new();
+            for (n, before) in [(1, 500), (2, 1_000)] {
+                tracker.observe(CYCLE * n, &watch(15), &[reading(0, before, 9_000_000)]);
+            }
+            let now = Reading { start, ..reading(0, committed, 9_000_000) };
+            let lag = tracker.observe(CYCLE * 3, &watch(15), &[now]);
+            assert_eq!(rounded(lag.throughput), expected, "{name}");
+            assert_eq!(lag.saturated, expected.is_some(), "{name}: without a rate nothing is learned");
+            let next = tracker.observe(CYCLE * 4, &watch(15), &[reading(0, committed + 500, 9_000_000)]);
+            assert_eq!(rounded(next.throughput), Some(100), "{name}: the next cycle counts again");
+        }
+    }
+
+    #[test]
+    fn work_that_became_much_faster_counts_from_the_second_cycle_on() {
+        let mut tracker = GroupTracker::new();
+        let mut rates = Vec::new();
+        for (n, committed) in [(1, 0), (2, 0), (3, 50_000), (4, 100_000)] {
+            let lag = tracker.observe(CYCLE * n, &watch(15), &[reading(0, committed, 9_000_000)]);
+            rates.push(rounded(lag.throughput));
+        }
+        assert_eq!(rates, [None, Some(0), None, Some(10_000)]);
     }
 
     #[test]

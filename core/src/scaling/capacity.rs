@@ -7,6 +7,9 @@ use std::time::Duration;
 /// client that commits every five seconds.
 const LONGEST: Duration = Duration::from_mins(1);
 
+/// A learned number rises at most so much in a window: one reading that was not work must not pass for what replicas can do.
+const RISE: f64 = 2.0;
+
 /// Capacity of one replica in messages per second, and where it comes from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Capacity {
@@ -37,6 +40,8 @@ pub(super) struct Learner {
     since: Option<Duration>,
     run: VecDeque<(Duration, f64)>,
     learned: Option<f64>,
+    /// What was learned when the present window of rising began.
+    base: Option<(Duration, f64)>,
 }
 
 /// One cycle of a settled group.
@@ -75,6 +80,7 @@ impl Learner {
         }
         let since = *self.since.get_or_insert(sample.from);
         self.run.push_back((sample.at, throughput));
+        let rising = window;
         let window = window.min(LONGEST).max(cycle * 3);
         if sample.at.saturating_sub(since) < window {
             return;
@@ -85,16 +91,27 @@ impl Learner {
         }
         let cycles = u32::try_from(self.run.len()).unwrap_or(u32::MAX);
         let mean = self.run.iter().map(|(_, rate)| rate).sum::<f64>() / f64::from(cycles.max(1));
-        self.learned = Some(mean / f64::from(sample.replicas));
+        self.learn(sample.at, rising.max(window), mean / f64::from(sample.replicas));
+    }
+
+    fn learn(&mut self, at: Duration, window: Duration, rate: f64) {
+        let Some(learned) = self.learned else {
+            (self.learned, self.base) = (Some(rate), Some((at, rate)));
+            return;
+        };
+        let (since, base) = self.base.unwrap_or((at, learned));
+        let over = at.saturating_sub(since) >= window;
+        let (since, base) = if over || learned < base { (at, learned) } else { (since, base) };
+        self.base = Some((since, base));
+        self.learned = Some(rate.min(base * RISE));
     }
 
     /// A replica that does more than was learned proves the learned number outdated. A number that was never learned is not
     /// replaced: what an idle replica does says nothing about what it could.
-    pub(super) fn at_least(&mut self, throughput: f64, replicas: u32) {
-        if let Some(learned) = &mut self.learned
-            && replicas > 0
-        {
-            *learned = learned.max(throughput / f64::from(replicas));
+    pub(super) fn at_least(&mut self, at: Duration, window: Duration, throughput: f64, replicas: u32) {
+        let rate = throughput / f64::from(replicas.max(1));
+        if replicas > 0 && self.learned.is_some_and(|learned| rate > learned) {
+            self.learn(at, window, rate);
         }
     }
 
@@ -143,7 +160,7 @@ mod tests {
     fn never_from_idle_or_stuck_replicas() {
         let mut learner = Learner::default();
         feed(&mut learner, 0..50, 100.0, 1, false);
-        learner.at_least(100.0, 1);
+        learner.at_least(CYCLE * 50, WINDOW, 100.0, 1);
         feed(&mut learner, 50..90, 0.0, 1, true);
         assert_eq!(learner.learned(), None);
     }
@@ -152,10 +169,24 @@ mod tests {
     fn a_lower_bound_only_corrects_a_number_that_was_learned() {
         let mut learner = Learner::default();
         feed(&mut learner, 0..6, 900.0, 3, true);
-        learner.at_least(1_500.0, 3);
+        learner.at_least(CYCLE * 7, WINDOW, 1_500.0, 3);
         assert_eq!(learner.learned(), Some(500.0));
-        learner.at_least(300.0, 3);
+        learner.at_least(CYCLE * 8, WINDOW, 300.0, 3);
         assert_eq!(learner.learned(), Some(500.0));
+    }
+
+    #[test]
+    fn one_reading_that_was_no_work_does_not_spoil_the_number() {
+        let mut learner = Learner::default();
+        feed(&mut learner, 0..6, 900.0, 3, true);
+        for n in 6..=8 {
+            learner.at_least(CYCLE * n, WINDOW, 3_000_000.0, 3);
+            assert_eq!(learner.learned(), Some(600.0), "twice what was learned, however often it is said");
+        }
+        learner.at_least(CYCLE * 9, WINDOW, 3_000_000.0, 3);
+        assert_eq!(learner.learned(), Some(1_200.0), "a window later it may rise again");
+        feed(&mut learner, 12..20, 900.0, 3, true);
+        assert_eq!(learner.learned(), Some(300.0), "and a saturated window says what is true");
     }
 
     #[test]

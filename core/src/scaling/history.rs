@@ -355,7 +355,7 @@ impl History {
                 .step
                 .is_none_or(|step| step.settled.is_some_and(|at| seen.at.saturating_sub(at) >= policy.cycle * 3))
         {
-            self.capacity.at_least(rate, replicas);
+            self.capacity.at_least(seen.at, policy.window, rate, replicas);
         }
     }
 
