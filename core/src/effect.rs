@@ -89,6 +89,16 @@ impl Change {
         }
     }
 
+    /// Kafka name of the topic that is changed.
+    pub fn topic(&self) -> &str {
+        match self {
+            Self::CreateTopic { topic, .. }
+            | Self::GrowTopic { topic, .. }
+            | Self::AlterTopicConfig { topic, .. }
+            | Self::DeleteTopic { topic, .. } => topic,
+        }
+    }
+
     /// Whether it can destroy data.
     pub const fn is_destructive(&self) -> bool {
         matches!(self, Self::DeleteTopic { .. })

@@ -8,7 +8,7 @@ use mq_core::{
     effect::{Change, ObjectKey},
     topic::{self, DesiredTopic, Drift, Owned, TopicOutcome},
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What is known about the topic of one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +63,20 @@ impl Topics {
 
     pub(super) fn desired(&self) -> Vec<DesiredTopic> {
         self.0.values().map(|entry| entry.desired.clone()).collect()
+    }
+
+    /// What was declared `before` and still is. A topic on which anything changed since is left out with all its claimants, because
+    /// the rest alone would settle who wins it without those that are on the way; the change starts the next cycle.
+    pub(super) fn still(&self, before: &[DesiredTopic]) -> Vec<DesiredTopic> {
+        let known: HashMap<&ObjectKey, &DesiredTopic> = before.iter().map(|topic| (&topic.object, topic)).collect();
+        let same = |now: &DesiredTopic| known.get(&now.object).is_some_and(|before| before.declares_same(now));
+        let came = self.0.values().map(|entry| &entry.desired).filter(|now| !same(now));
+        let stands =
+            |before: &DesiredTopic| self.0.get(&before.object).is_some_and(|entry| entry.desired.declares_same(before));
+        let went = before.iter().filter(|before| !stands(before));
+        let moved: HashSet<&str> = came.chain(went).map(|topic| topic.topic.as_str()).collect();
+        let standing = self.0.values().map(|entry| &entry.desired);
+        standing.filter(|topic| !moved.contains(topic.topic.as_str())).cloned().collect()
     }
 
     /// Takes topics that this process created for their objects' own, before the status says so.
@@ -205,6 +219,76 @@ mod tests {
         // A cycle that began before the edit.
         assert_eq!(topics.settle(&[desired(3)], outcome(Verdict::ready(Reason::InSync, "")), vec![]), []);
         assert_eq!(topics.view(&desired(4)), None);
+    }
+
+    type Turn = fn(&mut Topics, DesiredTopic);
+
+    #[test]
+    fn only_what_is_declared_as_when_it_was_looked_at_is_planned() {
+        let other = |name: &str, topic: &str| DesiredTopic {
+            object: ObjectKey { name: name.into(), uid: name.into(), ..key() },
+            topic: topic.into(),
+            ..desired(3)
+        };
+        let deleting = DesiredTopic { deleting: true, reclaim: Reclaim::Delete, ..desired(3) };
+        let before = vec![deleting.clone(), other("rival", "orders"), other("apart", "refunds")];
+        let turns: [(&str, Turn, &[&str]); 7] = [
+            ("nothing", |_, _| {}, &["apart", "orders", "rival"]),
+            (
+                "kept",
+                |now, mine| {
+                    now.declare(DesiredTopic { reclaim: Reclaim::Retain, ..mine }, None);
+                },
+                &["apart"],
+            ),
+            (
+                "paused",
+                |now, mine| {
+                    now.declare(DesiredTopic { paused: true, ..mine }, None);
+                },
+                &["apart"],
+            ),
+            (
+                "moved",
+                |now, mine| {
+                    now.declare(DesiredTopic { topic: "refunds".into(), ..mine }, None);
+                },
+                &[],
+            ),
+            (
+                "withdrawn",
+                |now, mine| {
+                    now.withdraw(&mine.object);
+                },
+                &["apart"],
+            ),
+            (
+                "claimed by another",
+                |now, mine| {
+                    let object = ObjectKey { uid: "new".into(), ..mine.object.clone() };
+                    now.declare(DesiredTopic { object, deleting: false, ..mine }, None);
+                },
+                &["apart"],
+            ),
+            (
+                "recorded in the status",
+                |now, mine| {
+                    let owned = Some(Owned { id: "id-1".into(), config: BTreeMap::new() });
+                    now.declare(DesiredTopic { owned, ..mine }, None);
+                },
+                &["apart", "orders", "rival"],
+            ),
+        ];
+        for (what, turn, left) in turns {
+            let mut topics = Topics::default();
+            for topic in &before {
+                topics.declare(topic.clone(), None);
+            }
+            turn(&mut topics, deleting.clone());
+            let mut still: Vec<_> = topics.still(&before).into_iter().map(|topic| topic.object.name).collect();
+            still.sort();
+            assert_eq!(still, left, "{what}");
+        }
     }
 
     #[test]

@@ -22,12 +22,13 @@ use index::Topics;
 use mq_core::{
     cluster::check_identity,
     condition::{Observed, Unknown, Verdict},
-    effect::ObjectKey,
-    plan::plan,
+    effect::{Effect, ObjectKey},
+    plan::{TopicPlan, plan},
     reason::Reason,
-    topic::DesiredTopic,
+    topic::{DesiredTopic, TopicOutcome},
 };
 use std::{
+    collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -192,10 +193,19 @@ impl ClusterSession {
             Err(why) => mq_core::topic::Topics::unknown(why),
         };
         self.took("observe", started);
-        let desired = self.lock().topics.with_own_creations(desired, &observed);
-        let plan = plan(&desired, &observed);
+        let (desired, mut plan) = self.plan(&desired, &observed);
+        let (destructive, others): (Vec<_>, Vec<_>) =
+            plan.effects.into_iter().partition(|effect| effect.change.is_destructive());
         let started = Instant::now();
-        let done = execute::execute(&client, &self.environment.lease, plan.effects).await;
+        // Before the rest, which takes long when there is much.
+        let mut done = Vec::new();
+        if !destructive.is_empty() {
+            let (deleted, outcomes) = self.delete(&client, &desired, destructive).await;
+            done.extend(deleted);
+            plan.outcomes.extend(outcomes);
+        }
+        let others = self.standing(&desired, others);
+        done.extend(execute::execute(&client, &self.environment.lease, others).await);
         if !done.is_empty() {
             self.took("execute", started);
         }
@@ -206,6 +216,44 @@ impl ClusterSession {
             self.environment.topics.wake(object);
         }
         changed
+    }
+
+    /// Plans what is still declared as it was when it was looked at; looking may have taken long.
+    fn plan(&self, looked_at: &[DesiredTopic], observed: &mq_core::topic::Topics) -> (Vec<DesiredTopic>, TopicPlan) {
+        let desired = {
+            let state = self.lock();
+            state.topics.with_own_creations(state.topics.still(looked_at), observed)
+        };
+        let plan = plan(&desired, observed);
+        (desired, plan)
+    }
+
+    /// Looks once more at what shall be deleted, and deletes what both looks agree on.
+    async fn delete(
+        &self,
+        client: &mq_kafka::Client,
+        desired: &[DesiredTopic],
+        deletes: Vec<Effect>,
+    ) -> (Vec<execute::Done>, BTreeMap<ObjectKey, TopicOutcome>) {
+        let names: HashSet<&str> = deletes.iter().map(|effect| effect.change.topic()).collect();
+        let claims = desired.iter().filter(|topic| names.contains(topic.topic.as_str()));
+        let claims: Vec<DesiredTopic> = claims.cloned().collect();
+        let observed = observe::topics(client, &claims).await;
+        let (claims, again) = self.plan(&claims, &observed);
+        let agreed = deletes.into_iter().filter(|effect| again.effects.contains(effect)).collect();
+        let standing = self.standing(&claims, agreed);
+        (execute::execute(client, &self.environment.lease, standing).await, again.outcomes)
+    }
+
+    /// The effects that may still be carried out: the session goes on, and their topics are declared as planned.
+    fn standing(&self, planned: &[DesiredTopic], mut effects: Vec<Effect>) -> Vec<Effect> {
+        if effects.is_empty() || self.stop.is_cancelled() {
+            return vec![];
+        }
+        let still: HashSet<ObjectKey> =
+            self.lock().topics.still(planned).into_iter().map(|topic| topic.object).collect();
+        effects.retain(|effect| still.contains(&effect.object));
+        effects
     }
 
     /// Looks at the cluster itself; topics are looked at only if it is the right one.
