@@ -75,6 +75,12 @@ soak: rust node servers images ## the long end-to-end tests again and again: MIN
 	@$(with_servers) --node $(image_flags) -- bash -euo pipefail -c 'end=$$(($$(date +%s) + $(or $(MINUTES),60) * 60)); n=0; \
 		while [ $$(date +%s) -lt $$end ]; do n=$$((n + 1)); echo "mq: soak, round $$n"; hack/suite.sh e2e --ignored; done'
 
+.PHONY: bench
+bench: rust servers ## measure beside floors and peers, write target/bench/ and docs/benchmarks.md: BENCH=agent
+	@echo "mq: building the measurements, optimised (about 10 minutes the first time)"
+	@cargo build --release --locked -p mq-benches < /dev/null
+	@$(with_servers) --kafka -- $(CARGO_TARGET_DIR)/release/mq-bench $(BENCH)
+
 .PHONY: fuzz
 fuzz: rust ## the property tests of decoders and decisions with many more cases: CASES=20000
 	@PROPTEST_CASES=$(or $(CASES),20000) cargo test --locked -p mq-core -p mq-kafka -p mq-protocol -p mq-agent --lib < /dev/null

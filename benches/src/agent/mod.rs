@@ -1,0 +1,79 @@
+//! `mq-agent` beside bare librdkafka, with the same settings: production's, which are idempotent, lz4, `lingerMs` 10.
+
+mod consume;
+mod produce;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use mq_agent::{Agent, Config, Env, Options};
+use mq_testkit::{Broker, TestEnv};
+use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::ToBytes;
+use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
+
+use crate::report::Row;
+
+const PARTITIONS: i32 = 12;
+
+pub(crate) async fn run(shrink: usize) -> Result<Vec<Row>> {
+    let kafka = TestEnv::kafka().await?;
+    let mut rows = produce::run(&kafka, shrink).await?;
+    rows.extend(consume::run(&kafka, shrink).await?);
+    Ok(rows)
+}
+
+/// An agent without operator and files: it takes its configuration from here at once.
+async fn agent(config: Config, concurrency: usize) -> Agent {
+    let nowhere = Path::new("/nonexistent");
+    Agent::connect_with(Options::in_folders(nowhere, nowhere).config(config).concurrency(concurrency)).await
+}
+
+fn config(kafka: &Broker) -> Config {
+    Config::for_env(Env::Production).brokers([kafka.bootstrap()])
+}
+
+/// The producer settings of [`config`], in librdkafka's words.
+fn bare_producer(kafka: &Broker) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", kafka.bootstrap()).set("acks", "all").set("enable.idempotence", "true");
+    config
+        .set("linger.ms", "10")
+        .set("batch.size", "65536")
+        .set("compression.type", "lz4")
+        .set("partitioner", "murmur2_random");
+    config
+}
+
+/// Gives the bare producer a record, when its queue has room.
+fn hand<C: ProducerContext<DeliveryOpaque = ()>, K: ToBytes + ?Sized>(
+    producer: &ThreadedProducer<C>,
+    mut record: BaseRecord<'_, K, [u8]>,
+) -> Result<()> {
+    loop {
+        match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned)) => {
+                record = returned;
+                producer.poll(Duration::from_millis(1));
+            }
+            Err((error, _)) => return Err(error).context("giving the bare producer a record"),
+        }
+    }
+}
+
+/// The payload of every record: 100 bytes that differ, so that compression has something to do.
+fn payload(number: usize) -> Vec<u8> {
+    let mut payload = format!("{number:020}").into_bytes();
+    let mut state = number as u64 | 1;
+    while payload.len() < 100 {
+        // xorshift: cheap, and the same for both sides.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        payload.push(b' ' + (state % 64) as u8);
+    }
+    payload
+}
