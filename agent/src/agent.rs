@@ -70,7 +70,16 @@ impl Agent {
                 }
             })
         };
-        let tasks = vec![tokio::spawn(watch), tokio::spawn(stream::run(Arc::clone(&hub), options.clone()))];
+        let mut tasks = vec![tokio::spawn(watch), tokio::spawn(stream::run(Arc::clone(&hub), options.clone()))];
+        if let Some(report) = options.report.clone() {
+            let metrics = options.metrics.clone();
+            tasks.push(tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(report.every).await;
+                    (report.to)(&metrics.read());
+                }
+            }));
+        }
         let last_good = LastGood::new(options.state_folder.clone());
         Self(Arc::new(Inner { options, hub, files, last_good, clients: Mutex::default(), tasks }))
     }
@@ -84,7 +93,7 @@ impl Agent {
     /// [`Error::InvalidName`], [`Error::InvalidConfig`] for settings in code that cannot be used, [`Error::Closed`] after a drain.
     pub async fn producer(&self, name: &str) -> Result<Producer, Error> {
         let client = check(Kind::Producer, name)?;
-        let apply = ApplyProducer::new(name, self.0.options.kept()?);
+        let apply = ApplyProducer::new(name, &self.0.options)?;
         let ready = self.named(&client, apply, |clients| &mut clients.producers, Producer::is_closed)?;
         self.wait(&client, ready).await
     }
@@ -98,7 +107,7 @@ impl Agent {
     /// [`Error::InvalidName`], [`Error::InvalidConfig`] for settings in code that cannot be used, [`Error::Closed`] after a drain.
     pub async fn consumer(&self, name: &str) -> Result<Consumer, Error> {
         let client = check(Kind::Consumer, name)?;
-        let apply = ApplyConsumer::new(name, self.0.options.kept()?, self.0.options.concurrency);
+        let apply = ApplyConsumer::new(name, &self.0.options)?;
         let ready = self.named(&client, apply, |clients| &mut clients.consumers, Consumer::is_closed)?;
         self.wait(&client, ready).await
     }

@@ -9,6 +9,7 @@ use mq_core::presets::PRESET_VERSION;
 use mq_core::resolve::{ResolvedConsumer, ResolvedProducer};
 use mq_protocol::body::{self, Connection, ConsumerBody, DeadLetter, ProducerBody, SecurityProtocol};
 use mq_protocol::message::{ClientRef, Kind};
+use serde::Serialize;
 
 use crate::error::Error;
 use crate::source::{Source, Value};
@@ -94,24 +95,27 @@ impl Config {
 
     /// What this configuration says about one client, if anything.
     pub(crate) fn value(&self, client: &ClientRef) -> Result<Option<Value>, Error> {
-        let encoded = match client.kind {
-            _ if self.brokers.is_empty() => return Ok(None),
-            Kind::Producer => {
-                body::encode(&ProducerBody { connection: self.connection(), settings: self.resolved_producer()? })
+        match client.kind {
+            _ if self.brokers.is_empty() => Ok(None),
+            Kind::Producer => self.producer_value().map(Some),
+            Kind::Consumer => {
+                self.groups.get(&client.name).map(|group| self.consumer_value(&group.id, &group.topics)).transpose()
             }
-            Kind::Consumer => match self.groups.get(&client.name) {
-                Some(group) => body::encode(&ConsumerBody {
-                    connection: self.connection(),
-                    group_id: group.id.clone(),
-                    topics: group.topics.clone(),
-                    dead_letter: DeadLetter { topic: format!("{}.dlq", group.id) },
-                    settings: self.resolved_consumer()?,
-                }),
-                None => return Ok(None),
-            },
-        };
-        let encoded = encoded.map_err(|error| Error::InvalidConfig { detail: error.to_string() })?;
-        Ok(Some(Value::new(Source::Code, 0, encoded.hash, encoded.json)))
+        }
+    }
+
+    pub(crate) fn producer_value(&self) -> Result<Value, Error> {
+        value(&ProducerBody { connection: self.connection()?, settings: self.resolved_producer()? })
+    }
+
+    pub(crate) fn consumer_value(&self, group_id: &str, topics: &[String]) -> Result<Value, Error> {
+        value(&ConsumerBody {
+            connection: self.connection()?,
+            group_id: group_id.to_owned(),
+            topics: topics.to_owned(),
+            dead_letter: DeadLetter { topic: format!("{group_id}.dlq") },
+            settings: self.resolved_consumer()?,
+        })
     }
 
     pub(crate) fn resolved_producer(&self) -> Result<ResolvedProducer, Error> {
@@ -122,9 +126,18 @@ impl Config {
         self.consumer.resolve(PRESET_VERSION).map_err(|error| Error::InvalidConfig { detail: error.to_string() })
     }
 
-    fn connection(&self) -> Connection {
-        Connection { brokers: self.brokers.clone(), security_protocol: SecurityProtocol::Plaintext }
+    fn connection(&self) -> Result<Connection, Error> {
+        if self.brokers.is_empty() {
+            let detail = format!("it names no brokers: use Config::brokers or the variable {BROKERS}");
+            return Err(Error::InvalidConfig { detail });
+        }
+        Ok(Connection { brokers: self.brokers.clone(), security_protocol: SecurityProtocol::Plaintext })
     }
+}
+
+fn value<B: Serialize>(body: &B) -> Result<Value, Error> {
+    let encoded = body::encode(body).map_err(|error| Error::InvalidConfig { detail: error.to_string() })?;
+    Ok(Value::new(Source::Code, 0, encoded.hash, encoded.json))
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ pub(crate) type Consumer = ConsumerBody<ResolvedConsumer>;
 const FETCH_QUEUE_KIB: &str = "16384";
 /// After a full fetch queue; librdkafka's second makes a slow consumer stall.
 const FETCH_BACKOFF_MS: &str = "50";
+/// How often librdkafka tells what only it counts.
+const STATISTICS_MS: &str = "5000";
 /// How long a dead letter may take.
 const DEAD_LETTER_TIMEOUT_MS: &str = "15000";
 
@@ -36,6 +38,7 @@ pub(crate) fn read<B: Serialize + DeserializeOwned>(value: &Value) -> Result<Dec
 
 pub(crate) fn producer(name: &str, body: &Producer) -> ClientConfig {
     let mut config = connection(name, &body.connection);
+    config.set("statistics.interval.ms", STATISTICS_MS);
     for (key, value) in body.settings.to_librdkafka() {
         config.set(key, value);
     }

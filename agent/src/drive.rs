@@ -7,6 +7,7 @@ use std::time::Duration;
 use mq_protocol::message::{ClientRef, FromAgent, NackReason, Version};
 use tokio::sync::watch;
 
+use crate::error::Error;
 use crate::hub::Hub;
 use crate::source::{LastGood, Pushed, Source, Sources, Value};
 
@@ -22,6 +23,17 @@ pub(crate) trait Apply: Send + 'static {
 
     /// The client, once a configuration was applied.
     fn client(&self) -> Option<Self::Client>;
+
+    /// The client of a configuration that never changes.
+    fn only(mut self, value: &Value) -> impl Future<Output = Result<Self::Client, Error>> + Send
+    where
+        Self: Sized,
+    {
+        async move {
+            self.apply(value).await.map_err(NotApplied::into_error)?;
+            self.client().ok_or(Error::Closed)
+        }
+    }
 }
 
 /// What the client runs with, read back from it.
@@ -40,6 +52,16 @@ pub(crate) enum NotApplied {
     Later { detail: String },
     /// The service closed the client.
     Closed,
+}
+
+impl NotApplied {
+    /// The words for a caller that made the configuration itself.
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            Self::Rejected { detail, .. } | Self::Later { detail } => Error::InvalidConfig { detail },
+            Self::Closed => Error::Closed,
+        }
+    }
 }
 
 pub(crate) fn rejected(reason: NackReason, detail: impl Into<String>) -> NotApplied {

@@ -22,6 +22,10 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Features
+//! None is on by default. `json` and `protobuf`: payloads of those forms. `prometheus`: [`Metrics`] is a collector of that crate.
+//! `testing`: records and a broker for the tests of services.
+//!
 //! # Shape
 //! ```text
 //! agent      the named clients of the process      options, config   how they are set up
@@ -36,6 +40,7 @@
 #![deny(missing_docs)]
 
 mod agent;
+mod cloud_event;
 mod config;
 mod connect;
 mod consumer;
@@ -45,19 +50,26 @@ mod error;
 mod hub;
 mod librdkafka;
 mod message;
+mod metrics;
 mod options;
+mod payload;
 mod producer;
 mod source;
 mod stats;
 mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod trace;
 
 pub use agent::{Agent, sigterm};
+pub use cloud_event::{CloudEvent, CloudEventError};
 pub use config::{Acks, AutoOffsetReset, Compression, Config, ConsumerSettings, Env, ProducerSettings};
 pub use consumer::Consumer;
 pub use error::{ConsumeError, Error, Failure, FlushError, SendError};
 pub use message::{Ack, Header, Message, Record};
+pub use metrics::{ClientStats, Metrics};
 pub use options::Options;
+pub use payload::{CONTENT_TYPE_HEADER, VERSION_HEADER};
 pub use producer::{Delivery, Producer};
 pub use stats::{ConsumerStats, ProducerStats};
-pub use trace::{TRACE_HEADER, TraceId};
+pub use trace::{TRACE_HEADER, TraceContext, TraceId};

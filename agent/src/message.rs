@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 
-use crate::trace::{TRACE_HEADER, TraceId};
+use crate::trace::{TraceContext, TraceId};
 
 /// One header of a record. Kafka allows a header without a value and several headers of one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +59,12 @@ impl Message {
         self
     }
 
+    /// Sets a header that is there once.
+    pub(crate) fn only_header(mut self, name: &str, value: &str) -> Self {
+        self.headers.retain(|header| header.name != name);
+        self.header(name, value)
+    }
+
     /// The record's time in milliseconds since the Unix epoch; without it, the time at which the client takes the message.
     pub fn timestamp(mut self, milliseconds: i64) -> Self {
         self.timestamp = Some(milliseconds);
@@ -76,14 +82,17 @@ impl Message {
         &self.topic
     }
 
-    /// Puts the current trace id into the headers, unless the sender already chose one.
+    /// Bytes of key, payload and headers.
+    pub(crate) fn size(&self) -> usize {
+        let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        let headers = self.headers.iter().map(|header| header.name.len() + length(&header.value));
+        length(&self.key) + length(&self.payload) + headers.sum::<usize>()
+    }
+
+    /// Puts the current trace context into the headers, where the sender did not choose.
     pub(crate) fn trace(&mut self) {
-        if self.headers.iter().any(|header| header.name == TRACE_HEADER) {
-            return;
-        }
-        if let Some(trace) = TraceId::current() {
-            let value = Some(Bytes::copy_from_slice(trace.as_str().as_bytes()));
-            self.headers.push(Header { name: TRACE_HEADER.to_owned(), value });
+        if let Some(context) = TraceContext::current() {
+            context.write(&mut self.headers);
         }
     }
 }
@@ -181,9 +190,14 @@ impl Record {
         self.0.headers.iter().rev().find(|header| header.name == name)?.value.as_deref()
     }
 
-    /// The trace id that the record carries.
+    /// The trace context that the record carries. Its handler runs inside it.
+    pub fn trace_context(&self) -> Option<TraceContext> {
+        TraceContext::read(self.headers())
+    }
+
+    /// The trace id that the record carries: that of `X-Trace-ID`, else that of `traceparent`.
     pub fn trace_id(&self) -> Option<TraceId> {
-        std::str::from_utf8(self.header(TRACE_HEADER)?).ok().map(TraceId::new)
+        self.trace_context()?.trace_id().cloned()
     }
 
     pub(crate) fn key_bytes(&self) -> Option<Bytes> {
@@ -203,6 +217,16 @@ impl Record {
             + content.key.as_ref().map_or(0, Bytes::len)
             + content.payload.as_ref().map_or(0, Bytes::len)
             + headers.sum::<usize>()
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Record {
+    /// The record that this message would become.
+    pub(crate) fn of(message: Message, offset: i64) -> Self {
+        let Message { topic, key, payload, headers, timestamp, partition } = message;
+        let (topic, partition) = (Arc::from(topic), partition.unwrap_or(0));
+        Self(Arc::new(Content { topic, partition, offset, timestamp, key, payload, headers }))
     }
 }
 

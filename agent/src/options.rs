@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mq_core::resolve::{ResolvedConsumer, ResolvedProducer};
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::metrics::{ClientStats, Metrics};
 
 /// Where the projected volume of a pod is mounted.
 const RUN: &str = "/var/run/mq";
@@ -34,6 +36,30 @@ pub struct Options {
     pub(crate) patience: Duration,
     pub(crate) concurrency: usize,
     pub(crate) keep: BTreeSet<String>,
+    pub(crate) metrics: Metrics,
+    pub(crate) report: Option<Report>,
+}
+
+/// What is told the counters, and how often.
+#[derive(Clone)]
+pub(crate) struct Report {
+    pub(crate) every: Duration,
+    pub(crate) to: Arc<ReportTo>,
+}
+
+type ReportTo = dyn Fn(&[ClientStats]) + Send + Sync;
+
+impl std::fmt::Debug for Report {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Report").field("every", &self.every).finish_non_exhaustive()
+    }
+}
+
+/// [`Options::in_pod`].
+impl Default for Options {
+    fn default() -> Self {
+        Self::in_pod()
+    }
 }
 
 impl Options {
@@ -62,6 +88,8 @@ impl Options {
             patience: Duration::from_secs(3),
             concurrency: 8,
             keep: BTreeSet::new(),
+            metrics: Metrics::default(),
+            report: None,
         }
     }
 
@@ -99,6 +127,31 @@ impl Options {
     #[must_use]
     pub fn keep<N: Into<String>>(mut self, settings: impl IntoIterator<Item = N>) -> Self {
         self.keep = settings.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Shows the counters of the clients there, beside what it shows already.
+    #[must_use]
+    pub fn metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
+    /// Tells `report` the counters of all clients again and again, for those who have no registry; every 30 s is usual. It runs on
+    /// the runtime: it must be quick and never block.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let options = mq_agent::Options::in_pod().report_stats(Duration::from_secs(30), |clients| {
+    ///     for client in clients {
+    ///         println!("{client:?}");
+    ///     }
+    /// });
+    /// ```
+    #[must_use]
+    pub fn report_stats(mut self, every: Duration, report: impl Fn(&[ClientStats]) + Send + Sync + 'static) -> Self {
+        self.report = Some(Report { every, to: Arc::new(report) });
         self
     }
 

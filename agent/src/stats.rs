@@ -1,7 +1,10 @@
 //! Counters of one client since it was made. Cheap to read at any time.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use hdrhistogram::Histogram;
 
 /// What a producer has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,8 +16,14 @@ pub struct ProducerStats {
     pub bytes_sent: u64,
     /// Messages that were refused or never acknowledged.
     pub send_errors: u64,
+    /// Requests that librdkafka sent again, each with all messages of its batch. Counted every 5 s.
+    pub retry_count: u64,
     /// Mean time from `send` to the acknowledgement; `None` before the first.
     pub average_latency: Option<Duration>,
+    /// The time within which half of the messages were acknowledged, to 1 %, from a microsecond to 10 minutes.
+    pub latency_p50: Option<Duration>,
+    /// The same for 99 of a hundred.
+    pub latency_p99: Option<Duration>,
     /// Messages taken and not yet acknowledged.
     pub current_queue_size: usize,
     /// How often the client was re-created for a new configuration.
@@ -45,38 +54,91 @@ pub struct ConsumerStats {
     pub stopped_keys: usize,
 }
 
-#[derive(Debug, Default)]
+/// The longest time that the quantiles tell from a longer one; beyond any `message.timeout.ms` of ours.
+const MAX_LATENCY_US: u64 = 600_000_000;
+
+#[derive(Debug)]
 pub(crate) struct ProducerCounters {
+    taken: AtomicU64,
     sent: AtomicU64,
     bytes: AtomicU64,
-    errors: AtomicU64,
+    refused: AtomicU64,
+    failed: AtomicU64,
+    retries: AtomicU64,
     latency_us: AtomicU64,
+    /// Written by the one thread that is told of deliveries. `None`: the library refused its bounds, which are constants.
+    latencies: Option<Mutex<Histogram<u64>>>,
     recreated: AtomicU64,
 }
 
+impl Default for ProducerCounters {
+    fn default() -> Self {
+        let zero = AtomicU64::default;
+        let latencies = Histogram::new_with_max(MAX_LATENCY_US, 2).ok().map(Mutex::new);
+        Self {
+            taken: zero(),
+            sent: zero(),
+            bytes: zero(),
+            refused: zero(),
+            failed: zero(),
+            retries: zero(),
+            latency_us: zero(),
+            latencies,
+            recreated: zero(),
+        }
+    }
+}
+
 impl ProducerCounters {
+    /// librdkafka took a message.
+    pub(crate) fn taken(&self) {
+        self.taken.fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn acknowledged(&self, bytes: usize, latency: Duration) {
         self.sent.fetch_add(1, Relaxed);
         self.bytes.fetch_add(bytes as u64, Relaxed);
         self.latency_us.fetch_add(micros(latency), Relaxed);
+        if let Some(latencies) = &self.latencies {
+            latencies.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(micros(latency));
+        }
     }
 
+    /// librdkafka did not take a message and never will.
+    pub(crate) fn refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+
+    /// A message that was taken was not acknowledged.
     pub(crate) fn failed(&self) {
-        self.errors.fetch_add(1, Relaxed);
+        self.failed.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn retried(&self, requests: u64) {
+        self.retries.fetch_add(requests, Relaxed);
     }
 
     pub(crate) fn recreated(&self) {
         self.recreated.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn read(&self, current_queue_size: usize) -> ProducerStats {
-        let messages_sent = self.sent.load(Relaxed);
+    pub(crate) fn read(&self) -> ProducerStats {
+        // The outcomes first: read the other way round, a message that was acknowledged meanwhile would count as never taken.
+        let (messages_sent, failed) = (self.sent.load(Relaxed), self.failed.load(Relaxed));
+        let waiting = self.taken.load(Relaxed).saturating_sub(messages_sent + failed);
+        let [latency_p50, latency_p99] = [0.5, 0.99].map(|quantile| {
+            let latencies = self.latencies.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+            (!latencies.is_empty()).then(|| Duration::from_micros(latencies.value_at_quantile(quantile)))
+        });
         ProducerStats {
             messages_sent,
             bytes_sent: self.bytes.load(Relaxed),
-            send_errors: self.errors.load(Relaxed),
+            send_errors: failed + self.refused.load(Relaxed),
+            retry_count: self.retries.load(Relaxed),
             average_latency: mean(self.latency_us.load(Relaxed), messages_sent),
-            current_queue_size,
+            latency_p50,
+            latency_p99,
+            current_queue_size: usize::try_from(waiting).unwrap_or(usize::MAX),
             recreated: self.recreated.load(Relaxed),
         }
     }

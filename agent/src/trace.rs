@@ -1,4 +1,4 @@
-//! The trace identity that travels in the `X-Trace-ID` header.
+//! The trace identity that travels with messages: the `X-Trace-ID` header, and W3C's `traceparent` and `tracestate`.
 //!
 //! A task-local value is the truth, because a `tracing` span cannot be read back without a layer that the service would have to
 //! install. The consumer restores it around the handler and the producer reads it, so a chain of services needs no code for it.
@@ -7,11 +7,21 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use crate::message::Header;
+
 /// The record header that carries the trace id.
 pub const TRACE_HEADER: &str = "X-Trace-ID";
+/// W3C Trace Context: which span of which trace the record comes from. Its form on Kafka is the HTTP header's.
+const TRACEPARENT: &str = "traceparent";
+/// What tracing vendors add to it.
+const TRACESTATE: &str = "tracestate";
+/// The most of it that W3C asks everybody to pass on.
+const MAX_TRACESTATE: usize = 512;
 
 tokio::task_local! {
-    static CURRENT: TraceId;
+    static CURRENT: TraceContext;
 }
 
 /// A trace id, as received or as the service chose it. Cheap to clone.
@@ -44,12 +54,12 @@ impl TraceId {
     ///
     /// A task spawned inside the scope does not inherit it: wrap its future in `scope` again.
     pub fn current() -> Option<Self> {
-        CURRENT.try_with(Clone::clone).ok()
+        TraceContext::current()?.id
     }
 
     /// Runs `future` with this id as the current one. Every message that it sends carries the id, unless the message has one.
     pub async fn scope<F: Future>(self, future: F) -> F::Output {
-        CURRENT.scope(self, future).await
+        TraceContext { id: Some(self), ..TraceContext::default() }.scope(future).await
     }
 
     /// The id as text.
@@ -61,5 +71,191 @@ impl TraceId {
 impl fmt::Display for TraceId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
+    }
+}
+
+/// Everything that records say about their trace. Cheap to clone.
+///
+/// The handler of a record runs inside the record's context, and what it sends carries the context on. A service that makes spans of
+/// its own sets theirs around what it sends:
+///
+/// ```
+/// use mq_agent::TraceContext;
+///
+/// let context = TraceContext::default().with_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+/// assert_eq!(context.trace_id().map(|id| id.to_string()).as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+/// assert_eq!(context.traceparent(), Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
+/// // context.scope(async { producer.send(…).await }).await
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TraceContext {
+    id: Option<TraceId>,
+    parent: Option<Arc<str>>,
+    state: Option<Arc<str>>,
+}
+
+impl TraceContext {
+    /// The context of the running task; see [`TraceId::current`].
+    pub fn current() -> Option<Self> {
+        CURRENT.try_with(Clone::clone).ok()
+    }
+
+    /// Runs `future` in this context. A message that it sends carries what it does not carry already.
+    pub async fn scope<F: Future>(self, future: F) -> F::Output {
+        CURRENT.scope(self, future).await
+    }
+
+    /// Takes a W3C `traceparent`. The trace id becomes the one in it, unless there is one already. Text that is not of W3C's form is
+    /// left out, as W3C asks.
+    #[must_use]
+    pub fn with_traceparent(mut self, traceparent: &str) -> Self {
+        if let Some(id) = trace_id_of(traceparent) {
+            self.id = self.id.or_else(|| Some(TraceId::new(id)));
+            self.parent = Some(Arc::from(traceparent));
+        }
+        self
+    }
+
+    /// Takes a W3C `tracestate`; it travels only beside a `traceparent`.
+    #[must_use]
+    pub fn with_tracestate(mut self, tracestate: &str) -> Self {
+        let fits = tracestate.len() <= MAX_TRACESTATE && tracestate.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        self.state = fits.then(|| Arc::from(tracestate));
+        self
+    }
+
+    /// The trace id: that of `X-Trace-ID`, else that of `traceparent`.
+    pub fn trace_id(&self) -> Option<&TraceId> {
+        self.id.as_ref()
+    }
+
+    /// The W3C `traceparent`.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.parent.as_deref()
+    }
+
+    /// The W3C `tracestate`.
+    pub fn tracestate(&self) -> Option<&str> {
+        self.state.as_deref()
+    }
+
+    /// What these headers say; of several headers of one name the last that can be read. `None`: nothing.
+    pub(crate) fn read(headers: &[Header]) -> Option<Self> {
+        let texts = |name: &'static str| {
+            let named = headers.iter().rev().filter(move |header| header.name == name);
+            named.filter_map(|header| std::str::from_utf8(header.value.as_deref()?).ok())
+        };
+        let mut context = Self { id: texts(TRACE_HEADER).next().map(TraceId::new), ..Self::default() };
+        if let Some(parent) = texts(TRACEPARENT).find(|parent| trace_id_of(parent).is_some()) {
+            context = context.with_traceparent(parent);
+            if let Some(state) = texts(TRACESTATE).next() {
+                context = context.with_tracestate(state);
+            }
+        }
+        (context != Self::default()).then_some(context)
+    }
+
+    /// Adds what the headers do not say themselves. The sender's own choice stays, and nothing is there twice.
+    pub(crate) fn write(&self, headers: &mut Vec<Header>) {
+        let has = |headers: &[Header], name| headers.iter().any(|header: &Header| header.name == name);
+        let header = |name: &str, value: &str| Header {
+            name: name.to_owned(),
+            value: Some(Bytes::copy_from_slice(value.as_bytes())),
+        };
+        if let Some(id) = &self.id
+            && !has(headers, TRACE_HEADER)
+        {
+            headers.push(header(TRACE_HEADER, id.as_str()));
+        }
+        if let Some(parent) = &self.parent
+            && !has(headers, TRACEPARENT)
+        {
+            headers.push(header(TRACEPARENT, parent));
+            if let Some(state) = &self.state
+                && !has(headers, TRACESTATE)
+            {
+                headers.push(header(TRACESTATE, state));
+            }
+        }
+    }
+}
+
+/// The trace id of a `traceparent`: `version-trace-span-flags`, lower-case hex, neither id all zeros. Later versions may be longer.
+fn trace_id_of(traceparent: &str) -> Option<&str> {
+    let hex = |part: &str, length: usize| {
+        part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let id = |part: &str, length: usize| hex(part, length) && part.bytes().any(|byte| byte != b'0');
+    let mut parts = traceparent.split('-');
+    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let ends = version != "00" || parts.next().is_none();
+    let valid = hex(version, 2) && version != "ff" && id(trace, 32) && id(span, 16) && hex(flags, 2) && ends;
+    valid.then_some(trace)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    fn header(name: &str, value: &str) -> Header {
+        Header { name: name.to_owned(), value: Some(Bytes::copy_from_slice(value.as_bytes())) }
+    }
+
+    #[test]
+    fn only_what_w3c_allows_is_a_traceparent() {
+        assert_eq!(trace_id_of(PARENT), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+        assert!(trace_id_of("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-later").is_some());
+        for wrong in [
+            "",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+        ] {
+            assert_eq!(trace_id_of(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_context_goes_through_a_record_unchanged() {
+        let context = TraceContext::default().with_traceparent(PARENT).with_tracestate("vendor=1");
+        let mut headers = vec![header("other", "1")];
+        context.write(&mut headers);
+        assert_eq!(TraceContext::read(&headers), Some(context));
+    }
+
+    #[test]
+    fn the_last_header_that_can_be_read_counts_and_unreadable_ones_do_no_harm() {
+        let older = "00-11111111111111111111111111111111-00f067aa0ba902b7-01";
+        let headers = [older, PARENT, "nonsense"].map(|value| header(TRACEPARENT, value));
+        assert_eq!(TraceContext::read(&headers).unwrap().traceparent(), Some(PARENT));
+        assert_eq!(TraceContext::read(&[header(TRACEPARENT, "nonsense")]), None);
+        assert_eq!(TraceContext::read(&[Header { name: TRACE_HEADER.to_owned(), value: None }]), None);
+        let without_parent = TraceContext::read(&[header(TRACE_HEADER, "7"), header(TRACESTATE, "vendor=1")]).unwrap();
+        assert_eq!((without_parent.trace_id().unwrap().as_str(), without_parent.tracestate()), ("7", None));
+    }
+
+    #[test]
+    fn what_the_sender_chose_stays_and_nothing_is_there_twice() {
+        let context = TraceContext::default().with_traceparent(PARENT);
+        let mut headers = vec![header(TRACE_HEADER, "mine")];
+        context.write(&mut headers);
+        context.write(&mut headers);
+        assert_eq!(headers, [header(TRACE_HEADER, "mine"), header(TRACEPARENT, PARENT)]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_makes_it_panic(names in prop::collection::vec(0_usize..4, 0..6), values in prop::collection::vec(any::<Option<Vec<u8>>>(), 6)) {
+            let names = names.into_iter().map(|name| [TRACE_HEADER, TRACEPARENT, TRACESTATE, "x"][name]);
+            let headers: Vec<_> = names.zip(values).map(|(name, value)| Header { name: name.to_owned(), value: value.map(Bytes::from) }).collect();
+            TraceContext::read(&headers);
+        }
     }
 }

@@ -5,6 +5,7 @@
     reason = "in what tests share, a poisoned lock or a payload that is no number fails the test"
 )]
 
+mod alone;
 mod consumer;
 mod fake_operator;
 mod producer;

@@ -13,7 +13,9 @@ use super::{Consumer, Limits, Prepared, Shared};
 use crate::connect::{self, PROBE_TIMEOUT};
 use crate::drive::{Applied, Apply, NotApplied, rejected};
 use crate::effective::effective;
-use crate::options::Keep;
+use crate::error::Error;
+use crate::metrics::Metrics;
+use crate::options::{Keep, Options};
 use crate::source::Value;
 
 /// How long handlers may take to end before the consumer leaves its group to join with another configuration.
@@ -25,6 +27,7 @@ pub(crate) struct ApplyConsumer {
     name: String,
     keep: Keep,
     concurrency: usize,
+    metrics: Metrics,
     running: Option<Running>,
 }
 
@@ -37,12 +40,13 @@ struct Running {
 }
 
 impl ApplyConsumer {
-    pub(crate) fn new(name: &str, keep: Keep, concurrency: usize) -> Self {
-        Self { name: name.to_owned(), keep, concurrency, running: None }
+    pub(crate) fn new(name: &str, options: &Options) -> Result<Self, Error> {
+        let (keep, metrics) = (options.kept()?, options.metrics.clone());
+        Ok(Self { name: name.to_owned(), keep, concurrency: options.concurrency, metrics, running: None })
     }
 
     async fn run_with(&mut self, body: connect::Consumer) -> Result<(), NotApplied> {
-        let refused = |error: crate::Error| rejected(NackReason::ClientRefused, error.to_string());
+        let refused = |error: Error| rejected(NackReason::ClientRefused, error.to_string());
         let config = connect::consumer(&self.name, &body);
         let Some(running) = &mut self.running else {
             let shared = Arc::new(Shared::new(&self.name, limits(&body.settings, self.concurrency)));
@@ -50,7 +54,8 @@ impl ApplyConsumer {
             let prepared = Prepared::new(&shared, &config).map_err(refused)?;
             let properties = read_back(&prepared, &body.settings);
             let consumer =
-                Consumer::new(shared, prepared, body.topics.clone(), connect::dead_letters(&self.name, &body));
+                Consumer::with_client(shared, prepared, body.topics.clone(), connect::dead_letters(&self.name, &body));
+            self.metrics.watch_consumer(&consumer);
             self.running = Some(Running { consumer, body, config, properties });
             return Ok(());
         };

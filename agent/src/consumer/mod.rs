@@ -11,7 +11,7 @@ mod state;
 mod work;
 
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
@@ -30,8 +30,11 @@ pub(crate) use state::Limits;
 use state::Shared;
 use work::Work;
 
+use crate::config::Config;
+use crate::drive::Apply as _;
 use crate::error::{ConsumeError, Error, Failure};
 use crate::message::Record;
+use crate::options::Options;
 use crate::stats::ConsumerStats;
 
 /// How long leaving the group may take after the drain, the last commit included.
@@ -59,6 +62,16 @@ struct Inner {
     phase: Mutex<Phase>,
     /// Whether the poll thread has ended.
     ended: watch::Sender<bool>,
+}
+
+/// A consumer that is not kept alive.
+#[derive(Debug)]
+pub(crate) struct WeakConsumer(Weak<Inner>);
+
+impl WeakConsumer {
+    pub(crate) fn upgrade(&self) -> Option<Consumer> {
+        self.0.upgrade().map(Consumer)
+    }
 }
 
 #[derive(Debug)]
@@ -121,7 +134,34 @@ impl Drop for CloseOnDrop {
 }
 
 impl Consumer {
-    pub(crate) fn new(shared: Arc<Shared>, consumer: Prepared, topics: Vec<String>, target: Target) -> Self {
+    /// A consumer without an agent: configured by `config` alone, for as long as it lives. Its dead letters go to `<group id>.dlq`. Of
+    /// the options it takes the metrics, where its name is the group id, and the concurrency.
+    ///
+    /// Needs a running tokio runtime and contacts no broker: a service starts while its brokers are down.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use mq_agent::{Config, Consumer, Env, Options};
+    ///
+    /// let config = Config::for_env(Env::Production).brokers(["kafka:9092"]);
+    /// let consumer = Consumer::new(&config, "notifications", ["orders"], &Options::default()).await?;
+    /// consumer.subscribe(|record| async move { println!("{:?}", record.key()); Ok(()) }).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] without brokers, or for settings that cannot be used.
+    pub async fn new<T: Into<String>>(
+        config: &Config,
+        group_id: &str,
+        topics: impl IntoIterator<Item = T>,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        let topics: Vec<String> = topics.into_iter().map(Into::into).collect();
+        ApplyConsumer::new(group_id, options)?.only(&config.consumer_value(group_id, &topics)?).await
+    }
+
+    pub(crate) fn with_client(shared: Arc<Shared>, consumer: Prepared, topics: Vec<String>, target: Target) -> Self {
         let dead_letters = Arc::new(DeadLetters::new(&shared.name, target));
         let phase = Mutex::new(Phase::Idle { consumer: Box::new(consumer), topics });
         Self(Arc::new(Inner { shared, dead_letters, phase, ended: watch::Sender::new(false) }))
@@ -278,6 +318,10 @@ impl Consumer {
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
         self.0.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakConsumer {
+        WeakConsumer(Arc::downgrade(&self.0))
     }
 
     pub(crate) fn is_closed(&self) -> bool {

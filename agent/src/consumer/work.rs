@@ -14,6 +14,7 @@ use super::dead_letter::{DeadLetters, Undelivered};
 use super::state::{Job, LaneKey, Shared};
 use crate::error::Failure;
 use crate::message::Record;
+use crate::trace::{TraceContext, TraceId};
 
 /// Attempts in all before a record goes to the dead-letter topic.
 const ATTEMPTS: u32 = 3;
@@ -60,13 +61,13 @@ impl Work {
     /// One attempt. A panic is a failure like any other.
     async fn attempt(&self, job: &Job) -> Result<(), Failure> {
         let record = job.record.clone();
-        let trace = record.trace_id();
+        let trace = record.trace_context();
         let span = tracing::info_span!(
             "handle",
             topic = record.topic(),
             partition = record.partition(),
             offset = record.offset(),
-            trace_id = trace.as_ref().map(crate::trace::TraceId::as_str)
+            trace_id = trace.as_ref().and_then(TraceContext::trace_id).map(TraceId::as_str)
         );
         let call = AssertUnwindSafe(async { (self.handler)(record).await }).catch_unwind().instrument(span);
         let began = Instant::now();

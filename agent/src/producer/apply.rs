@@ -11,7 +11,9 @@ use super::{Client, NotRecreated, Producer};
 use crate::connect::{self, PROBE_TIMEOUT};
 use crate::drive::{Applied, Apply, NotApplied, rejected};
 use crate::effective::effective;
-use crate::options::Keep;
+use crate::error::Error;
+use crate::metrics::Metrics;
+use crate::options::{Keep, Options};
 use crate::source::Value;
 
 /// How long sends may wait at the closed gate while the old client is emptied.
@@ -20,6 +22,7 @@ const FLUSH_BUDGET: Duration = Duration::from_secs(10);
 pub(crate) struct ApplyProducer {
     name: String,
     keep: Keep,
+    metrics: Metrics,
     running: Option<Running>,
 }
 
@@ -29,16 +32,17 @@ struct Running {
 }
 
 impl ApplyProducer {
-    pub(crate) fn new(name: &str, keep: Keep) -> Self {
-        Self { name: name.to_owned(), keep, running: None }
+    pub(crate) fn new(name: &str, options: &Options) -> Result<Self, Error> {
+        Ok(Self { name: name.to_owned(), keep: options.kept()?, metrics: options.metrics.clone(), running: None })
     }
 
     async fn run_with(&mut self, config: ClientConfig) -> Result<Arc<Client>, NotApplied> {
-        let refused = |error: crate::Error| rejected(NackReason::ClientRefused, error.to_string());
+        let refused = |error: Error| rejected(NackReason::ClientRefused, error.to_string());
         let Some(running) = &mut self.running else {
             // No probe: a service must start while its brokers are down, and there is nothing to fall back to.
-            let producer = Producer::new(&self.name, &config).map_err(refused)?;
+            let producer = Producer::with_client(&self.name, &config).map_err(refused)?;
             let client = producer.client().await.ok_or(NotApplied::Closed)?;
+            self.metrics.watch_producer(&producer);
             self.running = Some(Running { producer, config });
             return Ok(client);
         };

@@ -1,6 +1,7 @@
 //! One librdkafka producer and the thread that polls it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header as KafkaHeader, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+use serde::Deserialize;
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, oneshot};
 
@@ -57,6 +59,21 @@ pub(crate) struct Deliveries {
     name: String,
     counters: Arc<ProducerCounters>,
     space: Arc<Notify>,
+    /// Requests that this client sent again, as librdkafka counted them last.
+    retries: AtomicU64,
+}
+
+/// What is read of librdkafka's statistics.
+#[derive(Deserialize)]
+struct Statistics {
+    #[serde(default)]
+    brokers: HashMap<String, BrokerStatistics>,
+}
+
+#[derive(Deserialize)]
+struct BrokerStatistics {
+    #[serde(default)]
+    txretries: u64,
 }
 
 pub(crate) struct Client {
@@ -77,6 +94,16 @@ impl ClientContext for Deliveries {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::warn!(producer = self.name, %error, reason, "librdkafka reports an error");
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        match serde_json::from_slice::<Statistics>(statistics) {
+            Ok(Statistics { brokers }) => {
+                let retries: u64 = brokers.values().map(|broker| broker.txretries).sum();
+                self.counters.retried(retries.saturating_sub(self.retries.swap(retries, Ordering::Relaxed)));
+            }
+            Err(error) => tracing::debug!(producer = self.name, %error, "librdkafka's statistics cannot be read"),
+        }
     }
 }
 
@@ -104,7 +131,8 @@ impl ProducerContext for Deliveries {
 
 impl Client {
     pub(crate) fn new(name: &str, config: &ClientConfig, counters: Arc<ProducerCounters>) -> Result<Self, Error> {
-        let context = Deliveries { name: name.to_owned(), counters, space: Arc::default() };
+        let context =
+            Deliveries { name: name.to_owned(), counters, space: Arc::default(), retries: AtomicU64::default() };
         let base: BaseProducer<Deliveries> = config
             .create_with_context(context)
             .map_err(|source| Error::Refused { what: format!("the producer {name}"), source })?;
@@ -134,10 +162,27 @@ impl Client {
                 headers.insert(KafkaHeader { key: &header.name, value: header.value.as_deref() })
             }));
         }
-        self.base.send(record).map_err(|(error, record)| match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::QueueFull) => NotTaken::QueueFull(record.delivery_opaque),
-            _ => NotTaken::Refused(SendError::new(&message.topic, &error)),
-        })
+        let counters = &self.base.client().context().counters;
+        match self.base.send(record) {
+            Ok(()) => {
+                counters.taken();
+                Ok(())
+            }
+            Err((error, record)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) => {
+                Err(NotTaken::QueueFull(record.delivery_opaque))
+            }
+            Err((error, _)) => {
+                counters.refused();
+                let mut refusal = SendError::new(&message.topic, &error);
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
+                    && let SendError::Refused { detail, .. } = &mut refusal
+                {
+                    let limit = self.property("message.max.bytes").unwrap_or_default();
+                    *detail = format!("it has {} bytes, the limit is {limit} (message.max.bytes)", message.size());
+                }
+                Err(NotTaken::Refused(refusal))
+            }
+        }
     }
 
     /// Completes when librdkafka gave up a message, so that there may be room for another. Create it before the attempt that it is
@@ -172,10 +217,6 @@ impl Client {
             0 => Ok(()),
             waiting => Err(waiting),
         }
-    }
-
-    pub(crate) fn waiting(&self) -> usize {
-        mq_kafka::ffi::waiting(self.base.client())
     }
 
     /// The value that the running client uses.

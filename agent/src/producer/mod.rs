@@ -4,9 +4,11 @@ mod apply;
 mod client;
 mod gate;
 
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use rdkafka::config::ClientConfig;
 use tokio::sync::oneshot;
 
@@ -14,8 +16,11 @@ pub(crate) use apply::ApplyProducer;
 pub(crate) use client::{Client, Completion, NotTaken, Pending};
 use gate::{Gate, NotExchanged};
 
+use crate::config::Config;
+use crate::drive::Apply as _;
 use crate::error::{Error, FlushError, SendError};
 use crate::message::{Ack, Message};
+use crate::options::Options;
 use crate::stats::{ProducerCounters, ProducerStats};
 
 /// Sends messages. Cheap to clone: clones are the same producer.
@@ -33,6 +38,16 @@ struct Inner {
     name: String,
     gate: Gate<Client>,
     counters: Arc<ProducerCounters>,
+}
+
+/// A producer that is not kept alive.
+#[derive(Debug)]
+pub(crate) struct WeakProducer(Weak<Inner>);
+
+impl WeakProducer {
+    pub(crate) fn upgrade(&self) -> Option<Producer> {
+        self.0.upgrade().map(Producer)
+    }
 }
 
 /// The pending acknowledgement of one message. Dropping it does not take the message back.
@@ -65,7 +80,30 @@ pub(crate) enum NotRecreated {
 }
 
 impl Producer {
-    pub(crate) fn new(name: &str, config: &ClientConfig) -> Result<Self, Error> {
+    /// A producer without an agent: configured by `config` alone, for as long as it lives. Of the options it takes the metrics, where
+    /// its name is `producer-1`, `producer-2` and so on.
+    ///
+    /// Needs a running tokio runtime and contacts no broker: a service starts while its brokers are down.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use mq_agent::{Config, Env, Message, Options, Producer};
+    ///
+    /// let config = Config::for_env(Env::Production).brokers(["kafka:9092"]);
+    /// let producer = Producer::new(&config, &Options::default()).await?;
+    /// producer.send_sync(Message::to("orders").payload("{}")).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] without brokers, or for settings that cannot be used.
+    pub async fn new(config: &Config, options: &Options) -> Result<Self, Error> {
+        static MADE: AtomicU64 = AtomicU64::new(1);
+        let name = format!("producer-{}", MADE.fetch_add(1, Ordering::Relaxed));
+        ApplyProducer::new(&name, options)?.only(&config.producer_value()?).await
+    }
+
+    pub(crate) fn with_client(name: &str, config: &ClientConfig) -> Result<Self, Error> {
         let counters = Arc::new(ProducerCounters::default());
         let client = Client::new(name, config, Arc::clone(&counters))?;
         Ok(Self(Arc::new(Inner { name: name.to_owned(), gate: Gate::open_on(client), counters })))
@@ -107,6 +145,21 @@ impl Producer {
         self.send(message).await?.await
     }
 
+    /// Sends all messages, in their order, and waits for all acknowledgements: one outcome per message, in the order of the messages.
+    /// One that is refused does not hold up those after it.
+    ///
+    /// If the future is dropped while it waits, messages that were taken are still written.
+    pub async fn send_batch<M>(&self, messages: M) -> Vec<Result<Ack, SendError>>
+    where
+        M: IntoIterator<Item = Message, IntoIter: Send> + Send,
+    {
+        let mut deliveries = Vec::new();
+        for message in messages {
+            deliveries.push(self.send(message).await);
+        }
+        join_all(deliveries.into_iter().map(async |delivery| delivery?.await)).await
+    }
+
     /// Waits until every message taken so far is acknowledged or failed. New messages may be sent meanwhile and are waited for too.
     ///
     /// # Errors
@@ -130,9 +183,8 @@ impl Producer {
     }
 
     /// The producer's counters.
-    pub async fn stats(&self) -> ProducerStats {
-        let waiting = self.0.gate.current().await.map_or(0, |client| client.waiting());
-        self.0.counters.read(waiting)
+    pub fn stats(&self) -> ProducerStats {
+        self.0.counters.read()
     }
 
     /// The name under which the producer is configured.
@@ -171,6 +223,10 @@ impl Producer {
             waiting,
             milliseconds: timeout.as_millis(),
         })
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakProducer {
+        WeakProducer(Arc::downgrade(&self.0))
     }
 
     pub(crate) fn is_closed(&self) -> bool {

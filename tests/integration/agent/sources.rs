@@ -27,7 +27,7 @@ async fn without_an_operator_files_configure_and_reconfigure() -> Result<()> {
     producer.send_sync(Message::to(&topic).payload("1")).await?;
     std::fs::write(&file, producer_body(kafka.bootstrap(), &producer_settings(r#"{"lingerMs": 3}"#)?)?)?;
     wait_until("the edited file is applied", PATIENCE, async || {
-        ensure!(producer.stats().await.recreated == 1, "not yet");
+        ensure!(producer.stats().recreated == 1, "not yet");
         Ok(())
     })
     .await?;
@@ -116,7 +116,7 @@ async fn after_a_broken_stream_the_agent_says_what_it_holds_and_is_not_disturbed
     let heard = operator.heard();
     assert!(matches!(heard.first(), Some(FromAgent::Hello { library, .. }) if library == "mq-agent"), "{heard:?}");
     assert!(heard.contains(&FromAgent::Subscribe { client: client.clone(), held: Some(version) }), "{heard:?}");
-    assert_eq!(producer.stats().await.recreated, 0);
+    assert_eq!(producer.stats().recreated, 0);
 
     let opened = operator.streams_opened();
     operator.say(&FromServer::Heartbeat(vec![(client, 99)]));
@@ -143,10 +143,10 @@ async fn a_deleted_object_returns_the_client_to_its_code() -> Result<()> {
     let agent = Agent::connect_with(operator.options().config(code)).await;
     let producer = agent.producer("p").await?;
     operator.acknowledged(&version).await?;
-    assert_eq!(producer.stats().await.recreated, 0);
+    assert_eq!(producer.stats().recreated, 0);
     operator.say(&FromServer::Tombstone(ClientRef::new(Kind::Producer, "p")));
     wait_until("the client runs from code again", PATIENCE, async || {
-        ensure!(producer.stats().await.recreated == 1, "not yet");
+        ensure!(producer.stats().recreated == 1, "not yet");
         Ok(())
     })
     .await

@@ -1,0 +1,131 @@
+//! Payloads with a meaning: JSON, Protobuf, and the headers that say which.
+
+#[cfg(any(feature = "json", feature = "protobuf"))]
+use crate::error::Failure;
+use crate::message::{Message, Record};
+
+/// The header that says of what kind the payload is, as in HTTP.
+pub const CONTENT_TYPE_HEADER: &str = "Content-Type";
+/// The header that says which version of its schema the payload follows; the words are the services' own.
+pub const VERSION_HEADER: &str = "Version";
+
+impl Message {
+    /// Sets `Content-Type`.
+    pub fn content_type(self, content_type: impl AsRef<str>) -> Self {
+        self.only_header(CONTENT_TYPE_HEADER, content_type.as_ref())
+    }
+
+    /// Sets `Version`, the version of the payload's schema.
+    pub fn version(self, version: impl AsRef<str>) -> Self {
+        self.only_header(VERSION_HEADER, version.as_ref())
+    }
+
+    /// The value as JSON, with its `Content-Type`.
+    ///
+    /// ```
+    /// use mq_agent::Message;
+    ///
+    /// # fn main() -> Result<(), serde_json::Error> {
+    /// let message = Message::to("orders").key("7").version("2").json(&[1, 2])?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// The value cannot be written as JSON, for example a map whose keys are no text.
+    #[cfg(feature = "json")]
+    pub fn json<T: serde::Serialize + ?Sized>(self, value: &T) -> Result<Self, serde_json::Error> {
+        Ok(self.payload(serde_json::to_vec(value)?).content_type("application/json"))
+    }
+
+    /// The value as Protobuf, with its `Content-Type`.
+    #[cfg(feature = "protobuf")]
+    pub fn protobuf<M: prost::Message>(self, value: &M) -> Self {
+        self.payload(value.encode_to_vec()).content_type("application/protobuf")
+    }
+}
+
+impl Record {
+    /// `Content-Type`, or what CloudEvents writes in its place.
+    pub fn content_type(&self) -> Option<&str> {
+        let mut named =
+            self.headers().iter().rev().filter(|header| header.name.eq_ignore_ascii_case(CONTENT_TYPE_HEADER));
+        std::str::from_utf8(named.next()?.value.as_deref()?).ok()
+    }
+
+    /// `Version`, the version of the payload's schema.
+    pub fn version(&self) -> Option<&str> {
+        std::str::from_utf8(self.header(VERSION_HEADER)?).ok()
+    }
+
+    /// The payload read as JSON. Made for `?` in a handler:
+    ///
+    /// ```
+    /// use mq_agent::{Failure, Record};
+    ///
+    /// async fn handle(record: Record) -> Result<(), Failure> {
+    ///     let totals: Vec<u32> = record.json()?;
+    ///     println!("{totals:?}");
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Failure::reject`]: reading the same bytes again cannot help.
+    #[cfg(feature = "json")]
+    pub fn json<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, Failure> {
+        serde_json::from_slice(self.payload()).map_err(|error| unreadable::<T>(self, "JSON", error))
+    }
+
+    /// The payload read as Protobuf. Made for `?` in a handler, as [`Record::json`].
+    ///
+    /// # Errors
+    /// [`Failure::reject`]: reading the same bytes again cannot help.
+    #[cfg(feature = "protobuf")]
+    pub fn protobuf<M: prost::Message + Default>(&self) -> Result<M, Failure> {
+        M::decode(self.payload()).map_err(|error| unreadable::<M>(self, "Protobuf", error))
+    }
+}
+
+#[cfg(any(feature = "json", feature = "protobuf"))]
+fn unreadable<T>(record: &Record, form: &str, error: impl std::fmt::Display) -> Failure {
+    let (length, wanted) = (record.payload().len(), std::any::type_name::<T>());
+    let said = record.content_type().map_or_else(String::new, |said| format!(", its content type is {said:?}"));
+    Failure::reject(format!("the payload of {length} bytes is no {form} of a {wanted}{said}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_content_type_stands_alone() {
+        let message = Message::to("t").content_type("text/plain").header("other", "1").content_type("text/html");
+        let record = Record::of(message, 0);
+        assert_eq!((record.content_type(), record.headers().len()), (Some("text/html"), 2));
+        assert_eq!(Record::of(Message::to("t").header("content-type", "a/b"), 0).content_type(), Some("a/b"));
+        assert_eq!(Record::of(Message::to("t").header("Content-Type", [0xff]), 0).content_type(), None);
+    }
+
+    #[cfg(feature = "json")]
+    #[test]
+    fn json_comes_back_and_what_is_none_is_rejected_in_words() {
+        let record = Record::of(Message::to("t").version("2").json(&vec![1, 2]).unwrap(), 0);
+        assert_eq!((record.content_type(), record.version()), (Some("application/json"), Some("2")));
+        assert_eq!(record.json::<Vec<u8>>(), Ok(vec![1, 2]));
+        let failure = record.json::<String>().unwrap_err();
+        assert!(!failure.retry, "{failure:?}");
+        assert!(
+            failure.message.starts_with("the payload of 5 bytes is no JSON of a alloc::string::String"),
+            "{failure:?}"
+        );
+    }
+
+    #[cfg(feature = "protobuf")]
+    #[test]
+    fn protobuf_comes_back_and_what_is_none_is_rejected() {
+        let record = Record::of(Message::to("t").protobuf(&"text".to_owned()), 0);
+        assert_eq!(record.content_type(), Some("application/protobuf"));
+        assert_eq!(record.protobuf::<String>(), Ok("text".to_owned()));
+        assert!(!Record::of(Message::to("t").payload("\u{1}\u{1}"), 0).protobuf::<String>().unwrap_err().retry);
+    }
+}
