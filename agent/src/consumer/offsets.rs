@@ -2,16 +2,22 @@
 
 use std::collections::VecDeque;
 
+/// The number of an accepted record in its assignment, ascending from 0. Offsets cannot take its place: a log that goes back gives
+/// the same ones again, to other records.
+pub(super) type Sequence = u64;
+
 /// The records of one partition during one assignment. A partition that comes back after a revocation gets a new one, so that a
 /// handler that outlived the old assignment cannot finish anything in the new one.
 #[derive(Debug, Default)]
 pub(crate) struct Offsets {
-    /// Accepted and not yet part of the prefix, ascending.
+    /// Accepted and not yet part of the prefix, in the order of acceptance and without gaps.
     pending: VecDeque<Pending>,
-    /// The highest accepted offset.
+    /// The sequence of the first pending record.
+    first: Sequence,
+    /// The offset that was accepted last.
     last: Option<i64>,
-    /// The highest offset whose record a handler has begun.
-    begun: Option<i64>,
+    /// The highest record that a handler has begun.
+    begun: Option<Sequence>,
     /// What may be committed: everything below it is finished.
     committable: Option<i64>,
     /// What the broker last confirmed.
@@ -22,40 +28,55 @@ pub(crate) struct Offsets {
 
 #[derive(Debug)]
 struct Pending {
-    offset: i64,
+    /// What may be committed when this record and all before it are finished.
+    next: i64,
     finished: bool,
 }
 
 impl Offsets {
-    /// Takes a record in. False: this assignment has seen it (a fetch position that went back), so it must not be handled again.
-    pub(crate) fn accept(&mut self, offset: i64) -> bool {
-        if self.last.is_some_and(|last| offset <= last) {
-            return false;
+    /// Whether a record at this offset says that the log went back: its topic was created anew, or it lost its end. librdkafka
+    /// itself drops what was fetched before a pause or a revocation, so nothing else comes at or below the last offset.
+    pub(crate) fn goes_back(&self, offset: i64) -> bool {
+        self.last.is_some_and(|last| offset <= last)
+    }
+
+    /// Takes a record in. Where the log went back it is another record than the one that had this offset before. What is still
+    /// pending is finished first, but commits nothing beyond the new position: those offsets belong to other records now.
+    pub(crate) fn accept(&mut self, offset: i64) -> Sequence {
+        if self.goes_back(offset) {
+            for pending in &mut self.pending {
+                pending.next = pending.next.min(offset);
+            }
+            // Sent again: the group must not point behind the end of the log.
+            self.committable = self.committable.map(|committable| committable.min(offset));
+            self.committed = None;
+            self.sent = None;
         }
         self.last = Some(offset);
-        self.pending.push_back(Pending { offset, finished: false });
-        true
+        self.pending.push_back(Pending { next: offset + 1, finished: false });
+        self.first + self.pending.len() as Sequence - 1
     }
 
     /// A handler began the record.
-    pub(crate) fn begin(&mut self, offset: i64) {
-        self.begun = self.begun.max(Some(offset));
+    pub(crate) fn begin(&mut self, sequence: Sequence) {
+        self.begun = self.begun.max(Some(sequence));
     }
 
     /// Whether dropping this waiting record leaves no gap below a record that was begun: it will be read again, as the first after
     /// the committed prefix, and nothing is handled twice because of it.
-    pub(crate) fn may_drop(&self, offset: i64) -> bool {
-        self.begun.is_none_or(|begun| offset > begun)
+    pub(crate) fn may_drop(&self, sequence: Sequence) -> bool {
+        self.begun.is_none_or(|begun| sequence > begun)
     }
 
     /// The record was handled, or is safe in the dead-letter topic.
-    pub(crate) fn finish(&mut self, offset: i64) {
-        if let Ok(index) = self.pending.binary_search_by_key(&offset, |pending| pending.offset) {
-            self.pending[index].finished = true;
+    pub(crate) fn finish(&mut self, sequence: Sequence) {
+        let index = sequence.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
+        if let Some(pending) = index.and_then(|index| self.pending.get_mut(index)) {
+            pending.finished = true;
         }
-        while let Some(first) = self.pending.front().filter(|first| first.finished) {
-            self.committable = Some(first.offset + 1);
-            self.pending.pop_front();
+        while let Some(pending) = self.pending.pop_front_if(|pending| pending.finished) {
+            self.committable = Some(pending.next);
+            self.first += 1;
         }
     }
 
@@ -76,6 +97,10 @@ impl Offsets {
 
     /// The broker answered the commit of this offset. After a refusal the next commit takes the prefix along again.
     pub(crate) fn answered(&mut self, offset: i64, committed: bool) {
+        // Sent before the log went back: it says nothing about the records that have those offsets now.
+        if self.committable.is_none_or(|committable| offset > committable) {
+            return;
+        }
         if committed {
             self.committed = self.committed.max(Some(offset));
         } else {
@@ -103,22 +128,20 @@ mod tests {
     #[test]
     fn a_gap_in_the_log_does_not_hold_the_prefix() {
         let mut offsets = Offsets::default();
-        for offset in [3, 4, 9] {
-            assert!(offsets.accept(offset));
-        }
-        offsets.finish(9);
+        let [three, four, nine] = [3, 4, 9].map(|offset| offsets.accept(offset));
+        offsets.finish(nine);
         assert_eq!(offsets.to_commit(), None);
-        offsets.finish(3);
+        offsets.finish(three);
         assert_eq!(offsets.to_commit(), Some(4));
-        offsets.finish(4);
+        offsets.finish(four);
         assert_eq!(offsets.to_commit(), Some(10));
     }
 
     #[test]
     fn a_refused_commit_is_sent_again() {
         let mut offsets = Offsets::default();
-        offsets.accept(0);
-        offsets.finish(0);
+        let record = offsets.accept(0);
+        offsets.finish(record);
         offsets.sent(1);
         assert_eq!(offsets.to_commit(), None);
         offsets.answered(1, false);
@@ -130,11 +153,34 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_accepted_once() {
+    fn after_a_topic_was_created_anew_its_records_are_handled_and_committed() {
         let mut offsets = Offsets::default();
-        assert!(offsets.accept(7));
-        assert!(!offsets.accept(7));
-        assert!(!offsets.accept(6));
+        let [old, running] = [100, 101].map(|offset| offsets.accept(offset));
+        offsets.finish(old);
+        offsets.sent(101);
+        assert!(!offsets.goes_back(102) && offsets.goes_back(101) && offsets.goes_back(0));
+        let new = offsets.accept(0);
+        assert_eq!(offsets.to_commit(), Some(0), "the group points behind the end of the log");
+        offsets.sent(0);
+        offsets.answered(101, true);
+        assert!(!offsets.is_committed(0), "the answer is about the old topic");
+        offsets.finish(new);
+        assert_eq!(offsets.committable(), Some(0), "a record of the old topic is still being handled");
+        offsets.finish(running);
+        assert_eq!(offsets.to_commit(), Some(1));
+    }
+
+    #[test]
+    fn a_log_that_lost_its_end_does_not_lose_what_it_kept() {
+        let mut offsets = Offsets::default();
+        let kept: Vec<_> = (5..8).map(|offset| offsets.accept(offset)).collect();
+        let new = offsets.accept(7);
+        offsets.finish(new);
+        offsets.finish(kept[2]);
+        offsets.finish(kept[0]);
+        assert_eq!(offsets.to_commit(), Some(6), "6 is in the log and not handled yet");
+        offsets.finish(kept[1]);
+        assert_eq!(offsets.to_commit(), Some(8));
     }
 
     proptest! {
@@ -147,18 +193,17 @@ mod tests {
             let mut accepted = Vec::new();
             for gap in gaps {
                 next += gap;
-                prop_assert!(offsets.accept(next));
-                accepted.push(next);
+                accepted.push((next, offsets.accept(next)));
             }
             let mut order = accepted.clone();
             fastrand::Rng::with_seed(seed).shuffle(&mut order);
-            let mut unfinished: std::collections::BTreeSet<i64> = accepted.iter().copied().collect();
-            for offset in order {
-                offsets.finish(offset);
+            let mut unfinished: std::collections::BTreeSet<i64> = accepted.iter().map(|(offset, _)| *offset).collect();
+            for (offset, sequence) in order {
+                offsets.finish(sequence);
                 unfinished.remove(&offset);
                 let committable = offsets.committable().unwrap_or(0);
                 prop_assert!(unfinished.first().is_none_or(|first| *first >= committable));
-                prop_assert!(unfinished.first().is_none_or(|first| accepted.iter().all(|o| *o >= *first || *o < committable)));
+                prop_assert!(unfinished.first().is_none_or(|first| accepted.iter().all(|(o, _)| *o >= *first || *o < committable)));
             }
             prop_assert_eq!(offsets.committable(), Some(next + 1));
         }

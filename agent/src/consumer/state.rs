@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::budget::Budget;
 use super::lanes::Lanes;
-use super::offsets::Offsets;
+use super::offsets::{Offsets, Sequence};
 use crate::message::Record;
 use crate::stats::ConsumerCounters;
 
@@ -25,7 +25,7 @@ pub(super) type AssignmentId = u64;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum LaneKey {
     Keyed(AssignmentId, Bytes),
-    Free(AssignmentId, i64),
+    Free(AssignmentId, Sequence),
 }
 
 impl LaneKey {
@@ -41,6 +41,7 @@ impl LaneKey {
 pub(super) struct Job {
     pub(super) record: Record,
     pub(super) assignment: AssignmentId,
+    pub(super) sequence: Sequence,
     /// The number of the next attempt, from 1.
     pub(super) attempt: u32,
     pub(super) size: usize,
@@ -192,26 +193,30 @@ impl State {
         self.assignments.keys().copied().collect()
     }
 
-    /// Queues a record, unless its assignment has seen it already.
-    pub(super) fn accept(&mut self, assignment: AssignmentId, record: Record) {
-        let Some(known) = self.assignments.get_mut(&assignment) else { return };
-        if !known.offsets.accept(record.offset()) {
-            return;
-        }
+    /// Queues a record. True: it shows that the log went back.
+    pub(super) fn accept(&mut self, assignment: AssignmentId, record: Record) -> bool {
+        let Some(known) = self.assignments.get_mut(&assignment) else { return false };
+        let went_back = known.offsets.goes_back(record.offset());
+        let sequence = known.offsets.accept(record.offset());
         let size = record.size();
         self.budget.take(size);
         let key = match record.key_bytes() {
             Some(key) => LaneKey::Keyed(assignment, key),
-            None => LaneKey::Free(assignment, record.offset()),
+            None => LaneKey::Free(assignment, sequence),
         };
-        self.lanes.push(key, Job { record, assignment, attempt: 1, size });
+        self.lanes.push(key, Job { record, assignment, sequence, attempt: 1, size });
+        if went_back {
+            // What they wait for is no longer in the log.
+            self.answer_waiters(Some("the log of a partition went back; commit again"));
+        }
+        went_back
     }
 
     /// The next record for a free slot.
     pub(super) fn start(&mut self) -> Option<(LaneKey, Job)> {
         let (key, job) = self.lanes.start()?;
         if let Some(assignment) = self.assignments.get_mut(&job.assignment) {
-            assignment.offsets.begin(job.record.offset());
+            assignment.offsets.begin(job.sequence);
         }
         Some((key, job))
     }
@@ -220,7 +225,7 @@ impl State {
     pub(super) fn finished(&mut self, job: &Job) {
         self.budget.give_back(job.size);
         if let Some(assignment) = self.assignments.get_mut(&job.assignment) {
-            assignment.offsets.finish(job.record.offset());
+            assignment.offsets.finish(job.sequence);
         }
     }
 
@@ -234,9 +239,7 @@ impl State {
         let assignments = &self.assignments;
         let dropped = self.lanes.discard(|key, job| {
             ids.contains(&key.assignment())
-                && assignments
-                    .get(&job.assignment)
-                    .is_none_or(|assignment| assignment.offsets.may_drop(job.record.offset()))
+                && assignments.get(&job.assignment).is_none_or(|assignment| assignment.offsets.may_drop(job.sequence))
         });
         for job in dropped {
             self.budget.give_back(job.size);

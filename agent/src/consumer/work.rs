@@ -38,7 +38,16 @@ impl Work {
         // Unknown: left over from before a revocation.
         let Some((assignment, topic)) = self.shared.lock().find(message.topic(), message.partition()) else { return };
         let record = Record::copied(message, topic);
-        self.shared.lock().accept(assignment, record);
+        let went_back = self.shared.lock().accept(assignment, record);
+        if went_back {
+            tracing::warn!(
+                consumer = self.shared.name,
+                topic = message.topic(),
+                partition = message.partition(),
+                offset = message.offset(),
+                "the log of the partition went back: its topic was created anew or lost its end; reading goes on from here, and records can come again"
+            );
+        }
         self.fill();
     }
 
