@@ -6,11 +6,13 @@
 )]
 
 mod alone;
+mod commits;
 mod consumer;
 mod fake_operator;
 mod producer;
 mod settings;
 mod sources;
+mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
