@@ -7,8 +7,9 @@ use std::ffi::{CStr, CString};
 use std::time::Duration;
 
 use rdkafka::bindings::{
-    rd_kafka_commit_queue, rd_kafka_conf, rd_kafka_conf_get, rd_kafka_flush, rd_kafka_outq_len, rd_kafka_queue_destroy,
-    rd_kafka_queue_get_consumer,
+    rd_kafka_commit_queue, rd_kafka_conf, rd_kafka_conf_get, rd_kafka_event_destroy, rd_kafka_event_error,
+    rd_kafka_event_topic_partition_list, rd_kafka_flush, rd_kafka_outq_len, rd_kafka_queue_destroy,
+    rd_kafka_queue_get_consumer, rd_kafka_queue_new, rd_kafka_queue_poll, rd_kafka_topic_partition_list_find,
 };
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
@@ -68,6 +69,56 @@ pub fn commit_async<C: ConsumerContext>(consumer: &BaseConsumer<C>, offsets: &To
             rd_kafka_queue_destroy(queue);
             code
         }
+    };
+    match code {
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
+        code => Err(KafkaError::ConsumerCommit(code.into())),
+    }
+}
+
+/// Commits these offsets and waits for the answer, at most for `timeout`. It calls no callback, so that a callback may call it. The
+/// error of each partition is written into the list.
+///
+/// The wrapper's own commit waits for as long as the coordinator is away, up to the session timeout, and hides which partition failed.
+///
+/// # Errors
+/// The error of the request or of one of its partitions; [`RDKafkaRespErr::RD_KAFKA_RESP_ERR__TIMED_OUT`] without an answer in time, and
+/// the offsets may yet be committed.
+pub fn commit<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    offsets: &mut TopicPartitionList,
+    timeout: Duration,
+) -> KafkaResult<()> {
+    let client = consumer.client().native_ptr();
+    let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the handle lives as long as `consumer`. The queue is our own; librdkafka counts its references, so an answer that
+    // comes too late finds it. The event and its list are read before the event is destroyed, and `find` returns an element of the
+    // list that is borrowed for us alone, or null.
+    let code = unsafe {
+        let queue = rd_kafka_queue_new(client);
+        let mut code = rd_kafka_commit_queue(client, offsets.ptr(), queue, None, std::ptr::null_mut());
+        if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+            let event = rd_kafka_queue_poll(queue, milliseconds);
+            if event.is_null() {
+                code = RDKafkaRespErr::RD_KAFKA_RESP_ERR__TIMED_OUT;
+            } else {
+                code = rd_kafka_event_error(event);
+                let answered = rd_kafka_event_topic_partition_list(event);
+                if !answered.is_null() {
+                    for index in 0..usize::try_from((*answered).cnt).unwrap_or_default() {
+                        let element = (*answered).elems.add(index);
+                        let ours =
+                            rd_kafka_topic_partition_list_find(offsets.ptr(), (*element).topic, (*element).partition);
+                        if !ours.is_null() {
+                            (*ours).err = (*element).err;
+                        }
+                    }
+                }
+                rd_kafka_event_destroy(event);
+            }
+        }
+        rd_kafka_queue_destroy(queue);
+        code
     };
     match code {
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),

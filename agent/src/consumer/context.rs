@@ -2,16 +2,22 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::state::{AssignmentId, Position, Shared};
+use super::waiters::{COMMIT_AGAIN, Refusal};
+
+/// How long a leaving consumer, or one that gives partitions away, waits for the answer to its last commit.
+pub(super) const LAST_COMMIT: Duration = Duration::from_secs(5);
+/// A handler that asks for a commit while it is waited for is answered within this time.
+pub(super) const SLICE: Duration = Duration::from_millis(50);
 
 pub(crate) type KafkaConsumer = BaseConsumer<Context>;
 
@@ -60,19 +66,8 @@ impl Context {
                 .collect()
         };
         if !lost {
-            let deadline = {
-                let mut state = self.shared.lock();
-                state.wind_down(&ids);
-                Instant::now() + state.limits.revoke_budget
-            };
-            if !self.shared.wait_idle(&ids, deadline) {
-                tracing::warn!(
-                    consumer = self.shared.name,
-                    "handlers did not end before their partitions moved; their records will be handled again"
-                );
-            }
-            let positions = self.shared.lock().take_last_commit(&ids);
-            self.commit_sync(consumer, &positions);
+            self.drain(consumer, &ids);
+            self.commit_last(consumer, &ids);
         }
         self.shared.lock().release(&ids);
         self.shared.notify();
@@ -84,22 +79,68 @@ impl Context {
         tracing::info!(consumer = self.shared.name, partitions = %names(partitions), lost, "partitions revoked");
     }
 
-    fn commit_sync(&self, consumer: &KafkaConsumer, positions: &[Position]) {
-        let list = offsets(positions);
-        if list.count() == 0 {
-            return;
+    /// Waits for the handlers of these assignments, at most for the revoke budget, and commits meanwhile if one of them asks for it.
+    fn drain(&self, consumer: &KafkaConsumer, ids: &HashSet<AssignmentId>) {
+        let deadline = {
+            let mut state = self.shared.lock();
+            state.wind_down(ids);
+            // The answers to commits under way come through the poll that waits here.
+            state.waiters.send_again(Instant::now());
+            Instant::now() + state.limits.revoke_budget
+        };
+        loop {
+            let idle = self.shared.wait_idle(ids, deadline.min(Instant::now() + SLICE));
+            let asked = self.shared.lock().take_asked();
+            self.commit(consumer, &asked, deadline);
+            if idle {
+                return;
+            }
+            if Instant::now() >= deadline {
+                tracing::warn!(
+                    consumer = self.shared.name,
+                    "handlers did not end before their partitions moved; their records will be handled again"
+                );
+                return;
+            }
         }
-        let outcome = consumer.commit(&list, CommitMode::Sync);
+    }
+
+    /// Commits what these assignments have finished, again and again while that can help.
+    fn commit_last(&self, consumer: &KafkaConsumer, ids: &HashSet<AssignmentId>) {
+        let deadline = Instant::now() + LAST_COMMIT;
+        loop {
+            let positions = self.shared.lock().take_unconfirmed(ids);
+            let again = self.commit(consumer, &positions, deadline);
+            if !again || consumer.assignment_lost() || Instant::now() + COMMIT_AGAIN >= deadline {
+                return;
+            }
+            self.shared.wait(COMMIT_AGAIN);
+        }
+    }
+
+    /// Commits and waits for the answer: a callback cannot poll for it. Whether it failed and can succeed later.
+    fn commit(&self, consumer: &KafkaConsumer, positions: &[Position], deadline: Instant) -> bool {
+        if positions.is_empty() {
+            return false;
+        }
+        let mut list = offsets(positions);
+        let timeout = deadline.saturating_duration_since(Instant::now()).clamp(SLICE, LAST_COMMIT);
+        let outcome = mq_kafka::ffi::commit(consumer, &mut list, timeout);
+        let again = outcome.as_ref().is_err_and(is_retryable);
         self.committed(outcome, &list);
+        again
     }
 
     fn committed(&self, outcome: KafkaResult<()>, list: &TopicPartitionList) {
         let failed = outcome.err();
+        let elements = list.elements();
+        // With an error of one partition the outcome is that error too, and says nothing about the others.
+        let all = failed.as_ref().filter(|_| elements.iter().all(|element| element.error().is_ok()));
         let mut state = self.shared.lock();
-        for element in list.elements() {
+        for element in &elements {
             let Offset::Offset(offset) = element.offset() else { continue };
-            let error = element.error().err().or_else(|| failed.clone()).map(|error| error.to_string());
-            state.committed(element.topic(), element.partition(), offset, error.as_deref());
+            let refused = element.error().err().as_ref().or(all).map(refusal);
+            state.committed(element.topic(), element.partition(), offset, refused.as_ref());
         }
         drop(state);
         if let Some(error) = failed {
@@ -137,6 +178,26 @@ impl ConsumerContext for Context {
     fn commit_callback(&self, outcome: KafkaResult<()>, list: &TopicPartitionList) {
         self.committed(outcome, list);
     }
+}
+
+/// Why the broker did not commit, for those who wait for it.
+pub(super) fn refusal(error: &KafkaError) -> Refusal {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::RebalanceInProgress) => Refusal::Rebalance,
+        _ => Refusal::Error(error.to_string()),
+    }
+}
+
+/// Whether the same commit can succeed later: not if the group goes on without this member.
+fn is_retryable(error: &KafkaError) -> bool {
+    !matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::UnknownMemberId
+                | RDKafkaErrorCode::IllegalGeneration
+                | RDKafkaErrorCode::FencedInstanceId
+        )
+    )
 }
 
 /// An explicit list: a commit of "everything stored" drops metadata and takes along what is not finished.

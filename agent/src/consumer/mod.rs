@@ -8,6 +8,7 @@ mod lanes;
 mod offsets;
 mod poll;
 mod state;
+mod waiters;
 mod work;
 
 use std::sync::mpsc::{self, Sender};
@@ -187,20 +188,25 @@ impl Consumer {
         let close = CloseOnDrop(Some(self.clone()));
         let outcome = self.run(consumer.0, &topics, received, Box::new(move |record| handler(record).boxed())).await;
         drop(close);
-        *self.phase() = Phase::Closed;
-        self.0.ended.send_replace(true);
+        self.end();
         outcome
     }
 
     /// Commits what is finished at this moment and waits for the broker's answer. Needed only with `enableAutoCommit: false`.
     ///
-    /// Called inside a handler it does not include the record in that handler's hands: it is finished when the handler returns.
+    /// Called inside a handler it does not include the record in that handler's hands: it is finished when the handler returns. It is
+    /// answered in a drain and in a rebalance too. What is finished after the call is not waited for.
     ///
     /// # Errors
     /// [`ConsumeError::Commit`] with the broker's words; [`ConsumeError::Closed`] if the consumer is not running.
     pub async fn commit(&self) -> Result<(), ConsumeError> {
         let (answer, answered) = oneshot::channel();
-        self.tell(Command::Commit(answer))?;
+        {
+            let phase = self.phase();
+            let Phase::Running(_) = &*phase else { return Err(self.closed()) };
+            self.0.shared.lock().wait_committed(answer);
+        }
+        self.0.shared.notify();
         match answered.await {
             Ok(outcome) => outcome.map_err(|detail| ConsumeError::Commit { name: self.name().to_owned(), detail }),
             Err(_) => Err(self.closed()),
@@ -265,11 +271,23 @@ impl Consumer {
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new()
             .name(format!("mq-consumer-{name}"))
-            .spawn(move || {
-                let _ = end.send(poller.run());
+            .spawn({
+                let consumer = self.clone();
+                move || {
+                    let outcome = poller.run();
+                    consumer.end();
+                    let _ = end.send(outcome);
+                }
             })
             .map_err(|error| fatal(format!("its poll thread could not be started: {error}")))?;
         ended.await.unwrap_or_else(|_| Err(fatal("its poll thread ended unexpectedly".to_owned())))
+    }
+
+    /// There is no poll thread any more.
+    fn end(&self) {
+        *self.phase() = Phase::Closed;
+        self.0.shared.lock().waiters.close();
+        self.0.ended.send_replace(true);
     }
 
     fn begin(&self, commands: Sender<Command>) -> Result<(Prepared, Vec<String>), ConsumeError> {
@@ -284,13 +302,6 @@ impl Consumer {
                 Err(ConsumeError::AlreadySubscribed { name: self.name().to_owned() })
             }
             Phase::Closed => Err(self.closed()),
-        }
-    }
-
-    fn tell(&self, command: Command) -> Result<(), ConsumeError> {
-        match &*self.phase() {
-            Phase::Running(commands) => commands.send(command).map_err(|_| self.closed()),
-            Phase::Idle { .. } | Phase::Closed => Err(self.closed()),
         }
     }
 

@@ -9,7 +9,7 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, KafkaResult};
 use tokio::sync::oneshot;
 
-use super::context::{KafkaConsumer, offsets};
+use super::context::{KafkaConsumer, LAST_COMMIT, SLICE, offsets, refusal};
 use super::work::Work;
 use crate::error::ConsumeError;
 
@@ -18,12 +18,8 @@ const POLL: Duration = Duration::from_millis(50);
 /// How long a full consumer stops polling before it pauses its partitions. Most budgets clear within it, and a pause throws away
 /// what was fetched.
 const HOLD: Duration = Duration::from_secs(1);
-/// How long a leaving consumer waits for the answer to its last commit.
-const LAST_COMMIT: Duration = Duration::from_secs(5);
 
 pub(super) enum Command {
-    /// Commit what is finished now.
-    Commit(oneshot::Sender<Result<(), String>>),
     /// Subscribe to these topics from now on.
     Subscribe(Vec<String>, oneshot::Sender<KafkaResult<()>>),
     /// Drain, commit, leave, go on with another Kafka consumer.
@@ -51,20 +47,21 @@ impl Poller {
     /// Runs until it is told to close or until librdkafka gives up.
     pub(super) fn run(mut self) -> Result<(), ConsumeError> {
         loop {
-            match self.commands.try_recv() {
-                Ok(Command::Commit(answer)) => self.commit(Some(answer)),
-                Ok(Command::Subscribe(topics, done)) => {
-                    let _ = done.send(subscribe(&self.consumer, &topics));
-                }
-                Ok(Command::Exchange(exchange)) => self = self.exchange(*exchange),
-                Ok(Command::Close(deadline)) => {
-                    self.leave(deadline);
-                    return Ok(());
-                }
-                Err(TryRecvError::Empty) => {}
-                Err(TryRecvError::Disconnected) => {
-                    self.leave(Instant::now());
-                    return Ok(());
+            loop {
+                match self.commands.try_recv() {
+                    Ok(Command::Subscribe(topics, done)) => {
+                        let _ = done.send(subscribe(&self.consumer, &topics));
+                    }
+                    Ok(Command::Exchange(exchange)) => self = self.exchange(*exchange),
+                    Ok(Command::Close(deadline)) => {
+                        self.leave(deadline);
+                        return Ok(());
+                    }
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => {
+                        self.leave(Instant::now());
+                        return Ok(());
+                    }
                 }
             }
             self.commit_if_due();
@@ -126,32 +123,30 @@ impl Poller {
     }
 
     fn commit_if_due(&mut self) {
-        let due = self.work.shared.limits().auto_commit.is_some_and(|interval| self.last_commit.elapsed() >= interval);
+        let due = {
+            let state = self.work.shared.lock();
+            state.waiters.is_due(Instant::now())
+                || state.limits.auto_commit.is_some_and(|interval| self.last_commit.elapsed() >= interval)
+        };
         if due {
-            self.commit(None);
+            self.commit();
         }
     }
 
     /// Sends the finished prefixes to the broker; the answer comes through the commit callback.
-    fn commit(&mut self, answer: Option<oneshot::Sender<Result<(), String>>>) {
+    fn commit(&mut self) {
         self.last_commit = Instant::now();
-        let positions = {
-            let mut state = self.work.shared.lock();
-            if let Some(answer) = answer {
-                state.wait_committed(answer);
-            }
-            state.take_commit()
-        };
+        let positions = self.work.shared.lock().take_commit();
         let list = offsets(&positions);
         if positions.is_empty() {
             return;
         }
         if let Err(error) = mq_kafka::ffi::commit_async(&self.consumer, &list) {
             self.work.shared.counters.commit_failed();
-            let words = error.to_string();
+            let refused = refusal(&error);
             let mut state = self.work.shared.lock();
             for position in &positions {
-                state.committed(&position.topic, position.partition, position.offset, Some(&words));
+                state.committed(&position.topic, position.partition, position.offset, Some(&refused));
             }
             drop(state);
             tracing::warn!(consumer = self.work.shared.name, %error, "offsets were not committed; they go with the next commit");
@@ -169,7 +164,9 @@ impl Poller {
         };
         let mut idle = false;
         while !idle && Instant::now() < deadline {
-            idle = self.work.shared.wait_idle(&all, deadline.min(Instant::now() + POLL));
+            idle = self.work.shared.wait_idle(&all, deadline.min(Instant::now() + SLICE));
+            // A handler that is waited for may itself wait for its commit.
+            self.commit_if_due();
             // What a poll returns now is not taken: it is beyond the last commit and will be read again.
             let _ = self.consumer.poll(Duration::ZERO);
         }
@@ -179,10 +176,11 @@ impl Poller {
                 "handlers did not end in the drain budget; their records will be handled again"
             );
         }
-        self.commit(None);
         let until = Instant::now() + LAST_COMMIT;
         while !self.work.shared.lock().is_committed() && Instant::now() < until {
-            let _ = self.consumer.poll(POLL);
+            // Sends what was refused again: a rebalance may stand in the way of it for a moment.
+            self.commit();
+            let _ = self.consumer.poll(SLICE);
         }
         // Leaving revokes every partition; there is nothing left to wait for.
         let mut state = self.work.shared.lock();

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::budget::Budget;
 use super::lanes::Lanes;
 use super::offsets::{Offsets, Sequence};
+use super::waiters::{Refusal, Standing, Waiters};
 use crate::message::Record;
 use crate::stats::ConsumerCounters;
 
@@ -79,7 +80,7 @@ pub(super) struct State {
     assignments: BTreeMap<AssignmentId, Assignment>,
     ids: HashMap<Arc<str>, HashMap<i32, AssignmentId>>,
     next_id: AssignmentId,
-    waiters: Vec<Waiter>,
+    pub(super) waiters: Waiters,
 }
 
 #[derive(Debug)]
@@ -87,13 +88,6 @@ struct Assignment {
     topic: Arc<str>,
     partition: i32,
     offsets: Offsets,
-}
-
-/// A call of `commit` that waits for the broker.
-#[derive(Debug)]
-struct Waiter {
-    targets: Vec<(AssignmentId, i64)>,
-    answer: oneshot::Sender<Result<(), String>>,
 }
 
 /// The end of the finished prefix of one partition.
@@ -123,7 +117,7 @@ impl Shared {
             assignments: BTreeMap::new(),
             ids: HashMap::new(),
             next_id: 0,
-            waiters: Vec::new(),
+            waiters: Waiters::default(),
         };
         Self {
             name: name.to_owned(),
@@ -147,12 +141,14 @@ impl Shared {
         drop(self.changed.wait_timeout(self.lock(), timeout).unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Blocks the calling thread until nothing of these assignments waits or runs, or until the deadline. False: not in time.
+    /// Blocks the calling thread until nothing of these assignments waits or runs, until a commit is due that a handler may wait
+    /// for, or until the deadline. Whether nothing waits or runs.
     pub(super) fn wait_idle(&self, ids: &HashSet<AssignmentId>, deadline: Instant) -> bool {
         let mut state = self.lock();
         while state.is_busy(ids) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let now = Instant::now();
+            let left = deadline.saturating_duration_since(now);
+            if left.is_zero() || state.waiters.is_due(now) {
                 return false;
             }
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -207,7 +203,8 @@ impl State {
         self.lanes.push(key, Job { record, assignment, sequence, attempt: 1, size });
         if went_back {
             // What they wait for is no longer in the log.
-            self.answer_waiters(Some("the log of a partition went back; commit again"));
+            let refusal = Refusal::Error("the log of a partition went back; commit again".to_owned());
+            self.answer_waiters(Some((assignment, &refusal)));
         }
         went_back
     }
@@ -266,28 +263,38 @@ impl State {
 
     /// What may be committed and was not sent yet, marked as sent.
     pub(super) fn take_commit(&mut self) -> Vec<Position> {
+        self.waiters.sent();
         let assignments = self.assignments.values_mut();
         assignments
             .filter_map(|assignment| assignment.offsets.to_commit().map(|offset| assignment.send(offset)))
             .collect()
     }
 
-    /// What these assignments have finished and the broker has not confirmed: the last chance to commit it.
-    pub(super) fn take_last_commit(&mut self, ids: &HashSet<AssignmentId>) -> Vec<Position> {
+    /// What these assignments have finished and the broker has not confirmed, sent before or not, marked as sent.
+    pub(super) fn take_unconfirmed(&mut self, ids: &HashSet<AssignmentId>) -> Vec<Position> {
         let leaving = self.assignments.iter_mut().filter(|(id, _)| ids.contains(id));
         leaving
             .filter_map(|(_, assignment)| assignment.offsets.unconfirmed().map(|offset| assignment.send(offset)))
             .collect()
     }
 
-    /// The broker's answer for one partition; `Err` holds its words.
-    pub(super) fn committed(&mut self, topic: &str, partition: i32, offset: i64, error: Option<&str>) {
-        if let Some((id, _)) = self.find(topic, partition)
-            && let Some(assignment) = self.assignments.get_mut(&id)
-        {
-            assignment.offsets.answered(offset, error.is_none());
+    /// The broker's answer for one partition.
+    pub(super) fn committed(&mut self, topic: &str, partition: i32, offset: i64, refused: Option<&Refusal>) {
+        let Some((id, _)) = self.find(topic, partition) else { return };
+        if let Some(assignment) = self.assignments.get_mut(&id) {
+            assignment.offsets.answered(offset, refused.is_none());
         }
-        self.answer_waiters(error);
+        self.answer_waiters(refused.map(|refusal| (id, refusal)));
+    }
+
+    /// All that is unconfirmed, if somebody waits for it.
+    pub(super) fn take_asked(&mut self) -> Vec<Position> {
+        if !self.waiters.is_due(Instant::now()) {
+            return Vec::new();
+        }
+        self.waiters.sent();
+        let all = self.all();
+        self.take_unconfirmed(&all)
     }
 
     /// Whether the broker confirmed everything that may be committed.
@@ -297,36 +304,20 @@ impl State {
 
     /// Answers when the broker has confirmed what is finished at this moment.
     pub(super) fn wait_committed(&mut self, answer: oneshot::Sender<Result<(), String>>) {
-        let targets = self
-            .assignments
-            .iter()
-            .filter_map(|(id, assignment)| Some((*id, assignment.offsets.committable()?)))
-            .collect();
-        self.waiters.push(Waiter { targets, answer });
+        let assignments = self.assignments.iter();
+        let targets =
+            assignments.filter_map(|(id, assignment)| Some((*id, assignment.offsets.committable()?))).collect();
+        self.waiters.add(targets, answer, Instant::now());
         self.answer_waiters(None);
     }
 
-    fn answer_waiters(&mut self, error: Option<&str>) {
-        for waiter in std::mem::take(&mut self.waiters) {
-            let open: Vec<_> = waiter
-                .targets
-                .iter()
-                .filter(|(id, offset)| {
-                    self.assignments.get(id).is_none_or(|assignment| !assignment.offsets.is_committed(*offset))
-                })
-                .collect();
-            let moved = open.iter().any(|(id, _)| !self.assignments.contains_key(id));
-            let outcome = match error {
-                _ if open.is_empty() => Ok(()),
-                Some(error) => Err(error.to_owned()),
-                None if moved => Err("a partition moved to another member before the answer".to_owned()),
-                None => {
-                    self.waiters.push(waiter);
-                    continue;
-                }
-            };
-            // Nobody waits any more: the call of `commit` was dropped.
-            let _ = waiter.answer.send(outcome);
-        }
+    fn answer_waiters(&mut self, refused: Option<(AssignmentId, &Refusal)>) {
+        let assignments = &self.assignments;
+        let standing = |id, offset| match assignments.get(&id) {
+            None => Standing::Moved,
+            Some(assignment) if assignment.offsets.is_committed(offset) => Standing::Committed,
+            Some(_) => Standing::Open,
+        };
+        self.waiters.answer(standing, refused, Instant::now());
     }
 }

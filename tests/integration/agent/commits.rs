@@ -1,12 +1,16 @@
 //! What is committed is what was handled: when a topic begins anew, and when the service itself asks for the commit.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mq_kafka::NewTopic;
+use mq_agent::{Consumer, Failure};
+use mq_kafka::{GroupState, NewTopic};
 use mq_testkit::wait_until;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
-use super::stage::{Log, Stage, subscribe_log};
+use super::stage::{Log, Stage, Subscription, subscribe, subscribe_log};
 use super::{DRAIN, PATIENCE, check_handled, produce_numbered};
 
 /// Deletes the topic and creates it again with one partition, without a pause between them.
@@ -48,4 +52,94 @@ async fn a_topic_that_is_created_anew_is_handled_from_its_first_record() -> Resu
     consumer.close(DRAIN).await;
     subscription.await??;
     stage.wait_committed(20).await
+}
+
+/// Handles records into the log. Those with number 3 first wait for the gate, and then for many commits of their own.
+fn subscribe_committing(
+    consumer: &Consumer,
+    log: &Log,
+    gate: &Arc<Semaphore>,
+    reached: &Arc<Semaphore>,
+) -> Subscription {
+    let (this, log, gate, reached) = (consumer.clone(), log.clone(), Arc::clone(gate), Arc::clone(reached));
+    subscribe(consumer, move |record| {
+        let (this, log, gate, reached) = (this.clone(), log.clone(), Arc::clone(&gate), Arc::clone(&reached));
+        async move {
+            if record.payload() == b"3" {
+                reached.add_permits(1);
+                gate.acquire().await.map_err(Failure::reject)?.forget();
+                for _ in 0..20 {
+                    this.commit().await?;
+                }
+            }
+            log.add(&record);
+            Ok(())
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_is_answered_its_commit_while_the_drain_waits_for_it() -> Result<()> {
+    let stage = Stage::new("commit-drain", 1, r#"{"enableAutoCommit": false}"#).await?;
+    produce_numbered(&stage.kafka, &stage.topic, 2, 10).await?;
+    let (_agent, consumer) = stage.consumer(2).await?;
+    let (log, gate, reached) = (Log::default(), Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let subscription = subscribe_committing(&consumer, &log, &gate, &reached);
+    reached.acquire_many(2).await?.forget();
+    let began = Instant::now();
+    let close = tokio::spawn({
+        let consumer = consumer.clone();
+        async move { consumer.close(DRAIN).await }
+    });
+    gate.add_permits(2);
+    close.await?;
+    subscription.await??;
+    ensure!(began.elapsed() < DRAIN, "the drain budget was used up: {:?}", began.elapsed());
+    let handled = log.len();
+    assert_eq!(handled, 8, "the handlers ended, and nothing was begun after them");
+    assert_eq!(usize::try_from(stage.committed().await?)?, handled, "what was handled is committed");
+
+    let (_agent, next) = stage.consumer(2).await?;
+    let _subscription = subscribe_log(&next, &log, Duration::ZERO);
+    log.wait_len(20).await?;
+    next.close(DRAIN).await;
+    stage.wait_committed(20).await?;
+    assert_eq!(check_handled(&log.entries(), 2, 10)?, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_is_answered_its_commit_while_a_rebalance_waits_for_it() -> Result<()> {
+    // One of the two partitions moves, whichever it is: both hold keys.
+    let stage = Stage::new("commit-move", 2, r#"{"enableAutoCommit": false, "sessionTimeoutMs": 6000}"#).await?;
+    produce_numbered(&stage.kafka, &stage.topic, 8, 10).await?;
+    let (_agent, consumer) = stage.consumer(8).await?;
+    let (log, gate, reached) = (Log::default(), Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let subscription = subscribe_committing(&consumer, &log, &gate, &reached);
+    reached.acquire_many(8).await?.forget();
+    let (_other_agent, other) = stage.consumer(2).await?;
+    let others = Log::default();
+    let _others = subscribe_log(&other, &others, Duration::ZERO);
+    let client = mq_kafka::Client::new([stage.kafka.bootstrap()], mq_kafka::Options::default());
+    wait_until("one member was told to give a partition away", PATIENCE, async || {
+        let group = client.describe_groups([&stage.group]).await.remove(&stage.group).context("no answer")??;
+        ensure!(group.members.len() == 2 && group.state == GroupState::Stable, "{group:?}");
+        Ok(())
+    })
+    .await?;
+    let began = Instant::now();
+    gate.add_permits(8);
+    wait_until("the other member goes on where the first one stopped", PATIENCE, async || {
+        let (one, two) = (log.len(), others.len());
+        ensure!(two > 0 && one + two >= 80, "{one} and {two}");
+        Ok(())
+    })
+    .await?;
+    ensure!(began.elapsed() < Duration::from_secs(8), "the revoke budget was used up: {:?}", began.elapsed());
+    let handled: Vec<_> = log.entries().into_iter().chain(others.entries()).collect();
+    assert_eq!(check_handled(&handled, 8, 10)?, 0);
+    consumer.close(DRAIN).await;
+    subscription.await??;
+    other.close(DRAIN).await;
+    stage.wait_committed(80).await
 }
