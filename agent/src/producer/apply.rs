@@ -63,21 +63,27 @@ impl ApplyProducer {
                 },
             });
         }
+        // Nor is a queue that does not empty: its messages are sent in the end, or fail. Until then sends must not wait at the gate.
+        if old.waiting() > 0
+            && let Err(error) = old.probe(PROBE_TIMEOUT).await
+        {
+            return Err(not_drained(old.waiting(), &format!("its brokers do not answer ({error})")));
+        }
         match running.producer.exchange(Arc::clone(&new), FLUSH_BUDGET).await {
             Ok(()) => {
                 running.config = config;
                 Ok(new)
             }
             Err(NotRecreated::Closed) => Err(NotApplied::Closed),
-            Err(NotRecreated::NotDrained(waiting)) => Err(rejected(
-                NackReason::NotDrained,
-                format!(
-                    "{waiting} messages of the running client were not acknowledged within {} s; it goes on",
-                    FLUSH_BUDGET.as_secs()
-                ),
-            )),
+            Err(NotRecreated::NotDrained(waiting)) => {
+                Err(not_drained(waiting, &format!("not acknowledged within {} s", FLUSH_BUDGET.as_secs())))
+            }
         }
     }
+}
+
+fn not_drained(waiting: usize, why: &str) -> NotApplied {
+    NotApplied::Later { detail: format!("{waiting} messages wait in the running client: {why}; it goes on") }
 }
 
 impl Apply for ApplyProducer {

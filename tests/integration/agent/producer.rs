@@ -122,6 +122,29 @@ async fn a_dead_broker_address_is_rejected_and_loses_nothing() -> Result<()> {
     check_topic(&kafka, &topic, &sent).await
 }
 
+/// The way out of a cluster that is gone for good: not the fault of the change, and not to be refused for every other pod.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_cannot_be_sent_delays_a_change_and_does_not_reject_it() -> Result<()> {
+    let kafka = TestEnv::kafka().await?;
+    let operator = FakeOperator::start().await?;
+    let topic = kafka.unique("stuck");
+    kafka.create_topic(&topic, 1).await?;
+    // Longer than a flush waits.
+    let settings = producer_settings(r#"{"overrides": {"delivery.timeout.ms": "14000"}}"#)?;
+    let gone = operator.push(Kind::Producer, "p", 1, &producer_body("127.0.0.1:1", &settings)?);
+    let agent = Agent::connect_with(operator.options()).await;
+    let producer = agent.producer("p").await?;
+    operator.acknowledged(&gone).await?;
+    let stuck = producer.send(Message::to(&topic).payload("0")).await?;
+    let moved = operator.push(Kind::Producer, "p", 2, &producer_body(kafka.bootstrap(), &settings)?);
+    operator.acknowledged(&moved).await?;
+    let failed = stuck.await.unwrap_err();
+    ensure!(failed.is_retryable(), "{failed}");
+    producer.send_sync(Message::to(&topic).payload("1")).await?;
+    assert_eq!(kafka.read_all(&topic).await?.len(), 1);
+    Ok(())
+}
+
 #[tokio::test]
 async fn one_name_is_one_client_and_a_closed_one_is_made_anew() -> Result<()> {
     let kafka = TestEnv::kafka().await?;
