@@ -59,6 +59,21 @@ impl Message {
         self
     }
 
+    /// The key, as [`Message::key`] set it.
+    pub fn key_bytes(&self) -> Option<&[u8]> {
+        self.key.as_deref()
+    }
+
+    /// The payload; `None` is Kafka's null.
+    pub fn payload_bytes(&self) -> Option<&[u8]> {
+        self.payload.as_deref()
+    }
+
+    /// The headers in their order.
+    pub fn headers(&self) -> &[Header] {
+        &self.headers
+    }
+
     /// Sets a header that is there once.
     pub(crate) fn only_header(mut self, name: &str, value: &str) -> Self {
         self.headers.retain(|header| header.name != name);
@@ -108,6 +123,22 @@ pub struct Ack {
     pub offset: Option<i64>,
     /// The record's time in milliseconds since the Unix epoch, if the broker keeps one.
     pub timestamp: Option<i64>,
+}
+
+/// Where a record was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConsumerMetadata {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+    /// The record's time in milliseconds since the Unix epoch, if it has one.
+    pub timestamp: Option<i64>,
+    /// The headers in their order.
+    pub headers: Vec<Header>,
 }
 
 /// A record as the handler gets it. Cheap to clone: clones share the bytes.
@@ -198,6 +229,21 @@ impl Record {
     /// The trace id that the record carries: that of `X-Trace-ID`, else that of `traceparent`.
     pub fn trace_id(&self) -> Option<TraceId> {
         self.trace_context()?.trace_id().cloned()
+    }
+
+    /// Where the record was read.
+    pub fn metadata(&self) -> ConsumerMetadata {
+        let Content { topic, partition, offset, timestamp, headers, .. } = &*self.0;
+        let (partition, offset, timestamp) = (*partition, *offset, *timestamp);
+        ConsumerMetadata { topic: topic.to_string(), partition, offset, timestamp, headers: headers.clone() }
+    }
+
+    /// The message as it was sent, to be sent again as it is or changed: with key, payload, headers and time, for its topic, and for the
+    /// partition that its key gives.
+    pub fn to_message(&self) -> Message {
+        let Content { topic, timestamp, key, payload, headers, .. } = &*self.0;
+        let (key, payload, headers) = (key.clone(), payload.clone(), headers.clone());
+        Message { topic: topic.to_string(), key, payload, headers, timestamp: *timestamp, partition: None }
     }
 
     pub(crate) fn key_bytes(&self) -> Option<Bytes> {

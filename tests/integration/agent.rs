@@ -8,6 +8,7 @@
 mod alone;
 mod commits;
 mod consumer;
+mod deliveries;
 mod fake_operator;
 mod producer;
 mod settings;

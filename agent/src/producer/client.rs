@@ -219,6 +219,10 @@ impl Client {
         }
     }
 
+    pub(crate) fn waiting(&self) -> usize {
+        mq_kafka::ffi::waiting(self.base.client())
+    }
+
     /// The value that the running client uses.
     pub(crate) fn property(&self, name: &str) -> Option<String> {
         mq_kafka::ffi::property(self.base.client(), name)
