@@ -26,6 +26,8 @@ const FETCH_BACKOFF_MS: &str = "50";
 const STATISTICS_MS: &str = "5000";
 /// How long a dead letter may take.
 const DEAD_LETTER_TIMEOUT_MS: &str = "15000";
+/// What came through Kafka must fit: brokers take no request above 100 MiB (`socket.request.max.bytes`). The topic has its own limit.
+const DEAD_LETTER_MAX_BYTES: &str = "104857600";
 
 /// Reads the body of a value. Only what the operator sends carries a hash that was made by somebody else.
 pub(crate) fn read<B: Serialize + DeserializeOwned>(value: &Value) -> Result<Decoded<B>, NotApplied> {
@@ -60,6 +62,9 @@ pub(crate) fn dead_letters(name: &str, body: &Consumer) -> Target {
     let mut config = connection(&format!("{name}-dead-letters"), &body.connection);
     config.set("acks", "all").set("enable.idempotence", "true").set("partitioner", "murmur2_random");
     config.set("message.timeout.ms", DEAD_LETTER_TIMEOUT_MS).set("linger.ms", "0");
+    config.set("message.max.bytes", DEAD_LETTER_MAX_BYTES);
+    // A topic that nobody declared would have neither the retention nor the readers that dead letters need.
+    config.set("allow.auto.create.topics", "false");
     Target { topic: body.dead_letter.topic.clone(), group: body.group_id.clone(), config }
 }
 

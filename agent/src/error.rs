@@ -44,9 +44,17 @@ pub enum Error {
 /// A message was not acknowledged.
 #[derive(Debug, Clone, Error)]
 pub enum SendError {
-    /// It can never be delivered as it is: unknown topic, too large, refused by the broker. Sending it again changes nothing.
+    /// It can never be delivered as it is: unknown topic, not authorized, refused by the broker. Sending it again changes nothing.
     #[error("the message for {topic} was refused: {detail}")]
     Refused {
+        /// The topic it was for.
+        topic: String,
+        /// The broker's or librdkafka's words.
+        detail: String,
+    },
+    /// It is larger than the client (`message.max.bytes`) or the topic (`max.message.bytes`) takes.
+    #[error("the message for {topic} is too large: {detail}")]
+    TooLarge {
         /// The topic it was for.
         topic: String,
         /// The broker's or librdkafka's words.
@@ -78,6 +86,9 @@ impl SendError {
         use RDKafkaErrorCode as Code;
         let topic = topic.to_owned();
         let detail = error.to_string();
+        if matches!(error.rdkafka_error_code(), Some(Code::MessageSizeTooLarge | Code::InvalidMessageSize)) {
+            return Self::TooLarge { topic, detail };
+        }
         let refused = !matches!(error, KafkaError::MessageProduction(_))
             || matches!(
                 error.rdkafka_error_code(),
@@ -85,8 +96,6 @@ impl SendError {
                     Code::UnknownTopic
                         | Code::UnknownTopicOrPartition
                         | Code::UnknownPartition
-                        | Code::MessageSizeTooLarge
-                        | Code::InvalidMessageSize
                         | Code::InvalidTopic
                         | Code::TopicAuthorizationFailed
                         | Code::InvalidRecord

@@ -50,7 +50,7 @@ pub struct ConsumerStats {
     pub busy: Duration,
     /// Records taken from Kafka and not yet finished.
     pub in_flight: usize,
-    /// Keys that stopped because their dead letter cannot be delivered (`DeadLetterTopicMissing`).
+    /// Keys that stopped because their dead letter cannot be delivered until somebody mends it: its topic is missing or refuses it.
     pub stopped_keys: usize,
 }
 

@@ -9,6 +9,7 @@ mod alone;
 mod commits;
 mod consumer;
 mod deliveries;
+mod dead_letters;
 mod fake_operator;
 mod producer;
 mod settings;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mq_core::presets::PRESET_VERSION;
 use mq_core::settings::{ConsumerSettings, ProducerSettings};
+use mq_kafka::NewTopic;
 use mq_protocol::body::{Connection, ConsumerBody, DeadLetter, ProducerBody, SecurityProtocol, encode};
 use mq_testkit::{Broker, wait_until};
 
@@ -45,6 +47,15 @@ fn consumer_body(brokers: &str, group: &str, topic: &str, settings: &ConsumerSet
         settings: settings.resolve(PRESET_VERSION)?,
     })?
     .json)
+}
+
+/// Creates a topic without replicas and with these topic configs.
+async fn create_topic(kafka: &Broker, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Result<()> {
+    let configs = configs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let topic = NewTopic { name: name.to_owned(), partitions, replication_factor: 1, configs };
+    let client = mq_kafka::Client::new([kafka.bootstrap()], mq_kafka::Options::default());
+    client.create_topics(&[topic], false).await.remove(name).context("no answer for the topic")??;
+    Ok(())
 }
 
 fn dead_letters(group: &str) -> String {

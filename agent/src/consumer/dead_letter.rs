@@ -25,6 +25,8 @@ pub(super) const TIMESTAMP: &str = "mq-original-timestamp";
 pub(super) const GROUP: &str = "mq-original-group";
 pub(super) const ATTEMPTS: &str = "mq-attempts";
 pub(super) const ERROR: &str = "mq-exception-message";
+/// How many bytes the value had that was left out; absent if it is there.
+pub(super) const VALUE_OMITTED: &str = "mq-value-omitted-bytes";
 
 /// Where dead letters go.
 #[derive(Debug, Clone)]
@@ -55,6 +57,15 @@ impl Undelivered {
             Self::NotSent(_) | Self::Unreachable(_) => "DeadLetterNotDelivered",
         }
     }
+
+    /// Whether it stays so until somebody mends it.
+    pub(super) fn needs_a_person(&self) -> bool {
+        match self {
+            Self::TopicMissing { .. } => true,
+            Self::NotSent(error) => !error.is_retryable(),
+            Self::Unreachable(_) => false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -68,61 +79,98 @@ struct Current {
     target: Target,
     /// Made with the first dead letter: most consumers never need it.
     client: Option<Arc<Client>>,
+    /// The topic was there when the last dead letter was delivered.
+    topic_seen: bool,
 }
 
 impl DeadLetters {
     pub(crate) fn new(name: &str, target: Target) -> Self {
-        Self { name: name.to_owned(), current: Mutex::new(Current { target, client: None }) }
+        Self { name: name.to_owned(), current: Mutex::new(Current { target, client: None, topic_seen: false }) }
     }
 
     /// Dead letters go there from now on. The client before flushes what it holds and ends.
     pub(crate) fn set_target(&self, target: Target) {
-        *self.lock() = Current { target, client: None };
+        *self.lock() = Current { target, client: None, topic_seen: false };
     }
 
-    /// Delivers a dead letter and waits until all replicas have it.
+    /// Delivers a dead letter and waits until all replicas have it. One that is too large for the topic goes without its value: the
+    /// headers say where the record lies, and a record that nobody can bury would stop its key and every later commit.
     pub(super) async fn deliver(&self, record: &Record, attempts: u32, failure: &Failure) -> Result<(), Undelivered> {
-        let (client, target) = self.client()?;
-        // Asked first, because librdkafka holds messages for an unknown topic for half a minute before it says so.
-        match client.topic_exists(&target.topic, METADATA_TIMEOUT).await {
-            Ok(true) => {}
-            Ok(false) => return Err(Undelivered::TopicMissing { topic: target.topic }),
-            Err(error) => return Err(Undelivered::Unreachable(error.to_string())),
-        }
-        let message = letter(record, &target, attempts, failure);
-        let (sender, outcome) = oneshot::channel();
-        let pending =
-            Pending { topic: target.topic.clone(), completion: Completion::Waiter(sender), since: Instant::now() };
-        match client.send(&message, Box::new(pending)) {
-            Ok(()) => {}
-            Err(NotTaken::Refused(error)) => return Err(error.into()),
-            Err(NotTaken::QueueFull(_)) => {
-                return Err(Undelivered::Unreachable(RDKafkaErrorCode::QueueFull.to_string()));
+        let (client, target, topic_seen) = self.client()?;
+        if !topic_seen {
+            // Asked first, because librdkafka holds messages for an unknown topic for half a minute before it says so.
+            match client.topic_exists(&target.topic, METADATA_TIMEOUT).await {
+                Ok(true) => {}
+                Ok(false) => return Err(Undelivered::TopicMissing { topic: target.topic }),
+                Err(error) => return Err(Undelivered::Unreachable(error.to_string())),
             }
         }
-        match outcome.await {
-            Ok(outcome) => outcome.map(drop).map_err(Undelivered::from),
-            Err(_) => Err(Undelivered::Unreachable("the client ended".to_owned())),
+        let mut message = letter(record, &target, attempts, failure);
+        let mut outcome = send(&client, &message).await;
+        if let Err(Undelivered::NotSent(SendError::TooLarge { .. })) = outcome
+            && omit_value(&mut message)
+        {
+            tracing::warn!(
+                consumer = self.name,
+                topic = record.topic(),
+                partition = record.partition(),
+                offset = record.offset(),
+                "the record is too large for the dead-letter topic {}; its dead letter goes without the value",
+                target.topic
+            );
+            outcome = send(&client, &message).await;
         }
+        let mut current = self.lock();
+        if current.client.as_ref().is_some_and(|known| Arc::ptr_eq(known, &client)) {
+            current.topic_seen = outcome.is_ok();
+        }
+        outcome
     }
 
-    fn client(&self) -> Result<(Arc<Client>, Target), Undelivered> {
+    fn client(&self) -> Result<(Arc<Client>, Target, bool), Undelivered> {
         let mut current = self.lock();
-        let client = if let Some(client) = &current.client {
-            Arc::clone(client)
+        let usable = current.client.as_ref().filter(|client| client.fatal_error().is_none()).map(Arc::clone);
+        let client = if let Some(client) = usable {
+            client
         } else {
             let counters = Arc::new(ProducerCounters::default());
             let client = Client::new(&format!("{}-dead-letters", self.name), &current.target.config, counters);
             let client = Arc::new(client.map_err(|error| Undelivered::Unreachable(error.to_string()))?);
             current.client = Some(Arc::clone(&client));
+            current.topic_seen = false;
             client
         };
-        Ok((client, current.target.clone()))
+        Ok((client, current.target.clone(), current.topic_seen))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn send(client: &Client, message: &Message) -> Result<(), Undelivered> {
+    let (sender, outcome) = oneshot::channel();
+    let pending =
+        Pending { topic: message.topic.clone(), completion: Completion::Waiter(sender), since: Instant::now() };
+    match client.send(message, Box::new(pending)) {
+        Ok(()) => {}
+        Err(NotTaken::Refused(error)) => return Err(error.into()),
+        Err(NotTaken::QueueFull(_)) => {
+            return Err(Undelivered::Unreachable(RDKafkaErrorCode::QueueFull.to_string()));
+        }
+    }
+    match outcome.await {
+        Ok(outcome) => outcome.map(drop).map_err(Undelivered::from),
+        Err(_) => Err(Undelivered::Unreachable("the client ended".to_owned())),
+    }
+}
+
+/// Whether there was a value.
+fn omit_value(letter: &mut Message) -> bool {
+    let Some(value) = letter.payload.take() else { return false };
+    let bytes = Bytes::from(value.len().to_string());
+    letter.headers.push(Header { name: VALUE_OMITTED.to_owned(), value: Some(bytes) });
+    true
 }
 
 /// The record as it was. Headers of an earlier burial are replaced, never appended: readers differ in which of two they take.
@@ -150,7 +198,7 @@ fn letter(record: &Record, target: &Target, attempts: u32, failure: &Failure) ->
 }
 
 fn is_ours(name: &str) -> bool {
-    [TOPIC, PARTITION, OFFSET, TIMESTAMP, GROUP, ATTEMPTS, ERROR].contains(&name)
+    [TOPIC, PARTITION, OFFSET, TIMESTAMP, GROUP, ATTEMPTS, ERROR, VALUE_OMITTED].contains(&name)
 }
 
 #[cfg(test)]

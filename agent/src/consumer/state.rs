@@ -75,7 +75,7 @@ pub(super) struct State {
     pub(super) budget: Budget,
     /// Intake is paused: partitions that are assigned now must be paused too.
     pub(super) paused: bool,
-    /// Keys whose dead letter cannot be delivered. Waiting for them is waiting for a person.
+    /// Keys whose dead letter cannot be delivered until somebody mends it. Waiting for them is waiting for a person.
     pub(super) stopped: HashSet<LaneKey>,
     assignments: BTreeMap<AssignmentId, Assignment>,
     ids: HashMap<Arc<str>, HashMap<i32, AssignmentId>>,

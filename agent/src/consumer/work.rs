@@ -10,7 +10,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::runtime::Handle;
 use tracing::Instrument as _;
 
-use super::dead_letter::{DeadLetters, Undelivered};
+use super::dead_letter::DeadLetters;
 use super::state::{Job, LaneKey, Shared};
 use crate::error::Failure;
 use crate::message::Record;
@@ -146,7 +146,7 @@ impl Work {
                     state.budget.give_back(job.size);
                     return;
                 }
-                if matches!(undelivered, Undelivered::TopicMissing { .. }) {
+                if undelivered.needs_a_person() {
                     state.stopped.insert(key.clone());
                 }
             }

@@ -219,6 +219,11 @@ impl Client {
         }
     }
 
+    /// Why the client can send nothing any more, if so: it can no longer promise order and no duplicates.
+    pub(crate) fn fatal_error(&self) -> Option<String> {
+        self.base.client().fatal_error().map(|(code, words)| format!("{code}: {words}"))
+    }
+
     pub(crate) fn waiting(&self) -> usize {
         mq_kafka::ffi::waiting(self.base.client())
     }

@@ -5,30 +5,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mq_agent::{Consumer, Failure};
-use mq_kafka::{GroupState, NewTopic};
+use mq_kafka::GroupState;
 use mq_testkit::wait_until;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::stage::{Log, Stage, Subscription, subscribe, subscribe_log};
-use super::{DRAIN, PATIENCE, check_handled, produce_numbered};
+use super::{DRAIN, PATIENCE, check_handled, create_topic, produce_numbered};
 
 /// Deletes the topic and creates it again with one partition, without a pause between them.
 async fn create_anew(stage: &Stage) -> Result<()> {
     let client = mq_kafka::Client::new([stage.kafka.bootstrap()], mq_kafka::Options::default());
     let id = client.describe_topics([&stage.topic]).await.remove(&stage.topic).context("no answer")??.id;
     client.delete_topics([id]).await.remove(&id).context("no answer")??;
-    let again = NewTopic {
-        name: stage.topic.clone(),
-        partitions: 1,
-        replication_factor: 1,
-        configs: std::collections::BTreeMap::default(),
-    };
-    wait_until("the topic is there again", PATIENCE, async || {
-        client.create_topics(std::slice::from_ref(&again), false).await.remove(&stage.topic).context("no answer")??;
-        Ok(())
-    })
-    .await
+    wait_until("the topic is there again", PATIENCE, async || create_topic(&stage.kafka, &stage.topic, 1, &[]).await)
+        .await
 }
 
 /// The member keeps its partition; the offsets of the new topic begin at 0 and stay below those that it has committed.

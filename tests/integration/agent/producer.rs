@@ -197,7 +197,7 @@ async fn errors_say_whether_trying_again_helps() -> Result<()> {
     let agent = Agent::connect_with(operator.options()).await;
     let producer = agent.producer("p").await?;
     let large = producer.send_sync(Message::to(&topic).payload(vec![0_u8; 2_000_000])).await.unwrap_err();
-    assert!(matches!(large, SendError::Refused { .. }) && !large.is_retryable(), "{large}");
+    assert!(matches!(large, SendError::TooLarge { .. }) && !large.is_retryable(), "{large}");
     let absent = producer.send_sync(Message::to(&topic).partition(9).payload("x")).await.unwrap_err();
     assert!(matches!(absent, SendError::Refused { .. }), "{absent}");
     assert_eq!(producer.stats().send_errors, 2);

@@ -11,7 +11,10 @@ use mq_testkit::{Broker, TestEnv, wait_until};
 use tokio::task::JoinHandle;
 
 use super::fake_operator::FakeOperator;
-use super::{PATIENCE, committed, consumer_body, consumer_settings, producer_body, producer_settings, wait_committed};
+use super::{
+    PATIENCE, committed, consumer_body, consumer_settings, create_topic, producer_body, producer_settings,
+    wait_committed,
+};
 
 /// A topic, a group, and the operator that configures it.
 pub(super) struct Stage {
@@ -23,9 +26,18 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) async fn new(name: &str, partitions: i32, settings: &str) -> Result<Self> {
+        Self::with_topic(name, partitions, &[], settings).await
+    }
+
+    pub(super) async fn with_topic(
+        name: &str,
+        partitions: i32,
+        configs: &[(&str, &str)],
+        settings: &str,
+    ) -> Result<Self> {
         let kafka = TestEnv::kafka().await?;
         let (topic, group) = (kafka.unique(name), kafka.unique(name));
-        kafka.create_topic(&topic, partitions).await?;
+        create_topic(&kafka, &topic, partitions, configs).await?;
         let stage = Self { operator: FakeOperator::start().await?, kafka, topic, group };
         stage.push(1, settings)?;
         let producer = producer_body(stage.kafka.bootstrap(), &producer_settings("{}")?)?;
