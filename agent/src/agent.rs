@@ -113,7 +113,8 @@ impl Agent {
     }
 
     /// Ends every client in order when `signal` completes: consumers stop intake, let running handlers end, commit and leave; then
-    /// producers flush. The whole takes at most `budget` and a few seconds for the last commit.
+    /// producers flush. The whole takes at most `budget`: three quarters of it for handlers, half of the rest for the last commit and
+    /// for leaving the groups, and what is left, an eighth at least, for the producers.
     ///
     /// The returned task ends when all is done; await it at the end of `main`, or let [`Consumer::subscribe`] return and await it then.
     ///
@@ -138,15 +139,19 @@ impl Agent {
 
     /// As [`Agent::drain_on`], now. Ends the agent: it gives no clients afterwards. A second call returns at once.
     pub async fn drain(&self, budget: Duration) {
-        let deadline = Instant::now() + budget;
+        let began = Instant::now();
         let Clients { producers, consumers, .. } = {
             let mut clients = self.clients();
             std::mem::replace(&mut *clients, Clients { closed: true, ..Clients::default() })
         };
         let (producers, consumers) = (settle(producers).await, settle(consumers).await);
         // Consumers first: their handlers may still send.
-        join_all(consumers.iter().map(|consumer| consumer.close(budget))).await;
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+        let (handlers, leave) = (budget * 3 / 4, budget * 7 / 8);
+        let closed = join_all(consumers.iter().map(|consumer| consumer.close(handlers)));
+        if tokio::time::timeout(leave.saturating_sub(began.elapsed()), closed).await.is_err() {
+            tracing::error!("groups were not left in time; the producers flush beside that");
+        }
+        let left = budget.saturating_sub(began.elapsed());
         for outcome in join_all(producers.iter().map(|producer| producer.close(left))).await {
             if let Err(error) = outcome {
                 tracing::error!(%error, "messages may be lost");

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mq_agent::{ConsumeError, Failure, Message, TraceId};
+use mq_protocol::message::Kind;
 use mq_testkit::wait_until;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::stage::{Log, Stage, subscribe, subscribe_log};
-use super::{DRAIN, PATIENCE, check_handled, dead_letters, produce_numbered};
+use super::{DRAIN, PATIENCE, check_handled, dead_letters, produce_numbered, producer_body, producer_settings};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_is_handled_in_order_and_committed() -> Result<()> {
@@ -182,6 +183,35 @@ async fn a_drain_finishes_what_runs_and_the_next_one_goes_on_there() -> Result<(
     assert_eq!(check_handled(&log.entries(), 8, 50)?, 0);
     consumer.close(DRAIN).await;
     stage.wait_committed(400).await
+}
+
+/// The handler never ends and the message waits for a linger of a minute: neither may take what belongs to the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_keeps_its_budget_and_leaves_time_for_the_producers() -> Result<()> {
+    let stage = Stage::new("budget-split", 1, "{}").await?;
+    let settings = producer_settings(r#"{"lingerMs": 60000}"#)?;
+    stage.operator.push(Kind::Producer, "p", 2, &producer_body(stage.kafka.bootstrap(), &settings)?);
+    let (agent, consumer) = stage.consumer(1).await?;
+    let begun = Arc::new(Semaphore::new(0));
+    let subscription = subscribe(&consumer, {
+        let begun = Arc::clone(&begun);
+        move |_| {
+            let begun = Arc::clone(&begun);
+            async move {
+                begun.add_permits(1);
+                std::future::pending().await
+            }
+        }
+    });
+    stage.kafka.produce(&stage.topic, [("k", "0")]).await?;
+    begun.acquire().await?.forget();
+    let delivery = agent.producer("p").await?.send(Message::to(&stage.topic).key("k").payload("1")).await?;
+    let began = Instant::now();
+    agent.drain(DRAIN).await;
+    ensure!(began.elapsed() < DRAIN, "{:?}", began.elapsed());
+    ensure!(delivery.await.is_ok(), "the message was not flushed");
+    subscription.await??;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
