@@ -34,6 +34,9 @@ pub(crate) trait Apply: Send + 'static {
             self.client().ok_or(Error::Closed)
         }
     }
+
+    /// Completes when the service closed the client.
+    fn closed(&self) -> impl Future<Output = ()> + Send;
 }
 
 /// What the client runs with, read back from it.
@@ -86,7 +89,7 @@ struct Settled {
 }
 
 impl<A: Apply> Driver<A> {
-    /// Runs until the client is removed from the hub.
+    /// Runs until the client is closed or removed from the hub.
     pub(crate) async fn run(mut self) {
         // Nothing heard in time: the client starts with what there is, and changes when the operator speaks.
         let _ = tokio::time::timeout(self.patience, self.sources.wait_for(|sources| !sources.is_silent())).await;
@@ -112,7 +115,7 @@ impl<A: Apply> Driver<A> {
                     None => self.apply.apply(value).await,
                 };
                 if outcome == Err(NotApplied::Closed) {
-                    self.hub.close(&self.client);
+                    self.hub.leave(&self.client, &self.sources);
                     return;
                 }
                 again = matches!(outcome, Err(NotApplied::Later { .. }));
@@ -126,13 +129,17 @@ impl<A: Apply> Driver<A> {
                     break;
                 }
             }
-            let changed = if again {
-                tokio::time::timeout(AGAIN, self.sources.changed()).await.unwrap_or(Ok(()))
-            } else {
-                self.sources.changed().await
+            let changed = async {
+                if again {
+                    tokio::time::timeout(AGAIN, self.sources.changed()).await.unwrap_or(Ok(()))
+                } else {
+                    self.sources.changed().await
+                }
             };
-            if changed.is_err() {
-                return;
+            tokio::select! {
+                // What does not run must not count as configured.
+                () = self.apply.closed() => return self.hub.leave(&self.client, &self.sources),
+                changed = changed => if changed.is_err() { return },
             }
         }
     }

@@ -49,6 +49,14 @@ impl Hub {
         }
     }
 
+    /// Removes the client that listens on `sources`, unless another one took its name meanwhile.
+    pub(crate) fn leave(&self, client: &ClientRef, sources: &watch::Receiver<Sources>) {
+        let listens = |entry: &Entry| entry.sources.subscribe().same_channel(sources);
+        if self.lock().clients.get(client).is_some_and(listens) {
+            self.close(client);
+        }
+    }
+
     pub(crate) fn clients(&self) -> Vec<ClientRef> {
         self.lock().clients.keys().cloned().collect()
     }

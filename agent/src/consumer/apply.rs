@@ -59,6 +59,9 @@ impl ApplyConsumer {
             self.running = Some(Running { consumer, body, config, properties });
             return Ok(());
         };
+        if running.consumer.is_closed() {
+            return Err(NotApplied::Closed);
+        }
         if running.body.group_id != body.group_id {
             let detail = format!(
                 "the group id cannot change from {} to {} while the process runs; restart it",
@@ -119,6 +122,13 @@ impl Apply for ApplyConsumer {
 
     fn client(&self) -> Option<Consumer> {
         self.running.as_ref().map(|running| running.consumer.clone())
+    }
+
+    async fn closed(&self) {
+        match &self.running {
+            Some(running) => running.consumer.wait_closed().await,
+            None => std::future::pending().await,
+        }
     }
 }
 

@@ -63,7 +63,7 @@ struct Inner {
     shared: Arc<Shared>,
     dead_letters: Arc<DeadLetters>,
     phase: Mutex<Phase>,
-    /// Whether the poll thread has ended.
+    /// Whether there is, and will be, no poll thread.
     ended: watch::Sender<bool>,
 }
 
@@ -316,6 +316,7 @@ impl Consumer {
             Phase::Idle { .. } => {
                 let idle = std::mem::replace(&mut *phase, Phase::Closed);
                 drop(phase);
+                self.0.ended.send_replace(true);
                 // Dropping a Kafka consumer blocks for a moment.
                 if let Ok(runtime) = Handle::try_current() {
                     runtime.spawn_blocking(move || drop(idle));
@@ -339,6 +340,12 @@ impl Consumer {
 
     pub(crate) fn is_closed(&self) -> bool {
         matches!(*self.phase(), Phase::Closed)
+    }
+
+    /// Completes once it handles no more records.
+    pub(crate) async fn wait_closed(&self) {
+        // The sender lives in `self`.
+        let _ = self.0.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

@@ -109,4 +109,11 @@ impl Apply for ApplyProducer {
     fn client(&self) -> Option<Producer> {
         self.running.as_ref().map(|running| running.producer.clone())
     }
+
+    async fn closed(&self) {
+        match &self.running {
+            Some(running) => running.producer.wait_closed().await,
+            None => std::future::pending().await,
+        }
+    }
 }

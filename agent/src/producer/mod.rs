@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use rdkafka::config::ClientConfig;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 pub(crate) use apply::ApplyProducer;
 pub(crate) use client::{Client, Completion, NotTaken, Pending};
@@ -38,6 +38,7 @@ struct Inner {
     name: String,
     gate: Gate<Client>,
     counters: Arc<ProducerCounters>,
+    closed: watch::Sender<bool>,
 }
 
 /// A producer that is not kept alive.
@@ -106,7 +107,8 @@ impl Producer {
     pub(crate) fn with_client(name: &str, config: &ClientConfig) -> Result<Self, Error> {
         let counters = Arc::new(ProducerCounters::default());
         let client = Client::new(name, config, Arc::clone(&counters))?;
-        Ok(Self(Arc::new(Inner { name: name.to_owned(), gate: Gate::open_on(client), counters })))
+        let closed = watch::Sender::new(false);
+        Ok(Self(Arc::new(Inner { name: name.to_owned(), gate: Gate::open_on(client), counters, closed })))
     }
 
     /// Takes the message and returns its pending acknowledgement. Waits only while the client is being exchanged or its queue is full.
@@ -176,7 +178,9 @@ impl Producer {
     /// # Errors
     /// [`FlushError`] if messages still wait after `timeout`. They go on being sent while the process lives, up to 30 s.
     pub async fn close(&self, timeout: Duration) -> Result<(), FlushError> {
-        match self.0.gate.shut().await {
+        let client = self.0.gate.shut().await;
+        self.0.closed.send_replace(true);
+        match client {
             Some(client) => self.flush_client(&client, timeout).await,
             None => Ok(()),
         }
@@ -231,6 +235,12 @@ impl Producer {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.0.gate.is_shut()
+    }
+
+    /// Completes once it takes no more messages.
+    pub(crate) async fn wait_closed(&self) {
+        // The sender lives in `self`.
+        let _ = self.0.closed.subscribe().wait_for(|closed| *closed).await;
     }
 
     /// A client of this producer that takes no messages yet.

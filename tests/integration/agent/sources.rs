@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use super::fake_operator::FakeOperator;
-use super::{PATIENCE, producer_body, producer_settings};
+use super::{PATIENCE, consumer_body, consumer_settings, producer_body, producer_settings};
 
 #[tokio::test]
 async fn without_an_operator_files_configure_and_reconfigure() -> Result<()> {
@@ -150,4 +150,40 @@ async fn a_deleted_object_returns_the_client_to_its_code() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// What the service closed runs nothing, and must not count as a client that runs the newest configuration.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_client_is_no_longer_subscribed() -> Result<()> {
+    let kafka = TestEnv::kafka().await?;
+    let operator = FakeOperator::start().await?;
+    let topic = kafka.unique("closed");
+    kafka.create_topic(&topic, 1).await?;
+    operator.push(Kind::Producer, "p", 1, &producer_body(kafka.bootstrap(), &producer_settings("{}")?)?);
+    let body = consumer_body(kafka.bootstrap(), &topic, &topic, &consumer_settings("{}")?)?;
+    operator.push(Kind::Consumer, "c", 1, &body);
+    operator.push(Kind::Consumer, "idle", 1, &body);
+    let agent = Agent::connect_with(operator.options()).await;
+    let (producer, consumer, idle) =
+        (agent.producer("p").await?, agent.consumer("c").await?, agent.consumer("idle").await?);
+    let subscription = tokio::spawn({
+        let consumer = consumer.clone();
+        async move { consumer.subscribe(|_| async { Ok(()) }).await }
+    });
+    wait_until("the consumer is subscribed", PATIENCE, async || Ok(consumer.commit().await?)).await?;
+    producer.close(PATIENCE).await?;
+    consumer.close(PATIENCE).await;
+    idle.close(PATIENCE).await;
+    subscription.await??;
+    wait_until("the operator hears of all three", PATIENCE, async || {
+        for client in [(Kind::Producer, "p"), (Kind::Consumer, "c"), (Kind::Consumer, "idle")] {
+            let client = ClientRef::new(client.0, client.1);
+            ensure!(operator.heard().contains(&FromAgent::Unsubscribe(client.clone())), "not of {client}");
+        }
+        Ok(())
+    })
+    .await?;
+    // The name is free for a new one.
+    agent.producer("p").await?.send_sync(Message::to(&topic).payload("1")).await?;
+    Ok(())
 }
