@@ -52,6 +52,8 @@ pub struct ConsumerStats {
     pub in_flight: usize,
     /// Keys that stopped because their dead letter cannot be delivered until somebody mends it: its topic is missing or refuses it.
     pub stopped_keys: usize,
+    /// Partitions that pause because 50 000 records were taken in beyond one that is not finished.
+    pub paused_partitions: usize,
 }
 
 /// The longest time that the quantiles tell from a longer one; beyond any `message.timeout.ms` of ours.
@@ -175,7 +177,7 @@ impl ConsumerCounters {
         self.commit_errors.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn read(&self, in_flight: usize, stopped_keys: usize) -> ConsumerStats {
+    pub(crate) fn read(&self, in_flight: usize, stopped_keys: usize, paused_partitions: usize) -> ConsumerStats {
         let busy_us = self.busy_us.load(Relaxed);
         ConsumerStats {
             messages_consumed: self.consumed.load(Relaxed),
@@ -187,6 +189,7 @@ impl ConsumerCounters {
             busy: Duration::from_micros(busy_us),
             in_flight,
             stopped_keys,
+            paused_partitions,
         }
     }
 }

@@ -54,7 +54,7 @@ const DROP_BUDGET: Duration = Duration::from_secs(10);
 /// * *Order per key.* Records of one key and partition are handled one at a time, in their order; a slow or failing key delays
 ///   only itself. Records without a key have no order.
 /// * *Bounded memory.* At most `maxPollRecords` records (and 64 MiB of them) are taken from Kafka and not yet finished; intake goes
-///   on when half of them are.
+///   on when half of them are. A partition is read at most 50 000 records beyond its first unfinished one; then it pauses.
 #[derive(Debug, Clone)]
 pub struct Consumer(Arc<Inner>);
 
@@ -241,11 +241,11 @@ impl Consumer {
 
     /// The consumer's counters.
     pub fn stats(&self) -> ConsumerStats {
-        let (in_flight, stopped) = {
+        let (in_flight, stopped, paused) = {
             let state = self.0.shared.lock();
-            (state.budget.records(), state.stopped.len())
+            (state.budget.records(), state.stopped.len(), state.far_ahead.len())
         };
-        self.0.shared.counters.read(in_flight, stopped)
+        self.0.shared.counters.read(in_flight, stopped, paused)
     }
 
     /// The name under which the consumer is configured.
@@ -269,7 +269,7 @@ impl Consumer {
             handler,
             runtime: Handle::current(),
         };
-        let poller = Poller { consumer, work: Arc::new(work), commands, last_commit: Instant::now(), full_since: None };
+        let poller = Poller::new(consumer, Arc::new(work), commands);
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new()
             .name(format!("mq-consumer-{name}"))

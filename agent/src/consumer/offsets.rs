@@ -80,6 +80,11 @@ impl Offsets {
         }
     }
 
+    /// How many records were accepted from the first unfinished one on.
+    pub(crate) fn ahead(&self) -> usize {
+        self.pending.len()
+    }
+
     /// The offset to commit, if the broker was not sent it yet.
     pub(crate) fn to_commit(&self) -> Option<i64> {
         self.committable.filter(|offset| self.sent.is_none_or(|sent| sent < *offset))

@@ -1,15 +1,18 @@
 //! The poll thread: the only one that talks to the Kafka consumer. Nothing blocks it longer than a moment, except a revocation,
 //! which waits for handlers inside its budget.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::topic_partition_list::TopicPartitionList;
 use tokio::sync::oneshot;
 
 use super::context::{KafkaConsumer, LAST_COMMIT, SLICE, offsets, refusal};
+use super::state::{AssignmentId, MAX_AHEAD};
 use super::work::Work;
 use crate::error::ConsumeError;
 
@@ -36,14 +39,20 @@ pub(super) struct Exchange {
 }
 
 pub(super) struct Poller {
-    pub(super) consumer: KafkaConsumer,
-    pub(super) work: Arc<Work>,
-    pub(super) commands: Receiver<Command>,
-    pub(super) last_commit: Instant,
-    pub(super) full_since: Option<Instant>,
+    consumer: KafkaConsumer,
+    work: Arc<Work>,
+    commands: Receiver<Command>,
+    last_commit: Instant,
+    full_since: Option<Instant>,
+    /// Assignments that are paused alone, because they are far ahead of their first unfinished record.
+    held: HashSet<AssignmentId>,
 }
 
 impl Poller {
+    pub(super) fn new(consumer: KafkaConsumer, work: Arc<Work>, commands: Receiver<Command>) -> Self {
+        Self { consumer, work, commands, last_commit: Instant::now(), full_since: None, held: HashSet::new() }
+    }
+
     /// Runs until it is told to close or until librdkafka gives up.
     pub(super) fn run(mut self) -> Result<(), ConsumeError> {
         loop {
@@ -65,6 +74,7 @@ impl Poller {
                 }
             }
             self.commit_if_due();
+            self.hold();
             if self.may_poll() {
                 match self.consumer.poll(POLL) {
                     Some(Ok(message)) => self.work.accept(&message),
@@ -110,14 +120,45 @@ impl Poller {
     }
 
     fn set_paused(&self, paused: bool) {
-        let outcome = self
-            .consumer
-            .assignment()
-            .and_then(|all| if paused { self.consumer.pause(&all) } else { self.consumer.resume(&all) });
+        let partitions = {
+            let state = self.work.shared.lock();
+            list(&state.partitions(state.all().into_iter().filter(|id| paused || !self.held.contains(id))))
+        };
+        let outcome = if paused { self.consumer.pause(&partitions) } else { self.consumer.resume(&partitions) };
         match outcome {
             Ok(()) => self.work.shared.lock().paused = paused,
             Err(error) => {
                 tracing::warn!(consumer = self.work.shared.name, %error, paused, "could not pause or resume; tried again at the next poll");
+            }
+        }
+    }
+
+    /// Pauses partitions that are far ahead of their first unfinished record, and resumes those that are no longer.
+    fn hold(&mut self) {
+        let (wanted, hold, go_on, paused) = {
+            let state = self.work.shared.lock();
+            if state.far_ahead == self.held {
+                return;
+            }
+            let wanted = state.far_ahead.clone();
+            let hold = state.partitions(wanted.difference(&self.held).copied());
+            let go_on = state.partitions(self.held.difference(&wanted).copied());
+            (wanted, hold, go_on, state.paused)
+        };
+        for (topic, partition) in &hold {
+            tracing::warn!(
+                consumer = self.work.shared.name,
+                %topic,
+                partition,
+                "{MAX_AHEAD} records were taken in beyond one that is not finished; the partition is paused until it is"
+            );
+        }
+        // While everything is paused nothing is resumed alone.
+        let resumed = if paused { Ok(()) } else { self.consumer.resume(&list(&go_on)) };
+        match self.consumer.pause(&list(&hold)).and(resumed) {
+            Ok(()) => self.held = wanted,
+            Err(error) => {
+                tracing::warn!(consumer = self.work.shared.name, %error, "could not pause or resume a partition; tried again");
             }
         }
     }
@@ -201,8 +242,16 @@ impl Poller {
         drop(old);
         work.shared.lock().paused = false;
         let _ = done.send(subscribe(&consumer, &topics));
-        Self { consumer, work, commands, last_commit: Instant::now(), full_since: None }
+        Self::new(consumer, work, commands)
     }
+}
+
+fn list(partitions: &[(Arc<str>, i32)]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for (topic, partition) in partitions {
+        list.add_partition(topic, *partition);
+    }
+    list
 }
 
 pub(super) fn subscribe(consumer: &KafkaConsumer, topics: &[String]) -> KafkaResult<()> {

@@ -18,6 +18,10 @@ use crate::stats::ConsumerCounters;
 /// `queued.max.messages.kbytes`.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
+/// How many records of one partition are accepted from the first unfinished one on. Above it the partition is paused until half of
+/// them are left: it is what is handled again after a crash, and memory that a record nobody can finish would let grow for ever.
+pub(super) const MAX_AHEAD: usize = 50_000;
+
 /// One assignment of one partition. A partition that comes back gets another id.
 pub(super) type AssignmentId = u64;
 
@@ -77,6 +81,8 @@ pub(super) struct State {
     pub(super) paused: bool,
     /// Keys whose dead letter cannot be delivered until somebody mends it. Waiting for them is waiting for a person.
     pub(super) stopped: HashSet<LaneKey>,
+    /// Assignments that take nothing in until their first unfinished record is finished.
+    pub(super) far_ahead: HashSet<AssignmentId>,
     assignments: BTreeMap<AssignmentId, Assignment>,
     ids: HashMap<Arc<str>, HashMap<i32, AssignmentId>>,
     next_id: AssignmentId,
@@ -114,6 +120,7 @@ impl Shared {
             limits,
             paused: false,
             stopped: HashSet::new(),
+            far_ahead: HashSet::new(),
             assignments: BTreeMap::new(),
             ids: HashMap::new(),
             next_id: 0,
@@ -185,6 +192,12 @@ impl State {
         partitions.get(&partition).map(|id| (*id, Arc::clone(topic)))
     }
 
+    /// The partitions of those assignments that there still are.
+    pub(super) fn partitions(&self, ids: impl Iterator<Item = AssignmentId>) -> Vec<(Arc<str>, i32)> {
+        let known = ids.filter_map(|id| self.assignments.get(&id));
+        known.map(|assignment| (Arc::clone(&assignment.topic), assignment.partition)).collect()
+    }
+
     pub(super) fn all(&self) -> HashSet<AssignmentId> {
         self.assignments.keys().copied().collect()
     }
@@ -194,6 +207,9 @@ impl State {
         let Some(known) = self.assignments.get_mut(&assignment) else { return false };
         let went_back = known.offsets.goes_back(record.offset());
         let sequence = known.offsets.accept(record.offset());
+        if known.offsets.ahead() >= MAX_AHEAD {
+            self.far_ahead.insert(assignment);
+        }
         let size = record.size();
         self.budget.take(size);
         let key = match record.key_bytes() {
@@ -223,6 +239,9 @@ impl State {
         self.budget.give_back(job.size);
         if let Some(assignment) = self.assignments.get_mut(&job.assignment) {
             assignment.offsets.finish(job.sequence);
+            if assignment.offsets.ahead() <= MAX_AHEAD / 2 {
+                self.far_ahead.remove(&job.assignment);
+            }
         }
     }
 
@@ -249,6 +268,7 @@ impl State {
             self.budget.give_back(job.size);
         }
         self.stopped.retain(|key| !ids.contains(&key.assignment()));
+        self.far_ahead.retain(|id| !ids.contains(id));
         for id in ids {
             if let Some(assignment) = self.assignments.remove(id)
                 && let Some(partitions) = self.ids.get_mut(&assignment.topic)

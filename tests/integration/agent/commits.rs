@@ -45,6 +45,45 @@ async fn a_topic_that_is_created_anew_is_handled_from_its_first_record() -> Resu
     stage.wait_committed(20).await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_pauses_far_beyond_a_record_that_does_not_end_and_goes_on_after_it() -> Result<()> {
+    const AHEAD: usize = 50_000;
+    let stage = Stage::new("ahead", 2, "{}").await?;
+    let (_agent, consumer) = stage.consumer(8).await?;
+    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
+    let subscription = subscribe(&consumer, {
+        let (log, gate) = (log.clone(), Arc::clone(&gate));
+        move |record| {
+            let (log, gate) = (log.clone(), Arc::clone(&gate));
+            async move {
+                if record.key() == Some(b"stuck") {
+                    gate.acquire().await.map_err(Failure::reject)?.forget();
+                }
+                log.add(&record);
+                Ok(())
+            }
+        }
+    });
+    // A key of its own, so that no record waits for it in line. Then more in each of the two partitions than one may be ahead, in
+    // parts that fit into the queue of a client.
+    stage.kafka.produce(&stage.topic, [("stuck", "0")]).await?;
+    for _ in 0..4 {
+        produce_numbered(&stage.kafka, &stage.topic, 8, 4_000).await?;
+    }
+    wait_until("one partition is paused and the other one done", PATIENCE, async || {
+        let stats = consumer.stats();
+        ensure!(stats.paused_partitions == 1 && log.len() == AHEAD - 1 + 64_000, "{} and {stats:?}", log.len());
+        Ok(())
+    })
+    .await?;
+    gate.add_permits(1);
+    stage.wait_committed(128_001).await?;
+    assert_eq!((log.len(), consumer.stats().paused_partitions), (128_001, 0));
+    consumer.close(DRAIN).await;
+    subscription.await??;
+    Ok(())
+}
+
 /// Handles records into the log. Those with number 3 first wait for the gate, and then for many commits of their own.
 fn subscribe_committing(
     consumer: &Consumer,
