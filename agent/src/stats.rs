@@ -28,6 +28,8 @@ pub struct ProducerStats {
     pub current_queue_size: usize,
     /// How often the client was re-created for a new configuration.
     pub recreated: u64,
+    /// Fatal errors of librdkafka, such as one that would break the order or write twice. After each a new client took over.
+    pub fatal_errors: u64,
 }
 
 /// What a consumer has done.
@@ -71,6 +73,7 @@ pub(crate) struct ProducerCounters {
     /// Written by the one thread that is told of deliveries. `None`: the library refused its bounds, which are constants.
     latencies: Option<Mutex<Histogram<u64>>>,
     recreated: AtomicU64,
+    fatal_errors: AtomicU64,
 }
 
 impl Default for ProducerCounters {
@@ -87,6 +90,7 @@ impl Default for ProducerCounters {
             latency_us: zero(),
             latencies,
             recreated: zero(),
+            fatal_errors: zero(),
         }
     }
 }
@@ -124,6 +128,10 @@ impl ProducerCounters {
         self.recreated.fetch_add(1, Relaxed);
     }
 
+    pub(crate) fn fatal(&self) {
+        self.fatal_errors.fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn read(&self) -> ProducerStats {
         // The outcomes first: read the other way round, a message that was acknowledged meanwhile would count as never taken.
         let (messages_sent, failed) = (self.sent.load(Relaxed), self.failed.load(Relaxed));
@@ -142,6 +150,7 @@ impl ProducerCounters {
             latency_p99,
             current_queue_size: usize::try_from(waiting).unwrap_or(usize::MAX),
             recreated: self.recreated.load(Relaxed),
+            fatal_errors: self.fatal_errors.load(Relaxed),
         }
     }
 }

@@ -8,8 +8,8 @@
 mod alone;
 mod commits;
 mod consumer;
-mod deliveries;
 mod dead_letters;
+mod deliveries;
 mod fake_operator;
 mod producer;
 mod settings;

@@ -158,6 +158,8 @@ async fn send(client: &Client, message: &Message) -> Result<(), Undelivered> {
         Err(NotTaken::QueueFull(_)) => {
             return Err(Undelivered::Unreachable(RDKafkaErrorCode::QueueFull.to_string()));
         }
+        // The next attempt makes a new one.
+        Err(NotTaken::Fatal(_)) => return Err(Undelivered::Unreachable(client.fatal_error().unwrap_or_default())),
     }
     match outcome.await {
         Ok(outcome) => outcome.map(drop).map_err(Undelivered::from),

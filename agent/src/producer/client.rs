@@ -51,6 +51,8 @@ pub(crate) struct Pending {
 /// Why librdkafka did not take a message.
 pub(crate) enum NotTaken {
     QueueFull(Box<Pending>),
+    /// The client can send nothing any more; see [`Client::fatal_error`].
+    Fatal(Box<Pending>),
     Refused(SendError),
 }
 
@@ -77,6 +79,7 @@ struct BrokerStatistics {
 }
 
 pub(crate) struct Client {
+    config: ClientConfig,
     base: Arc<BaseProducer<Deliveries>>,
     stop: Arc<AtomicBool>,
 }
@@ -146,7 +149,13 @@ impl Client {
                 move || poll(&base, &stop)
             })
             .map_err(|source| Error::Thread { name: thread, source })?;
-        Ok(Self { base, stop })
+        Ok(Self { config: config.clone(), base, stop })
+    }
+
+    /// Another client of the same configuration.
+    pub(crate) fn again(&self) -> Result<Self, Error> {
+        let context = self.base.client().context();
+        Self::new(&context.name, &self.config, Arc::clone(&context.counters))
     }
 
     /// Hands a message to librdkafka, or gives it back. Never waits.
@@ -163,26 +172,27 @@ impl Client {
             }));
         }
         let counters = &self.base.client().context().counters;
-        match self.base.send(record) {
+        let (error, record) = match self.base.send(record) {
             Ok(()) => {
                 counters.taken();
-                Ok(())
+                return Ok(());
             }
-            Err((error, record)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) => {
-                Err(NotTaken::QueueFull(record.delivery_opaque))
-            }
-            Err((error, _)) => {
+            Err(not_taken) => not_taken,
+        };
+        Err(match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::QueueFull) => NotTaken::QueueFull(record.delivery_opaque),
+            Some(RDKafkaErrorCode::Fatal) => NotTaken::Fatal(record.delivery_opaque),
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
                 counters.refused();
-                let mut refusal = SendError::new(&message.topic, &error);
-                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
-                    && let SendError::Refused { detail, .. } = &mut refusal
-                {
-                    let limit = self.property("message.max.bytes").unwrap_or_default();
-                    *detail = format!("it has {} bytes, the limit is {limit} (message.max.bytes)", message.size());
-                }
-                Err(NotTaken::Refused(refusal))
+                let limit = self.property("message.max.bytes").unwrap_or_default();
+                let detail = format!("it has {} bytes, the limit is {limit} (message.max.bytes)", message.size());
+                NotTaken::Refused(SendError::Refused { topic: message.topic.clone(), detail })
             }
-        }
+            _ => {
+                counters.refused();
+                NotTaken::Refused(SendError::new(&message.topic, &error))
+            }
+        })
     }
 
     /// Completes when librdkafka gave up a message, so that there may be room for another. Create it before the attempt that it is

@@ -23,6 +23,11 @@ use crate::message::{Ack, Message};
 use crate::options::Options;
 use crate::stats::{ProducerCounters, ProducerStats};
 
+/// Time between two clients that take over after fatal errors.
+const RENEW_PAUSE: Duration = Duration::from_secs(5);
+/// How long a new client waits for the answers that a failed one still expects.
+const RENEW_FLUSH: Duration = Duration::from_secs(5);
+
 /// Sends messages. Cheap to clone: clones are the same producer.
 ///
 /// Made by [`Agent::producer`](crate::Agent::producer). A new configuration exchanges the Kafka client inside while the service goes
@@ -39,6 +44,8 @@ struct Inner {
     gate: Gate<Client>,
     counters: Arc<ProducerCounters>,
     closed: watch::Sender<bool>,
+    /// When a client last took over from one with a fatal error. Locked while one does.
+    renewed: tokio::sync::Mutex<Option<tokio::time::Instant>>,
 }
 
 /// A producer that is not kept alive.
@@ -107,11 +114,18 @@ impl Producer {
     pub(crate) fn with_client(name: &str, config: &ClientConfig) -> Result<Self, Error> {
         let counters = Arc::new(ProducerCounters::default());
         let client = Client::new(name, config, Arc::clone(&counters))?;
-        let closed = watch::Sender::new(false);
-        Ok(Self(Arc::new(Inner { name: name.to_owned(), gate: Gate::open_on(client), counters, closed })))
+        Ok(Self(Arc::new(Inner {
+            name: name.to_owned(),
+            gate: Gate::open_on(client),
+            counters,
+            closed: watch::Sender::new(false),
+            renewed: tokio::sync::Mutex::default(),
+        })))
     }
 
     /// Takes the message and returns its pending acknowledgement. Waits only while the client is being exchanged or its queue is full.
+    ///
+    /// After a fatal error of the client its messages fail, and a new client takes over for those that follow.
     ///
     /// Messages of one key arrive in the order in which their `send` calls *returned*; two calls that run at the same time have
     /// no order. If the future is dropped before it is done, the message was not taken.
@@ -200,25 +214,59 @@ impl Producer {
         message.trace();
         let mut pending = Box::new(Pending { topic: message.topic.clone(), completion, since: Instant::now() });
         loop {
-            let space = {
+            let (taken, client, space) = {
                 let current = self.0.gate.pass().await;
                 let client = current.as_ref().ok_or_else(|| SendError::Closed { name: self.0.name.clone() })?;
-                pending = match client.send(&message, pending) {
-                    Ok(()) => return Ok(()),
-                    Err(NotTaken::Refused(error)) => return Err(error),
-                    Err(NotTaken::QueueFull(pending)) => pending,
-                };
+                // Before the attempt, so that no delivery after it is missed.
                 let space = client.space();
-                // Again, now that a delivery from here on is noticed.
-                pending = match client.send(&message, pending) {
-                    Ok(()) => return Ok(()),
-                    Err(NotTaken::Refused(error)) => return Err(error),
-                    Err(NotTaken::QueueFull(pending)) => pending,
-                };
-                space
+                (client.send(&message, pending), Arc::clone(client), space)
             };
-            space.await;
+            pending = match taken {
+                Ok(()) => return Ok(()),
+                Err(NotTaken::Refused(error)) => return Err(error),
+                Err(NotTaken::QueueFull(pending)) => {
+                    drop(client);
+                    space.await;
+                    pending
+                }
+                Err(NotTaken::Fatal(pending)) => {
+                    self.renew(&client).await.map_err(|error| SendError::Refused {
+                        topic: message.topic.clone(),
+                        detail: error.to_string(),
+                    })?;
+                    pending
+                }
+            };
         }
+    }
+
+    /// Goes on with a new client of the same configuration in place of one that can send nothing any more.
+    async fn renew(&self, broken: &Arc<Client>) -> Result<(), Error> {
+        let mut renewed = self.0.renewed.lock().await;
+        let is_broken = |client: &Arc<Client>| Arc::ptr_eq(client, broken);
+        if !self.0.gate.current().await.as_ref().is_some_and(is_broken) {
+            return Ok(());
+        }
+        // An error that comes again with each client must not make one per message.
+        if let Some(last) = *renewed {
+            tokio::time::sleep_until(last + RENEW_PAUSE).await;
+        }
+        let error = broken.fatal_error().unwrap_or_default();
+        tracing::error!(producer = self.0.name, error, "the client failed for good; a new one takes over");
+        let new = Arc::new(broken.again()?);
+        let emptied = self.0.gate.exchange(new, async |old: &Arc<Client>| {
+            if !is_broken(old) {
+                return Err(());
+            }
+            // What is under way still gets its answer; what waited has failed.
+            let _ = old.flush(RENEW_FLUSH).await;
+            Ok(())
+        });
+        if emptied.await.is_ok() {
+            self.0.counters.fatal();
+        }
+        *renewed = Some(tokio::time::Instant::now());
+        Ok(())
     }
 
     async fn flush_client(&self, client: &Arc<Client>, timeout: Duration) -> Result<(), FlushError> {
@@ -262,5 +310,32 @@ impl Producer {
             Err(NotExchanged::NotEmptied(waiting)) => Err(NotRecreated::NotDrained(waiting)),
             Err(NotExchanged::Shut) => Err(NotRecreated::Closed),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+
+    /// No broker can be made to answer so; librdkafka and what follows from its error are real.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn after_a_fatal_error_a_new_client_takes_over() {
+        let cluster = MockCluster::new(1).unwrap();
+        let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+        cluster.request_errors(RDKafkaApiKey::InitProducerId, &[denied]);
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers()).set("enable.idempotence", "true");
+        let producer = Producer::with_client("p", &config).unwrap();
+        let lost = producer.send_sync(Message::to("t").payload("0")).await.unwrap_err();
+        assert!(lost.is_retryable(), "{lost}");
+        let deliveries = (1..9).map(|number: i32| producer.send_sync(Message::to("t").payload(number.to_string())));
+        for delivery in futures::future::join_all(deliveries).await {
+            delivery.unwrap();
+        }
+        let stats = producer.stats().await;
+        assert_eq!((stats.fatal_errors, stats.messages_sent, stats.send_errors, stats.recreated), (1, 8, 1, 0));
     }
 }
