@@ -8,6 +8,7 @@ use crate::{
 };
 use kube::{Resource, ResourceExt, runtime::reflector::ObjectRef};
 use mq_core::{
+    cluster::check_broker,
     condition::Verdict,
     effect::ObjectKey,
     reason::Reason,
@@ -31,7 +32,7 @@ pub(crate) struct Inputs {
     session: Option<Arc<ClusterSession>>,
 }
 
-/// A declaration, and whom to tell. The session is missing for the moment in which the cluster is new or not well.
+/// A declaration, and whom to tell. The session is missing for the moment in which the cluster is new.
 #[derive(Debug)]
 pub(crate) struct ValidTopic {
     desired: DesiredTopic,
@@ -119,6 +120,11 @@ fn validate(object: &MqTopic, inputs: Inputs) -> Result<ValidTopic, Refusal> {
         let message = format!("MqCluster {name} does not fit the schema, see its status{escape}");
         Verdict::unknown(Reason::ClusterUnreachable, message)
     })?;
+    let usable = cluster.spec.brokers.iter().all(|broker| check_broker(broker).is_ok());
+    if inputs.session.is_none() && !usable {
+        let message = format!("MqCluster {name} is not usable, see its status{escape}");
+        return Err(Verdict::unknown(Reason::ClusterUnreachable, message).into());
+    }
     if let Err(message) = topic_granted(&super::grants(&cluster.spec), name, &desired.object.namespace, &desired.topic)
     {
         let release = keep(&message);
@@ -197,4 +203,38 @@ fn status(stored: Option<&MqTopicStatus>, view: &TopicView) -> Map<String, Value
         (None, None) => {}
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(broker: &str, deleting: bool) -> Option<(Reason, String)> {
+        let cluster = json!({
+            "metadata": {"name": "main"},
+            "spec": {"brokers": [broker], "namespaces": [{"name": "shop", "topics": ["*"]}]},
+        });
+        let mut topic = json!({
+            "metadata": {"name": "orders", "namespace": "shop", "uid": "1"},
+            "spec": {"cluster": "main", "partitions": 3, "reclaimPolicy": "Delete"},
+        });
+        if deleting {
+            topic["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        }
+        let cluster = Some(Arc::new(serde_json::from_value(cluster).unwrap()));
+        let topic: MqTopic = serde_json::from_value(topic).unwrap();
+        let refusal = validate(&topic, Inputs { cluster, session: None }).err()?;
+        Some((refusal.verdict.reason, refusal.verdict.message))
+    }
+
+    #[test]
+    fn a_cluster_that_is_refused_leaves_no_topic_ready() {
+        assert_eq!(refusal("kafka:9092", false), None, "its session opens in a moment");
+        for deleting in [false, true] {
+            let (reason, message) = refusal("kafka:70000", deleting).unwrap();
+            assert_eq!(reason, Reason::ClusterUnreachable);
+            assert!(message.starts_with("MqCluster main is not usable, see its status"), "{message}");
+            assert_eq!(message.contains("spec.reclaimPolicy: Retain"), deleting, "{message}");
+        }
+    }
 }
