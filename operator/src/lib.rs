@@ -114,8 +114,8 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
     let cluster_kind = ClusterKind { sessions: Arc::clone(&sessions) };
     let topic_kind = TopicKind { clusters: clusters.cache.clone(), sessions: Arc::clone(&sessions) };
     let mut runners = JoinSet::new();
-    spawn(&mut runners, cluster_kind, clusters, &shared, &stop);
-    spawn(&mut runners, topic_kind, topics, &shared, &stop);
+    spawn(&mut runners, cluster_kind, clusters, std::future::ready(()), &shared, &stop);
+    spawn(&mut runners, topic_kind, topics, std::future::ready(()), &shared, &stop);
     let configs = || Configs { index: push.index(), client: client.clone(), writer: shared.writer.clone() };
     let watched = Groups::start(
         groups::Environment {
@@ -132,8 +132,8 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
     let producer_kind = ProducerConfigKind { configs: configs() };
     let group_kind = ConsumerGroupKind { configs: configs(), groups: Arc::clone(&watched) };
     let wakers = (producers.waker.clone(), groups.waker.clone());
-    spawn_after(&mut runners, push.pending(), producer_kind, producers, &shared, &stop);
-    spawn_after(&mut runners, push.pending(), group_kind, groups, &shared, &stop);
+    spawn(&mut runners, producer_kind, producers, complete(push.pending()), &shared, &stop);
+    spawn(&mut runners, group_kind, groups, complete(push.pending()), &shared, &stop);
     let ends_all = stop.clone().drop_guard();
     let pushing = push.run(client.clone(), shared.clone(), wakers.0, wakers.1, stop.clone());
     runners.spawn(async move {
@@ -167,10 +167,12 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
     if unasked { Err(RunError::RunnerEnded) } else { Ok(()) }
 }
 
+/// Runs a kind once `ready` is.
 fn spawn<K: Kind>(
     runners: &mut JoinSet<()>,
     kind: K,
     source: Source<K::Object>,
+    ready: impl Future<Output = ()> + Send + 'static,
     shared: &Shared,
     stop: &CancellationToken,
 ) {
@@ -179,27 +181,15 @@ fn spawn<K: Kind>(
     let run = Runner::run(kind, source, shared.clone(), stop.clone());
     runners.spawn(async move {
         let _ends_all = ends_all;
+        ready.await;
         run.await;
     });
 }
 
-/// Runs a kind whose decisions need the complete push index.
-fn spawn_after<K: Kind>(
-    runners: &mut JoinSet<()>,
-    mut pending: push::feed::Pending,
-    kind: K,
-    source: Source<K::Object>,
-    shared: &Shared,
-    stop: &CancellationToken,
-) {
-    let ends_all = stop.clone().drop_guard();
-    let run = Runner::run(kind, source, shared.clone(), stop.clone());
-    runners.spawn(async move {
-        let _ends_all = ends_all;
-        // Fails only at the end, which the runner sees for itself.
-        let _ = pending.wait_for(|pending| *pending == 0).await;
-        run.await;
-    });
+/// The push index is complete; what decides by it waits for that.
+async fn complete(mut pending: push::feed::Pending) {
+    // Fails only at the end, which the runner sees for itself.
+    let _ = pending.wait_for(|pending| *pending == 0).await;
 }
 
 /// True once each cache is filled; false at the end.
