@@ -3,6 +3,7 @@
 //! `Ready` is always there. `Reconciling` and `Stalled` exist only while they are true.
 
 use crate::reason::Reason;
+use std::time::Duration;
 
 /// The few condition types; everything finer is a [`Reason`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,6 +135,14 @@ impl Verdict {
         }
     }
 
+    /// Whether this still stands `age` after it was found, although the next look shows `next`: one look that failed says nothing about
+    /// the object, and a restarting broker shall not turn all of them over.
+    pub fn outlasts(&self, next: &Self, age: Duration, patience: Duration) -> bool {
+        let failed = next.health == Health::Unknown
+            && matches!(next.reason, Reason::ClusterUnreachable | Reason::PartialObservation);
+        failed && self.health != Health::Unknown && age < patience
+    }
+
     /// `Ready`, and `Reconciling` or `Stalled` where they hold.
     pub fn conditions(&self) -> Vec<Condition> {
         let condition = |kind, status| Condition { kind, status, reason: self.reason, message: self.message.clone() };
@@ -190,6 +199,25 @@ mod tests {
         assert_eq!(other.clone().steady(Some(&refused)), other);
         let (first, second) = (Verdict::ready(Reason::InSync, "a"), Verdict::ready(Reason::InSync, "b"));
         assert_eq!(second.clone().steady(Some(&first)), second);
+    }
+
+    #[test]
+    fn a_failed_look_turns_nothing_over_at_once() {
+        let ready = Verdict::ready(Reason::InSync, "");
+        let unknown = |reason| Verdict::unknown(reason, "");
+        let table = [
+            (&ready, unknown(Reason::ClusterUnreachable), 29, true),
+            (&ready, unknown(Reason::PartialObservation), 29, true),
+            (&ready, unknown(Reason::ClusterUnreachable), 30, false),
+            (&ready, unknown(Reason::WrongCluster), 0, false),
+            (&ready, unknown(Reason::NotAuthorized), 0, false),
+            (&ready, Verdict::stalled(Reason::TopicRecreated, ""), 0, false),
+            (&unknown(Reason::ClusterUnreachable), unknown(Reason::PartialObservation), 0, false),
+        ];
+        for (before, next, age, stands) in table {
+            let patience = Duration::from_secs(30);
+            assert_eq!(before.outlasts(&next, Duration::from_secs(age), patience), stands, "{next:?} after {age} s");
+        }
     }
 
     #[test]

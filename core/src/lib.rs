@@ -14,6 +14,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod absence;
 pub mod canonical;
 pub mod cluster;
 pub mod condition;

@@ -4,11 +4,15 @@ use super::execute::Done;
 use crate::events::Event;
 use k8s_openapi::jiff::Timestamp;
 use mq_core::{
+    absence::Absences,
     condition::{Health, Verdict},
     effect::{Change, ObjectKey},
-    topic::{self, DesiredTopic, Drift, Owned, TopicOutcome},
+    topic::{self, DesiredTopic, Drift, Owned, Record, TopicOutcome},
 };
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    time::Duration,
+};
 
 /// What is known about the topic of one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,13 +24,28 @@ pub struct TopicView {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Topics(HashMap<ObjectKey, Entry>);
+pub(super) struct Topics {
+    entries: HashMap<ObjectKey, Entry>,
+    absences: Absences,
+}
+
+/// When something was seen, since the session began, and how long the session waits between two looks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) now: Duration,
+    pub(super) interval: Duration,
+}
+
+/// Intervals for which the last answer stands while there is none.
+const PATIENCE: u32 = 3;
 
 #[derive(Debug)]
 struct Entry {
     desired: DesiredTopic,
     nudge: Option<String>,
     outcome: Option<TopicOutcome>,
+    /// When the outcome was last found to be so.
+    known_at: Duration,
     drift: Option<(Drift, Timestamp)>,
     events: Vec<Event>,
     /// Created by this process; stands in until the status says so.
@@ -37,10 +56,18 @@ impl Topics {
     /// True if a cycle should follow.
     pub(super) fn declare(&mut self, desired: DesiredTopic, nudge: Option<&str>) -> bool {
         let nudge = nudge.map(str::to_owned);
-        let Some(entry) = self.0.get_mut(&desired.object) else {
+        let Some(entry) = self.entries.get_mut(&desired.object) else {
             let object = desired.object.clone();
-            let entry = Entry { desired, nudge, outcome: None, drift: None, events: vec![], created: None };
-            self.0.insert(object, entry);
+            let entry = Entry {
+                desired,
+                nudge,
+                outcome: None,
+                known_at: Duration::ZERO,
+                drift: None,
+                events: vec![],
+                created: None,
+            };
+            self.entries.insert(object, entry);
             return true;
         };
         let same = entry.desired.declares_same(&desired);
@@ -58,11 +85,11 @@ impl Topics {
 
     /// True if something was declared.
     pub(super) fn withdraw(&mut self, object: &ObjectKey) -> bool {
-        self.0.remove(object).is_some()
+        self.entries.remove(object).is_some()
     }
 
     pub(super) fn desired(&self) -> Vec<DesiredTopic> {
-        self.0.values().map(|entry| entry.desired.clone()).collect()
+        self.entries.values().map(|entry| entry.desired.clone()).collect()
     }
 
     /// What was declared `before` and still is. A topic on which anything changed since is left out with all its claimants, because
@@ -70,35 +97,45 @@ impl Topics {
     pub(super) fn still(&self, before: &[DesiredTopic]) -> Vec<DesiredTopic> {
         let known: HashMap<&ObjectKey, &DesiredTopic> = before.iter().map(|topic| (&topic.object, topic)).collect();
         let same = |now: &DesiredTopic| known.get(&now.object).is_some_and(|before| before.declares_same(now));
-        let came = self.0.values().map(|entry| &entry.desired).filter(|now| !same(now));
-        let stands =
-            |before: &DesiredTopic| self.0.get(&before.object).is_some_and(|entry| entry.desired.declares_same(before));
+        let came = self.entries.values().map(|entry| &entry.desired).filter(|now| !same(now));
+        let stands = |before: &DesiredTopic| {
+            self.entries.get(&before.object).is_some_and(|entry| entry.desired.declares_same(before))
+        };
         let went = before.iter().filter(|before| !stands(before));
         let moved: HashSet<&str> = came.chain(went).map(|topic| topic.topic.as_str()).collect();
-        let standing = self.0.values().map(|entry| &entry.desired);
+        let standing = self.entries.values().map(|entry| &entry.desired);
         standing.filter(|topic| !moved.contains(topic.topic.as_str())).cloned().collect()
     }
 
     /// Takes topics that this process created for their objects' own, before the status says so.
-    pub(super) fn with_own_creations(&self, mut desired: Vec<DesiredTopic>, seen: &topic::Topics) -> Vec<DesiredTopic> {
+    pub(super) fn with_own_creations(&self, mut desired: Vec<DesiredTopic>) -> Vec<DesiredTopic> {
         for topic in desired.iter_mut().filter(|topic| topic.owned.is_none()) {
-            let created = self.0.get(&topic.object).and_then(|entry| entry.created.as_ref());
-            if let (Some(created), Ok(Some(state))) = (created, seen.get(&topic.topic))
-                && created.id == state.id
-            {
-                topic.owned = Some(created.clone());
-            }
+            topic.owned = self.entries.get(&topic.object).and_then(|entry| entry.created.clone());
         }
         desired
     }
 
+    /// What a look at the topics of `desired` shows in the light of the ones before.
+    pub(super) fn judge(&mut self, desired: &[DesiredTopic], seen: topic::Topics, at: Moment) -> topic::Topics {
+        let declared: HashSet<&str> = self.entries.values().map(|entry| entry.desired.topic.as_str()).collect();
+        self.absences.retain(|topic| declared.contains(topic));
+        let owned = desired.iter().filter(|topic| topic.owned.is_some());
+        let expected: BTreeSet<&str> = owned.map(|topic| topic.topic.as_str()).collect();
+        self.absences.judge(&expected, seen, at.now, at.interval / 2)
+    }
+
+    /// Whether another look is needed to settle something.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.absences.is_unsure()
+    }
+
     pub(super) fn view(&self, desired: &DesiredTopic) -> Option<TopicView> {
-        let entry = self.0.get(&desired.object).filter(|entry| entry.desired.declares_same(desired))?;
+        let entry = self.entries.get(&desired.object).filter(|entry| entry.desired.declares_same(desired))?;
         Some(TopicView { outcome: entry.outcome.clone()?, drift: entry.drift.clone() })
     }
 
     pub(super) fn take_events(&mut self, object: &ObjectKey) -> Vec<Event> {
-        self.0.get_mut(object).map(|entry| std::mem::take(&mut entry.events)).unwrap_or_default()
+        self.entries.get_mut(object).map(|entry| std::mem::take(&mut entry.events)).unwrap_or_default()
     }
 
     /// Keeps outcomes and what was done; returns the objects that have something new to say.
@@ -107,7 +144,9 @@ impl Topics {
         planned: &[DesiredTopic],
         mut outcomes: BTreeMap<ObjectKey, TopicOutcome>,
         done: Vec<Done>,
+        at: Moment,
     ) -> Vec<ObjectKey> {
+        let mut failed = HashSet::new();
         for done in done {
             match done.result {
                 Ok(id) => self.note(done.effect, id),
@@ -115,19 +154,30 @@ impl Topics {
                     if let Some(outcome) = outcomes.get_mut(&done.effect.object) {
                         fail(outcome, failure);
                     }
+                    failed.insert(done.effect.object);
                 }
             }
         }
         let settled = planned.iter().filter_map(|planned| {
             let outcome = outcomes.remove(&planned.object)?;
-            let entry = self.0.get_mut(&planned.object).filter(|entry| entry.desired.declares_same(planned))?;
-            entry.settle(outcome).then(|| planned.object.clone())
+            let entry = self.entries.get_mut(&planned.object).filter(|entry| entry.desired.declares_same(planned))?;
+            let news = if entry.stands(&outcome, at) && !failed.contains(&planned.object) {
+                !entry.events.is_empty()
+            } else {
+                entry.settle(outcome, at)
+            };
+            news.then(|| planned.object.clone())
         });
         settled.collect()
     }
 
     fn note(&mut self, effect: mq_core::effect::Effect, id: Option<String>) {
-        let Some(entry) = self.0.get_mut(&effect.object) else { return };
+        match &effect.change {
+            Change::CreateTopic { topic, .. } => self.absences.created(topic),
+            Change::DeleteTopic { topic, id } => self.absences.deleted(topic, id),
+            Change::GrowTopic { .. } | Change::AlterTopicConfig { .. } => {}
+        }
+        let Some(entry) = self.entries.get_mut(&effect.object) else { return };
         if let (Change::CreateTopic { config, .. }, Some(id)) = (effect.change, id) {
             entry.created = Some(Owned { id, config });
         }
@@ -136,11 +186,23 @@ impl Topics {
 }
 
 impl Entry {
+    /// Whether the last outcome stands although this one follows it.
+    fn stands(&self, next: &TopicOutcome, at: Moment) -> bool {
+        let age = at.now.saturating_sub(self.known_at);
+        self.outcome
+            .as_ref()
+            .is_some_and(|last| last.verdict.outlasts(&next.verdict, age, at.interval.saturating_mul(PATIENCE)))
+    }
+
     /// True if there is something new to say.
-    fn settle(&mut self, mut outcome: TopicOutcome) -> bool {
+    fn settle(&mut self, mut outcome: TopicOutcome, at: Moment) -> bool {
         outcome.verdict = outcome.verdict.steady(self.outcome.as_ref().map(|old| &old.verdict));
+        self.known_at = at.now;
         if let Some(drift) = &outcome.drift {
             self.drift = Some((drift.clone(), Timestamp::now()));
+        }
+        if outcome.record == Record::Forget {
+            self.created = None;
         }
         let said = self.outcome.as_ref().and_then(|old| old.notice.as_ref());
         if let Some((reason, message)) = outcome.notice.as_ref().filter(|notice| said != Some(notice)) {
@@ -164,10 +226,13 @@ fn fail(outcome: &mut TopicOutcome, failure: Verdict) {
 mod tests {
     use super::*;
     use mq_core::{
+        condition::Unknown,
         effect::Effect,
         reason::Reason,
         topic::{Adoption, Reclaim, Record},
     };
+
+    const AT: Moment = Moment { now: Duration::ZERO, interval: Duration::from_secs(10) };
 
     fn key() -> ObjectKey {
         ObjectKey { namespace: "shop".into(), name: "orders".into(), uid: "1".into() }
@@ -209,7 +274,7 @@ mod tests {
     fn an_outcome_holds_for_the_declaration_it_was_made_for() {
         let mut topics = Topics::default();
         assert!(topics.declare(desired(3), None));
-        topics.settle(&[desired(3)], outcome(Verdict::ready(Reason::InSync, "")), vec![]);
+        topics.settle(&[desired(3)], outcome(Verdict::ready(Reason::InSync, "")), vec![], AT);
         assert!(topics.view(&desired(3)).is_some());
         assert!(!topics.declare(desired(3), None), "nothing changed");
         assert!(topics.declare(desired(3), Some("now")), "a nudge is a change");
@@ -217,7 +282,7 @@ mod tests {
         assert!(topics.declare(desired(4), Some("now")));
         assert_eq!(topics.view(&desired(4)), None, "the old answer must not pass for one about the new spec");
         // A cycle that began before the edit.
-        assert_eq!(topics.settle(&[desired(3)], outcome(Verdict::ready(Reason::InSync, "")), vec![]), []);
+        assert_eq!(topics.settle(&[desired(3)], outcome(Verdict::ready(Reason::InSync, "")), vec![], AT), []);
         assert_eq!(topics.view(&desired(4)), None);
     }
 
@@ -296,8 +361,8 @@ mod tests {
         let mut topics = Topics::default();
         topics.declare(desired(3), None);
         let ready = || outcome(Verdict::ready(Reason::InSync, ""));
-        assert_eq!(topics.settle(&[desired(3)], ready(), vec![]), [key()]);
-        assert_eq!(topics.settle(&[desired(3)], ready(), vec![]), []);
+        assert_eq!(topics.settle(&[desired(3)], ready(), vec![], AT), [key()]);
+        assert_eq!(topics.settle(&[desired(3)], ready(), vec![], AT), []);
     }
 
     #[test]
@@ -310,7 +375,7 @@ mod tests {
             for outcome in outcomes.values_mut() {
                 outcome.notice = notice.clone();
             }
-            topics.settle(&[desired(3)], outcomes, vec![]);
+            topics.settle(&[desired(3)], outcomes, vec![], AT);
         }
         assert_eq!(topics.take_events(&key()).len(), 1);
         assert_eq!(topics.take_events(&key()), []);
@@ -320,22 +385,49 @@ mod tests {
     fn an_own_topic_is_known_before_the_status_says_so() {
         let mut topics = Topics::default();
         topics.declare(desired(3), None);
-        topics.settle(&[desired(3)], outcome(Verdict::reconciling(Reason::Progressing, "")), vec![created()]);
-        let state = |id: &str| topic::TopicState {
-            id: id.into(),
-            partitions: 3,
-            replication_factor: 1,
-            config: Ok(BTreeMap::new()),
-            usage: Ok(topic::Usage { records: 0, groups: vec![] }),
+        topics.settle(&[desired(3)], outcome(Verdict::reconciling(Reason::Progressing, "")), vec![created()], AT);
+        let owned = |topics: &Topics| topics.with_own_creations(vec![desired(3)])[0].owned.clone();
+        assert_eq!(owned(&topics).map(|owned| owned.id), Some("id-1".into()));
+        assert!(topics.is_unsure(), "nobody has seen it yet");
+
+        let mut gone = outcome(Verdict::reconciling(Reason::TopicVanished, ""));
+        for outcome in gone.values_mut() {
+            outcome.record = Record::Forget;
+        }
+        topics.settle(&[desired(3)], gone, vec![], AT);
+        assert_eq!(owned(&topics), None, "it is gone");
+    }
+
+    #[test]
+    fn a_topic_that_was_just_made_is_not_missed_by_one_look() {
+        let mut topics = Topics::default();
+        topics.declare(desired(3), None);
+        topics.settle(&[desired(3)], outcome(Verdict::reconciling(Reason::Progressing, "")), vec![created()], AT);
+        let seen = topic::Topics {
+            by_name: [("orders".to_owned(), Ok(None))].into(),
+            otherwise: Unknown::new(Reason::PartialObservation, ""),
         };
-        let unseen = mq_core::condition::Unknown::new(Reason::PartialObservation, "");
-        let seen = |id: &str| topic::Topics {
-            by_name: [("orders".to_owned(), Ok(Some(state(id))))].into(),
-            otherwise: unseen.clone(),
-        };
-        let owned = |id: &str| topics.with_own_creations(vec![desired(3)], &seen(id))[0].owned.clone();
-        assert_eq!(owned("id-1").map(|owned| owned.id), Some("id-1".into()));
-        assert_eq!(owned("id-2"), None, "someone else's");
+        let mine = topics.with_own_creations(vec![desired(3)]);
+        let mut look = |at| topics.judge(&mine, seen.clone(), at).get("orders").is_ok_and(|state| state.is_none());
+        let looks = (0..20).map(|n| look(Moment { now: AT.interval * n, ..AT })).collect::<Vec<_>>();
+        assert_eq!(looks.iter().filter(|gone| !**gone).count(), 9, "{looks:?}");
+    }
+
+    #[test]
+    fn a_failed_look_turns_an_object_over_only_after_some_time() {
+        let mut topics = Topics::default();
+        topics.declare(desired(3), None);
+        topics.settle(&[desired(3)], outcome(Verdict::ready(Reason::InSync, "")), vec![], AT);
+        let unreachable = || outcome(Verdict::unknown(Reason::ClusterUnreachable, ""));
+        let later = |intervals| Moment { now: AT.interval * intervals, ..AT };
+        assert_eq!(topics.settle(&[desired(3)], unreachable(), vec![], later(2)), []);
+        assert_eq!(topics.view(&desired(3)).unwrap().outcome.verdict.reason, Reason::InSync);
+        assert_eq!(topics.settle(&[desired(3)], unreachable(), vec![], later(3)), [key()]);
+        assert_eq!(topics.view(&desired(3)).unwrap().outcome.verdict.reason, Reason::ClusterUnreachable);
+
+        topics.settle(&[desired(3)], outcome(Verdict::ready(Reason::InSync, "")), vec![], later(4));
+        let failed = Done { result: Err(Verdict::unknown(Reason::ClusterUnreachable, "no answer")), ..created() };
+        assert_eq!(topics.settle(&[desired(3)], unreachable(), vec![failed], later(5)), [key()], "a change failed");
     }
 
     #[test]
@@ -343,7 +435,7 @@ mod tests {
         let mut topics = Topics::default();
         topics.declare(desired(3), None);
         let failed = Done { result: Err(Verdict::stalled(Reason::RefusedByKafka, "no")), ..created() };
-        topics.settle(&[desired(3)], outcome(Verdict::reconciling(Reason::Progressing, "")), vec![failed]);
+        topics.settle(&[desired(3)], outcome(Verdict::reconciling(Reason::Progressing, "")), vec![failed], AT);
         assert_eq!(topics.view(&desired(3)).unwrap().outcome.verdict.reason, Reason::RefusedByKafka);
         assert_eq!(topics.take_events(&key()), []);
     }

@@ -18,7 +18,7 @@ pub use index::TopicView;
 pub use registry::{Dependents, Sessions};
 
 use crate::{events::Event, lease::Lease, metrics::Metrics, reconcile::Waker};
-use index::Topics;
+use index::{Moment, Topics};
 use mq_core::{
     cluster::check_identity,
     condition::{Observed, Unknown, Verdict},
@@ -38,12 +38,8 @@ use tokio_util::sync::CancellationToken;
 /// Changes that come within this time are planned together.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 
-/// Pause before looking whether effects had their effect.
+/// Pause before looking whether effects had their effect; doubled with each cycle in a row that needs another look.
 const VERIFY: Duration = Duration::from_millis(250);
-
-/// Cycles in a row that may follow each other that fast. Should Kafka answer a change with something else than was asked for, the
-/// operator goes back to its interval instead of fighting.
-const VERIFY_LIMIT: u32 = 3;
 
 /// How to reach a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +76,19 @@ pub struct ClusterSession {
     environment: Environment,
     changed: Notify,
     stop: CancellationToken,
+    started: Instant,
     state: Mutex<State>,
+}
+
+/// What a cycle found, as far as it decides when the next one follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Nothing is open.
+    Settled,
+    /// Kafka was changed.
+    Changed,
+    /// Something was not seen that should be there.
+    Unsure,
 }
 
 #[derive(Debug)]
@@ -102,7 +110,7 @@ impl ClusterSession {
     ) -> Self {
         let client = connect(&connection);
         let state = State { connection, client, cluster_id, health: None, topics: Topics::default() };
-        Self { object, environment, changed: Notify::new(), stop, state: Mutex::new(state) }
+        Self { object, environment, changed: Notify::new(), stop, started: Instant::now(), state: Mutex::new(state) }
     }
 
     /// The client for the cluster as it is configured now. Ask again for each use: an edit of the `MqCluster` replaces it.
@@ -151,16 +159,15 @@ impl ClusterSession {
     }
 
     async fn run(self: Arc<Self>) {
-        let mut quick = 0;
+        let mut open = 0;
         let mut next = Instant::now();
         loop {
             if !self.turn_comes(next).await {
                 return;
             }
-            let changed = self.environment.lease.permit().is_ok() && self.cycle().await;
-            quick = if changed { quick + 1 } else { 0 };
-            let pause = if (1..=VERIFY_LIMIT).contains(&quick) { VERIFY } else { self.jittered_interval() };
-            next = Instant::now() + pause;
+            let turn = if self.environment.lease.permit().is_ok() { self.cycle().await } else { Turn::Settled };
+            open = if turn == Turn::Settled { 0 } else { open + 1 };
+            next = Instant::now() + pause(turn, open, self.environment.interval);
         }
     }
 
@@ -176,13 +183,8 @@ impl ClusterSession {
         true
     }
 
-    /// Clusters do not tick in step.
-    fn jittered_interval(&self) -> Duration {
-        self.environment.interval.mul_f64(0.9 + fastrand::f64() / 10.0)
-    }
-
-    /// One look and what follows from it. True if Kafka was changed.
-    async fn cycle(&self) -> bool {
+    /// One look and what follows from it.
+    async fn cycle(&self) -> Turn {
         let (client, desired) = {
             let state = self.lock();
             (Arc::clone(&state.client), state.topics.desired())
@@ -193,7 +195,7 @@ impl ClusterSession {
             Err(why) => mq_core::topic::Topics::unknown(why),
         };
         self.took("observe", started);
-        let (desired, mut plan) = self.plan(&desired, &observed);
+        let (desired, mut plan) = self.plan(&desired, observed);
         let (destructive, others): (Vec<_>, Vec<_>) =
             plan.effects.into_iter().partition(|effect| effect.change.is_destructive());
         let started = Instant::now();
@@ -211,20 +213,33 @@ impl ClusterSession {
         }
         self.count(&done);
         let changed = done.iter().any(|done| done.result.is_ok());
-        let touched = self.lock().topics.settle(&desired, plan.outcomes, done);
+        let (touched, unsure) = {
+            let mut state = self.lock();
+            (state.topics.settle(&desired, plan.outcomes, done, self.moment()), state.topics.is_unsure())
+        };
         for object in touched {
             self.environment.topics.wake(object);
         }
-        changed
+        match (changed, unsure) {
+            (true, _) => Turn::Changed,
+            (false, true) => Turn::Unsure,
+            (false, false) => Turn::Settled,
+        }
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { now: self.started.elapsed(), interval: self.environment.interval }
     }
 
     /// Plans what is still declared as it was when it was looked at; looking may have taken long.
-    fn plan(&self, looked_at: &[DesiredTopic], observed: &mq_core::topic::Topics) -> (Vec<DesiredTopic>, TopicPlan) {
-        let desired = {
-            let state = self.lock();
-            state.topics.with_own_creations(state.topics.still(looked_at), observed)
+    fn plan(&self, looked_at: &[DesiredTopic], observed: mq_core::topic::Topics) -> (Vec<DesiredTopic>, TopicPlan) {
+        let (desired, observed) = {
+            let topics = &mut self.lock().topics;
+            let desired = topics.with_own_creations(topics.still(looked_at));
+            let observed = topics.judge(&desired, observed, self.moment());
+            (desired, observed)
         };
-        let plan = plan(&desired, observed);
+        let plan = plan(&desired, &observed);
         (desired, plan)
     }
 
@@ -239,7 +254,7 @@ impl ClusterSession {
         let claims = desired.iter().filter(|topic| names.contains(topic.topic.as_str()));
         let claims: Vec<DesiredTopic> = claims.cloned().collect();
         let observed = observe::topics(client, &claims).await;
-        let (claims, again) = self.plan(&claims, &observed);
+        let (claims, again) = self.plan(&claims, observed);
         let agreed = deletes.into_iter().filter(|effect| again.effects.contains(effect)).collect();
         let standing = self.standing(&claims, agreed);
         (execute::execute(client, &self.environment.lease, standing).await, again.outcomes)
@@ -307,6 +322,19 @@ impl ClusterSession {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Soon if something is open, and later each time: should Kafka answer a change with something else than was asked for, the operator
+/// goes back to its interval instead of fighting. A doubt is settled by looks half an interval apart.
+fn pause(turn: Turn, open: u32, interval: Duration) -> Duration {
+    let soon = VERIFY.saturating_mul(1 << open.saturating_sub(1).min(10));
+    // Clusters do not tick in step.
+    let jittered = interval.mul_f64(0.9 + fastrand::f64() / 10.0);
+    match turn {
+        Turn::Settled => jittered,
+        Turn::Changed => soon.min(jittered),
+        Turn::Unsure => soon.min(interval / 2),
     }
 }
 

@@ -1,0 +1,203 @@
+//! When a topic that is not seen counts as gone.
+//!
+//! Brokers learn of topics later than the controller, by half a minute after thousands were created, so that one which does not show a
+//! topic proves nothing about a topic that was there. Believed at once, it would let go of an object whose topic exists, and call a
+//! topic vanished that only one broker does not know yet.
+
+use crate::{
+    condition::Unknown,
+    reason::Reason,
+    topic::{TopicState, Topics},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// Looks in a row that do not show the topic, after which it is gone.
+const LOOKS: u32 = 3;
+
+/// The same for a topic that was created here and never seen since: the controller has it, the brokers follow.
+const LOOKS_AFTER_CREATION: u32 = 10;
+
+/// What is remembered of topics that should exist and were not seen.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Absences(BTreeMap<String, Absence>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Absence {
+    Doubted {
+        looks: u32,
+        counted_at: Option<Duration>,
+        enough: u32,
+    },
+    /// By us, which the controller confirmed.
+    Deleted {
+        id: String,
+    },
+}
+
+impl Absences {
+    /// The controller has made this topic.
+    pub fn created(&mut self, topic: &str) {
+        let fresh = Absence::Doubted { looks: 0, counted_at: None, enough: LOOKS_AFTER_CREATION };
+        self.0.insert(topic.to_owned(), fresh);
+    }
+
+    /// The controller has removed this topic: its absence is certain, and a broker that still shows it is behind.
+    pub fn deleted(&mut self, topic: &str, id: &str) {
+        self.0.insert(topic.to_owned(), Absence::Deleted { id: id.to_owned() });
+    }
+
+    /// Forgets topics that nobody declares.
+    pub fn retain(&mut self, declared: impl Fn(&str) -> bool) {
+        self.0.retain(|topic, _| declared(topic));
+    }
+
+    /// Whether another look is needed to settle something.
+    pub fn is_unsure(&self) -> bool {
+        self.0.values().any(Absence::is_doubt)
+    }
+
+    /// What a look at `now` shows in the light of the ones before. Of the topics that are `expected` to exist, absence becomes
+    /// [`Unknown`] until enough looks agree; looks closer together than `spacing` count as one.
+    #[must_use]
+    pub fn judge(&mut self, expected: &BTreeSet<&str>, seen: Topics, now: Duration, spacing: Duration) -> Topics {
+        let Topics { by_name, otherwise } = seen;
+        let judged = by_name.into_iter().map(|(topic, state)| {
+            let state = match state {
+                Err(why) => Err(why),
+                Ok(Some(state)) => Ok(self.seen(&topic, state)),
+                Ok(None) if expected.contains(topic.as_str()) => self.missed(&topic, now, spacing).map(|()| None),
+                Ok(None) => Ok(None),
+            };
+            (topic, state)
+        });
+        Topics { by_name: judged.collect(), otherwise }
+    }
+
+    fn seen(&mut self, topic: &str, state: TopicState) -> Option<TopicState> {
+        if matches!(self.0.get(topic), Some(Absence::Deleted { id }) if *id == state.id) {
+            return None;
+        }
+        self.0.remove(topic);
+        Some(state)
+    }
+
+    fn missed(&mut self, topic: &str, now: Duration, spacing: Duration) -> Result<(), Unknown> {
+        let first = Absence::Doubted { looks: 0, counted_at: None, enough: LOOKS };
+        let absence = self.0.entry(topic.to_owned()).or_insert(first);
+        if let Absence::Doubted { looks, counted_at, .. } = absence
+            && counted_at.is_none_or(|at| now.saturating_sub(at) >= spacing)
+        {
+            *looks = looks.saturating_add(1);
+            *counted_at = Some(now);
+        }
+        if !absence.is_doubt() {
+            return Ok(());
+        }
+        let message = format!("the brokers do not show topic {topic}, which should exist; they are asked again");
+        Err(Unknown::new(Reason::PartialObservation, message))
+    }
+}
+
+impl Absence {
+    fn is_doubt(&self) -> bool {
+        matches!(self, Self::Doubted { looks, enough, .. } if looks < enough)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topic::Usage;
+
+    const SPACING: Duration = Duration::from_secs(5);
+
+    fn state(id: &str) -> TopicState {
+        TopicState {
+            id: id.into(),
+            partitions: 1,
+            replication_factor: 1,
+            config: Ok(BTreeMap::new()),
+            usage: Ok(Usage { records: 0, groups: vec![] }),
+        }
+    }
+
+    /// `None` = not known.
+    fn look(absences: &mut Absences, expected: bool, seen: Option<&str>, second: u64) -> Option<Option<String>> {
+        let seen = [("orders".to_owned(), Ok(seen.map(state)))].into();
+        let seen = Topics { by_name: seen, otherwise: Unknown::new(Reason::PartialObservation, "") };
+        let expected = expected.then_some("orders").into_iter().collect();
+        let judged = absences.judge(&expected, seen, Duration::from_secs(second), SPACING);
+        judged.get("orders").ok().map(|state| state.map(|state| state.id.clone()))
+    }
+
+    fn looks_until_gone(absences: &mut Absences) -> u64 {
+        (1..).find(|n| look(absences, true, None, n * 5).is_some()).unwrap()
+    }
+
+    #[test]
+    fn a_topic_is_gone_after_enough_looks_in_a_row() {
+        let mut absences = Absences::default();
+        assert_eq!(looks_until_gone(&mut absences), 3);
+        assert!(!absences.is_unsure());
+        assert_eq!(look(&mut absences, true, None, 1000), Some(None), "and stays gone");
+        assert_eq!(look(&mut absences, true, Some("1"), 1005), Some(Some("1".into())));
+        assert_eq!(looks_until_gone(&mut absences), 3, "one look at it starts the count anew");
+    }
+
+    #[test]
+    fn the_own_creation_gets_more_time_until_it_was_seen_once() {
+        let mut absences = Absences::default();
+        absences.created("orders");
+        assert!(absences.is_unsure());
+        assert_eq!(looks_until_gone(&mut absences), 10);
+        absences.created("orders");
+        look(&mut absences, true, Some("1"), 500);
+        assert_eq!(looks_until_gone(&mut absences), 3);
+    }
+
+    #[test]
+    fn a_burst_of_looks_is_one_look() {
+        let mut absences = Absences::default();
+        for second in [10, 11, 12, 13, 14] {
+            assert_eq!(look(&mut absences, true, None, second), None);
+        }
+        assert_eq!(look(&mut absences, true, None, 15), None);
+        assert!(absences.is_unsure());
+        assert_eq!(look(&mut absences, true, None, 20), Some(None));
+    }
+
+    #[test]
+    fn what_nobody_had_is_absent_at_once() {
+        let mut absences = Absences::default();
+        assert_eq!(look(&mut absences, false, None, 1), Some(None));
+        assert!(!absences.is_unsure());
+    }
+
+    #[test]
+    fn the_own_delete_is_believed_and_a_late_broker_is_not() {
+        let mut absences = Absences::default();
+        absences.deleted("orders", "1");
+        assert_eq!(look(&mut absences, true, None, 1), Some(None));
+        assert_eq!(look(&mut absences, true, Some("1"), 2), Some(None), "shown by a broker that is behind");
+        assert_eq!(look(&mut absences, true, Some("2"), 3), Some(Some("2".into())));
+        absences.deleted("orders", "2");
+        absences.retain(|_| false);
+        assert_eq!(absences, Absences::default());
+    }
+
+    #[test]
+    fn a_failed_look_counts_neither_way() {
+        let mut absences = Absences::default();
+        look(&mut absences, true, None, 5);
+        let failed = Topics {
+            by_name: [("orders".to_owned(), Err(Unknown::new(Reason::ClusterUnreachable, "")))].into(),
+            otherwise: Unknown::new(Reason::PartialObservation, ""),
+        };
+        let before = absences.clone();
+        let judged = absences.judge(&["orders"].into(), failed.clone(), Duration::from_secs(10), SPACING);
+        assert_eq!((judged, absences), (failed, before));
+    }
+}
