@@ -121,6 +121,13 @@ impl Verdict {
         Self { health: Health::Held, reason: Reason::Paused, message }
     }
 
+    /// Its `MqCluster` is paused by annotation.
+    pub fn cluster_paused() -> Self {
+        let message =
+            "the MqCluster is paused: nothing is changed while its annotation mq.infra-kit.io/paused is true".into();
+        Self { health: Health::Held, reason: Reason::Paused, message }
+    }
+
     /// The earlier words, as long as something is not known for the same reason: the texts of errors differ from attempt to attempt, and
     /// a status shall not be written for that.
     #[must_use]

@@ -13,6 +13,8 @@ mod deletion;
 #[cfg(test)]
 mod tests;
 
+pub use deletion::LET_GO;
+
 use crate::{
     condition::Verdict,
     effect::{Change, Effect, ObjectKey},
@@ -32,8 +34,17 @@ pub struct TopicPlan {
     pub outcomes: BTreeMap<ObjectKey, TopicOutcome>,
 }
 
+/// Whether anything may be changed on a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writes {
+    /// As far as each object allows.
+    Allowed,
+    /// Nothing, its `MqCluster` is paused.
+    Paused,
+}
+
 /// Plans all topics of one cluster. The result does not depend on the order of `desired`.
-pub fn plan(desired: &[DesiredTopic], observed: &Topics) -> TopicPlan {
+pub fn plan(desired: &[DesiredTopic], observed: &Topics, writes: Writes) -> TopicPlan {
     let mut claims: BTreeMap<&str, Vec<&DesiredTopic>> = BTreeMap::new();
     for topic in desired {
         claims.entry(&topic.topic).or_default().push(topic);
@@ -43,7 +54,7 @@ pub fn plan(desired: &[DesiredTopic], observed: &Topics) -> TopicPlan {
         claimants.sort_by(|a, b| (a.created_at, &a.object.uid).cmp(&(b.created_at, &b.object.uid)));
         let Some((winner, losers)) = claimants.split_first() else { continue };
         let contested = losers.iter().find(|loser| !loser.deleting).copied();
-        let (effects, outcome) = plan_winner(winner, contested, observed);
+        let (effects, outcome) = plan_winner(winner, contested, observed, writes);
         plan.effects.extend(effects);
         plan.outcomes.insert(winner.object.clone(), outcome);
         for loser in losers {
@@ -57,16 +68,18 @@ fn plan_winner(
     desired: &DesiredTopic,
     contested: Option<&DesiredTopic>,
     observed: &Topics,
+    writes: Writes,
 ) -> (Vec<Effect>, TopicOutcome) {
-    let found = match observed.get(&desired.topic) {
+    let found = observed.get(&desired.topic);
+    if let Some(verdict) = paused(desired, writes) {
+        let record = found.map_or(Record::Keep, |found| paused_record(desired, found));
+        return (vec![], TopicOutcome { record, ..outcome(verdict) });
+    }
+    let found = match found {
         Ok(found) => found,
-        Err(_) if desired.paused => return (vec![], outcome(Verdict::paused())),
         Err(why) if desired.deleting => return (vec![], outcome(deletion::waits(why))),
         Err(why) => return (vec![], outcome(why.clone().into())),
     };
-    if desired.paused {
-        return (vec![], TopicOutcome { record: paused_record(desired, found), ..outcome(Verdict::paused()) });
-    }
     if desired.deleting {
         return deletion::plan(desired, contested, found);
     }
@@ -273,6 +286,15 @@ fn differences(desired: &DesiredTopic, state: &TopicState, config: &BTreeMap<Str
         }
     }
     differences
+}
+
+fn paused(desired: &DesiredTopic, writes: Writes) -> Option<Verdict> {
+    let verdict = match writes {
+        _ if desired.paused => Verdict::paused(),
+        Writes::Paused => Verdict::cluster_paused(),
+        Writes::Allowed => return None,
+    };
+    Some(if desired.deleting { deletion::held(verdict) } else { verdict })
 }
 
 /// While paused the status still follows the topic that is owned.

@@ -38,7 +38,7 @@ reasons! {
     Pending,
     /// Changes are being carried out; the message lists them.
     Progressing,
-    /// The annotation `mq.infra-kit.io/paused` is `true`: nothing is changed until it is removed.
+    /// The annotation `mq.infra-kit.io/paused` of the object or of its `MqCluster` is `true`: nothing is changed until it is removed.
     Paused,
     /// The specification cannot be carried out as written; the message says what to change.
     InvalidSpec,

@@ -95,14 +95,23 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
     // Ends with `shutdown`, with this function, and with the first part that ends unasked.
     let stop = shutdown.child_token();
     let _stop = stop.clone().drop_guard();
+    let clients: Dependents = {
+        let (producers, groups) = (dependents(&producers), dependents(&groups));
+        Arc::new(move |cluster| {
+            producers(cluster);
+            groups(cluster);
+        })
+    };
     let environment = Environment {
         lease: Arc::clone(&lease),
         metrics: metrics.clone(),
         interval: options.topic_interval,
         clusters: clusters.waker.clone(),
         topics: topics.waker.clone(),
+        clients: Arc::clone(&clients),
+        claims: controllers::topic::claims(topics.cache.clone(), topics.filled.clone(), clusters.cache.clone()),
     };
-    let sessions = Arc::new(Sessions::new(environment, vec![dependents(&topics)], stop.clone()));
+    let sessions = Arc::new(Sessions::new(environment, vec![dependents(&topics), clients], stop.clone()));
     let (synced, is_synced) = channel::channel(false);
     let served = http::Served { metrics: metrics.clone(), lease: Arc::clone(&lease), synced: is_synced };
     let bind = |source| RunError::Bind { address: options.metrics_addr, source };
@@ -116,7 +125,12 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
     let mut runners = JoinSet::new();
     spawn(&mut runners, cluster_kind, clusters, std::future::ready(()), &shared, &stop);
     spawn(&mut runners, topic_kind, topics, std::future::ready(()), &shared, &stop);
-    let configs = || Configs { index: push.index(), client: client.clone(), writer: shared.writer.clone() };
+    let configs = || Configs {
+        index: push.index(),
+        client: client.clone(),
+        writer: shared.writer.clone(),
+        sessions: Arc::clone(&sessions),
+    };
     let watched = Groups::start(
         groups::Environment {
             client: client.clone(),
@@ -205,7 +219,7 @@ async fn all_filled(caches: impl IntoIterator<Item = watch::Filled>) -> bool {
 /// Wakes all objects of a kind that belong to a cluster.
 fn dependents<K: Object>(source: &Source<K>) -> Dependents {
     let (cache, waker) = (source.cache.clone(), source.waker.clone());
-    Box::new(move |cluster| {
+    Arc::new(move |cluster| {
         for object in cache.state().iter().filter(|object| object.cluster == cluster) {
             waker.wake(key_of(&**object));
         }

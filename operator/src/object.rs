@@ -32,6 +32,8 @@ pub struct Invalid {
     pub metadata: ObjectMeta,
     /// Which field is wrong, and how.
     pub error: String,
+    /// `spec` as stored; null if there is none.
+    pub spec: Value,
 }
 
 impl<'de, K: Object> Deserialize<'de> for Guarded<K> {
@@ -42,9 +44,10 @@ impl<'de, K: Object> Deserialize<'de> for Guarded<K> {
         let parsed = match K::deserialize(&raw) {
             Ok(object) => Ok(object),
             Err(error) => {
+                let spec = raw.get("spec").cloned().unwrap_or_default();
                 let PartialObjectMeta::<K> { metadata, .. } =
                     serde_json::from_value(raw).map_err(serde::de::Error::custom)?;
-                Err(Invalid { metadata, error: error.to_string() })
+                Err(Invalid { metadata, error: error.to_string(), spec })
             }
         };
         Ok(Self { parsed, status, cluster })

@@ -19,7 +19,7 @@ pub use runner::{Runner, Shared, Source, Waker};
 
 use crate::{
     events::Event,
-    object::{Guarded, Object},
+    object::{Guarded, Object, key_of},
     writer::WriteError,
 };
 use mq_core::{
@@ -82,8 +82,13 @@ pub trait Kind: Send + Sync + 'static {
     /// The object is paused: keep what it claims, change nothing.
     fn pause(&self, object: &Self::Object);
 
-    /// The object is gone, refused, or does not deserialize: nothing may be done on its behalf any more.
+    /// The object is gone or refused: nothing may be done on its behalf any more.
     fn forget(&self, key: &ObjectKey);
+
+    /// The object does not deserialize: nothing may be done on its behalf, but it keeps what it claims as far as that can be read.
+    fn unreadable(&self, object: &Guarded<Self::Object>) {
+        self.forget(&key_of(object));
+    }
 }
 
 /// A specification that is not carried out.

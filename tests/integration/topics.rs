@@ -307,6 +307,10 @@ async fn an_object_that_does_not_deserialize_stops_no_other() -> Result<()> {
     world.until("good", "InSync").await?;
     let note = world.until_event("broken", "Undeserializable").await?;
     assert!(note.contains("3000000000"), "{note}");
+    // Its name is not up for grabs.
+    world.declare("rival", json!({"topicName": world.kafka_name("broken"), "adoption": "Always"})).await?;
+    let loser = world.until("rival", "ResourceConflict").await?;
+    assert!(message(&loser).contains("/broken"), "{}", message(&loser));
     assert!((operator.metric("mq_undeserializable_objects", "MqTopic").await? - 1.0).abs() < f64::EPSILON);
     Ok(())
 }

@@ -8,10 +8,18 @@ use crate::{
     topic::{DesiredTopic, Reclaim, TopicOutcome, TopicState},
 };
 
+/// How to let an object go that cannot delete its topic.
+pub const LET_GO: &str = "to let this object go and keep the topic, set spec.reclaimPolicy: Retain";
+
 /// A deletion that cannot go on for now; a namespace may be waiting for it, so it says how to let go.
 pub(super) fn waits(why: &Unknown) -> Verdict {
-    let message = format!("{}; to let this object go and keep the topic, set spec.reclaimPolicy: Retain", why.message);
-    Verdict::unknown(why.reason, message)
+    held(Verdict::unknown(why.reason, &why.message))
+}
+
+/// Adds to a verdict that holds up a deletion how to let go.
+pub(super) fn held(verdict: Verdict) -> Verdict {
+    let message = format!("{}; {LET_GO}", verdict.message);
+    Verdict { message, ..verdict }
 }
 
 pub(super) fn plan(

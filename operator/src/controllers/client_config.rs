@@ -15,6 +15,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use mq_core::{
+    cluster::check_broker,
     condition::Verdict,
     effect::ObjectKey,
     reason::Reason,
@@ -37,6 +38,7 @@ use crate::{
     push::index::{ConfigKey, Index, Report},
     reconcile::Error,
     revisions::{self, Revision},
+    session::{self, Sessions},
     writer::{FIELD_MANAGER, Writer},
 };
 
@@ -51,6 +53,8 @@ pub(crate) struct Facts {
     pub(crate) cluster: Option<Arc<MqClusterSpec>>,
     pub(crate) revisions: Vec<Stored>,
     pub(crate) report: Report,
+    /// How the cluster is by way of the brokers that `cluster` names; `None` until somebody looked.
+    pub(crate) health: Option<Verdict>,
     /// Whether agents had the time to connect since this replica serves them.
     pub(crate) settled: bool,
 }
@@ -90,9 +94,9 @@ pub(crate) fn rejection(conditions: &[Condition]) -> Option<String> {
     conditions.iter().find(rejected).map(|condition| condition.message.clone())
 }
 
-/// How clients reach the cluster, if the namespace may use it.
-pub(crate) fn connection(name: &str, namespace: &str, cluster: Option<&MqClusterSpec>) -> Result<Connection, Verdict> {
-    let Some(cluster) = cluster else {
+/// How clients reach the cluster, if the namespace may use it and it is the right one.
+pub(crate) fn connection(name: &str, namespace: &str, facts: &Facts) -> Result<Connection, Verdict> {
+    let Some(cluster) = facts.cluster.as_deref() else {
         return Err(Verdict::stalled(Reason::ClusterNotFound, format!("there is no MqCluster {name}; create it")));
     };
     if !cluster.namespaces.iter().any(|grant| grant.name == namespace) {
@@ -100,6 +104,13 @@ pub(crate) fn connection(name: &str, namespace: &str, cluster: Option<&MqCluster
             "MqCluster {name} grants nothing to namespace {namespace}; a platform admin can add it to spec.namespaces"
         );
         return Err(Verdict::stalled(Reason::NotGranted, message));
+    }
+    if cluster.brokers.iter().any(|broker| check_broker(broker).is_err()) {
+        let message = format!("MqCluster {name} is not usable, see its status");
+        return Err(Verdict::unknown(Reason::ClusterUnreachable, message));
+    }
+    if let Some(wrong) = facts.health.as_ref().filter(|verdict| verdict.reason == Reason::WrongCluster) {
+        return Err(wrong.clone());
     }
     let security_protocol = match cluster.security_protocol {
         SecurityProtocol::Plaintext => body::SecurityProtocol::Plaintext,
@@ -195,6 +206,7 @@ pub(crate) struct Configs {
     pub(crate) index: Index,
     pub(crate) client: Client,
     pub(crate) writer: Writer,
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 impl Configs {
@@ -202,8 +214,14 @@ impl Configs {
     pub(crate) fn facts(&self, kind: Kind, object: &ObjectKey, cluster: &str) -> Facts {
         let client = ClientRef::new(kind, &object.name);
         let key = ConfigKey { namespace: object.namespace.clone(), client };
+        let spec = self.index.cluster(cluster);
+        let health = spec.as_ref().and_then(|spec| {
+            let connection = session::Connection { brokers: spec.brokers.clone() };
+            Some(self.sessions.get(cluster)?.health_by(&connection)?.verdict)
+        });
         Facts {
-            cluster: self.index.cluster(cluster),
+            cluster: spec,
+            health,
             revisions: self.index.revisions(&object.uid),
             report: self.index.report(&key),
             settled: self.index.is_settled(),

@@ -3,7 +3,7 @@
 use crate::{
     object::{Guarded, key_of},
     reconcile::{Error, Kind, Refusal, Report},
-    session::{Connection, Sessions},
+    session::{Connection, Declared, Sessions},
 };
 use kube::{Resource, ResourceExt};
 use mq_core::{cluster::check_broker, condition::Verdict, effect::ObjectKey, reason::Reason};
@@ -16,18 +16,10 @@ pub(crate) struct ClusterKind {
     pub(crate) sessions: Arc<Sessions>,
 }
 
-/// How to reach which Kafka cluster.
-#[derive(Debug)]
-pub(crate) struct ValidCluster {
-    generation: i64,
-    connection: Connection,
-    bound_to: Option<String>,
-}
-
 impl Kind for ClusterKind {
     type Object = MqCluster;
     type Inputs = ();
-    type Valid = ValidCluster;
+    type Valid = Declared;
     type Decision = ();
 
     // Never put on: a cluster may go at any time, its objects say that it is gone.
@@ -41,21 +33,14 @@ impl Kind for ClusterKind {
         Ok(())
     }
 
-    fn validate(&self, object: &MqCluster, (): ()) -> Result<ValidCluster, Refusal> {
-        for broker in &object.spec.brokers {
-            check_broker(broker).map_err(|message| Verdict::stalled(Reason::InvalidSpec, message))?;
-        }
-        Ok(ValidCluster {
-            generation: object.meta().generation.unwrap_or_default(),
-            connection: Connection { brokers: object.spec.brokers.clone() },
-            bound_to: object.status.as_ref().and_then(|status| status.cluster_id.clone()),
-        })
+    fn validate(&self, object: &MqCluster, (): ()) -> Result<Declared, Refusal> {
+        Ok(declared(object)?)
     }
 
-    fn decide(&self, _: &ValidCluster) {}
+    fn decide(&self, _: &Declared) {}
 
-    async fn apply(&self, object: &MqCluster, valid: ValidCluster, (): ()) -> Result<Report, Error> {
-        let session = self.sessions.ensure(&key_of(object), valid.generation, valid.connection, valid.bound_to);
+    async fn apply(&self, object: &MqCluster, valid: Declared, (): ()) -> Result<Report, Error> {
+        let session = self.sessions.ensure(&key_of(object), valid);
         let Some(health) = session.health() else { return Ok(Report::default()) };
         let mut status = Map::new();
         status.insert("clusterId".into(), health.cluster_id.into());
@@ -63,9 +48,27 @@ impl Kind for ClusterKind {
         Ok(Report { verdict: Some(health.verdict), status, ..Report::default() })
     }
 
-    fn pause(&self, _: &MqCluster) {}
+    // The cluster is read on; nothing is changed in it.
+    fn pause(&self, object: &MqCluster) {
+        match declared(object) {
+            Ok(valid) => drop(self.sessions.ensure(&key_of(object), Declared { paused: true, ..valid })),
+            Err(_) => self.forget(&key_of(object)),
+        }
+    }
 
     fn forget(&self, key: &ObjectKey) {
         self.sessions.remove(key);
     }
+}
+
+fn declared(object: &MqCluster) -> Result<Declared, Verdict> {
+    for broker in &object.spec.brokers {
+        check_broker(broker).map_err(|message| Verdict::stalled(Reason::InvalidSpec, message))?;
+    }
+    Ok(Declared {
+        generation: object.meta().generation.unwrap_or_default(),
+        connection: Connection { brokers: object.spec.brokers.clone() },
+        bound_to: object.status.as_ref().and_then(|status| status.cluster_id.clone()),
+        paused: false,
+    })
 }

@@ -56,6 +56,9 @@ impl Kind for ConsumerGroupKind {
 
     async fn apply(&self, object: &MqConsumerGroup, valid: ValidGroup, decision: Decision) -> Result<Report, Error> {
         let ValidGroup { config: resolved, group } = valid;
+        if resolved.facts.health.is_none() {
+            return Ok(Report::default());
+        }
         let owner = object.controller_owner_ref(&());
         let kind = message::Kind::Consumer;
         let events = self.configs.carry_out(kind, &key_of(object), owner, &resolved, &decision).await?;
@@ -82,7 +85,7 @@ impl Kind for ConsumerGroupKind {
 fn resolve(object: &MqConsumerGroup, facts: Facts) -> Result<ValidGroup, Verdict> {
     let spec = &object.spec;
     let namespace = object.namespace().unwrap_or_default();
-    let connection = client_config::connection(&spec.cluster, &namespace, facts.cluster.as_deref())?;
+    let connection = client_config::connection(&spec.cluster, &namespace, &facts)?;
     let group_id = spec.group_id.clone().unwrap_or_else(|| object.name_any());
     let dead_letter =
         spec.dead_letter.as_ref().map_or_else(|| format!("{group_id}.dlq"), |letter| letter.topic.clone());

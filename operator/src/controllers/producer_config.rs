@@ -38,6 +38,9 @@ impl Kind for ProducerConfigKind {
     }
 
     async fn apply(&self, object: &MqProducerConfig, resolved: Resolved, decision: Decision) -> Result<Report, Error> {
+        if resolved.facts.health.is_none() {
+            return Ok(Report::default());
+        }
         let owner = object.controller_owner_ref(&());
         let kind = message::Kind::Producer;
         let events = self.configs.carry_out(kind, &key_of(object), owner, &resolved, &decision).await?;
@@ -53,7 +56,7 @@ impl Kind for ProducerConfigKind {
 fn resolve(object: &MqProducerConfig, facts: Facts) -> Result<Resolved, Verdict> {
     let spec = &object.spec;
     let namespace = object.namespace().unwrap_or_default();
-    let connection = client_config::connection(&spec.cluster, &namespace, facts.cluster.as_deref())?;
+    let connection = client_config::connection(&spec.cluster, &namespace, &facts)?;
     let generation = object.meta().generation.unwrap_or_default();
     let preset_version = revision::preset_version(&facts.revisions, generation);
     let settings = spec

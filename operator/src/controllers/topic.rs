@@ -3,14 +3,15 @@
 use crate::{
     object::{Guarded, created_at, key_of},
     reconcile::{Error, Kind, RECONCILE_AT, Refusal, Report},
-    session::{ClusterSession, Sessions, TopicView},
-    watch::Cache,
+    session::{Claim, Claims, ClusterSession, Sessions, TopicView},
+    watch::{Cache, Filled},
 };
 use kube::{Resource, ResourceExt, runtime::reflector::ObjectRef};
 use mq_core::{
     cluster::check_broker,
     condition::Verdict,
     effect::ObjectKey,
+    plan::LET_GO,
     reason::Reason,
     tenancy::topic_granted,
     topic::{Adoption, DesiredTopic, Owned, Reclaim, Record, check_name},
@@ -79,14 +80,71 @@ impl Kind for TopicKind {
     }
 
     fn pause(&self, object: &MqTopic) {
-        let valid = validate(object, self.inputs(object));
-        if let Ok(ValidTopic { desired, session: Some(session) }) = valid {
-            session.declare(DesiredTopic { paused: true, ..desired }, None);
+        match validate(object, self.inputs(object)) {
+            Ok(ValidTopic { desired, session: Some(session) }) => {
+                session.declare(DesiredTopic { paused: true, ..desired }, None);
+            }
+            Ok(ValidTopic { session: None, .. }) => {}
+            Err(_) => self.forget(&key_of(object)),
         }
     }
 
     fn forget(&self, key: &ObjectKey) {
         self.sessions.withdraw(key);
+    }
+
+    fn unreadable(&self, object: &Guarded<MqTopic>) {
+        let cluster = self.clusters.get(&ObjectRef::new(&object.cluster));
+        let claim = cluster.and_then(|cluster| claim(object, &cluster));
+        match (claim, self.sessions.get(&object.cluster)) {
+            (Some((_, topic)), Some(session)) => session.declare(placeholder(object, topic), None),
+            _ => self.forget(&key_of(object)),
+        }
+    }
+}
+
+/// What objects of a cluster claim, from the caches.
+pub(crate) fn claims(topics: Cache<MqTopic>, filled: Filled, clusters: Cache<MqCluster>) -> Claims {
+    Arc::new(move |name| {
+        let cluster = filled.borrow().then(|| clusters.get(&ObjectRef::new(name)))?;
+        let Some(cluster) = cluster else { return Some(vec![]) };
+        let topics = topics.state();
+        Some(topics.iter().filter(|topic| topic.cluster == name).filter_map(|topic| claim(topic, &cluster)).collect())
+    })
+}
+
+/// The topic that an object claims: as one that is valid does, whether it is or not. None if it may not, or is about to let go.
+fn claim(object: &Guarded<MqTopic>, cluster: &Guarded<MqCluster>) -> Option<Claim> {
+    let deleting = object.meta().deletion_timestamp.is_some();
+    if deleting && !object.finalizers().iter().any(|name| name == TopicKind::FINALIZER) {
+        return None;
+    }
+    let topic = match &object.parsed {
+        Ok(topic) if deleting && topic.spec.reclaim_policy == ReclaimPolicy::Retain => return None,
+        Ok(topic) => topic.spec.topic_name.clone(),
+        Err(invalid) => invalid.spec.get("topicName").and_then(Value::as_str).map(str::to_owned),
+    };
+    let (key, topic) = (key_of(object), topic.unwrap_or_else(|| object.name_any()));
+    let grants = super::grants(&cluster.parsed.as_ref().ok()?.spec);
+    check_name(&topic).ok()?;
+    topic_granted(&grants, &cluster.name_any(), &key.namespace, &topic).ok()?;
+    Some((key, topic))
+}
+
+/// Declares nothing, but keeps the name.
+fn placeholder(object: &Guarded<MqTopic>, topic: String) -> DesiredTopic {
+    DesiredTopic {
+        object: key_of(object),
+        created_at: created_at(object.meta()),
+        topic,
+        partitions: 1,
+        replication_factor: None,
+        config: BTreeMap::new(),
+        adoption: Adoption::Never,
+        reclaim: Reclaim::Retain,
+        deleting: object.meta().deletion_timestamp.is_some(),
+        paused: true,
+        owned: None,
     }
 }
 
@@ -107,11 +165,7 @@ fn validate(object: &MqTopic, inputs: Inputs) -> Result<ValidTopic, Refusal> {
     }
     check_name(&desired.topic).map_err(|message| Verdict::stalled(Reason::InvalidSpec, message))?;
     let name = &object.spec.cluster;
-    let escape = if desired.deleting {
-        "; to let this object go and keep the topic, set spec.reclaimPolicy: Retain"
-    } else {
-        ""
-    };
+    let escape = if desired.deleting { format!("; {LET_GO}") } else { String::new() };
     let Some(cluster) = inputs.cluster else {
         let message = format!("there is no MqCluster {name}; create it{escape}");
         return Err(Verdict::stalled(Reason::ClusterNotFound, message).into());
@@ -209,32 +263,77 @@ fn status(stored: Option<&MqTopicStatus>, view: &TopicView) -> Map<String, Value
 mod tests {
     use super::*;
 
-    fn refusal(broker: &str, deleting: bool) -> Option<(Reason, String)> {
+    fn cluster(broker: &str) -> Guarded<MqCluster> {
         let cluster = json!({
             "metadata": {"name": "main"},
             "spec": {"brokers": [broker], "namespaces": [{"name": "shop", "topics": ["*"]}]},
         });
+        serde_json::from_value(cluster).unwrap()
+    }
+
+    /// In `shop`; `more` replaces parts of it.
+    fn topic(more: Value) -> Value {
         let mut topic = json!({
             "metadata": {"name": "orders", "namespace": "shop", "uid": "1"},
             "spec": {"cluster": "main", "partitions": 3, "reclaimPolicy": "Delete"},
         });
-        if deleting {
-            topic["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        json_patch(&mut topic, more);
+        topic
+    }
+
+    fn json_patch(into: &mut Value, more: Value) {
+        match (into, more) {
+            (Value::Object(into), Value::Object(more)) => {
+                more.into_iter().for_each(|(key, value)| json_patch(into.entry(key).or_insert(Value::Null), value));
+            }
+            (into, more) => *into = more,
         }
-        let cluster = Some(Arc::new(serde_json::from_value(cluster).unwrap()));
-        let topic: MqTopic = serde_json::from_value(topic).unwrap();
-        let refusal = validate(&topic, Inputs { cluster, session: None }).err()?;
+    }
+
+    fn deleting() -> Value {
+        json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})
+    }
+
+    fn refusal(broker: &str, more: Value) -> Option<(Reason, String)> {
+        let topic: MqTopic = serde_json::from_value(topic(more)).unwrap();
+        let inputs = Inputs { cluster: Some(Arc::new(cluster(broker))), session: None };
+        let refusal = validate(&topic, inputs).err()?;
         Some((refusal.verdict.reason, refusal.verdict.message))
     }
 
     #[test]
     fn a_cluster_that_is_refused_leaves_no_topic_ready() {
-        assert_eq!(refusal("kafka:9092", false), None, "its session opens in a moment");
-        for deleting in [false, true] {
-            let (reason, message) = refusal("kafka:70000", deleting).unwrap();
+        assert_eq!(refusal("kafka:9092", json!({})), None, "its session opens in a moment");
+        for (more, escape) in [(json!({}), false), (deleting(), true)] {
+            let (reason, message) = refusal("kafka:70000", more).unwrap();
             assert_eq!(reason, Reason::ClusterUnreachable);
             assert!(message.starts_with("MqCluster main is not usable, see its status"), "{message}");
-            assert_eq!(message.contains("spec.reclaimPolicy: Retain"), deleting, "{message}");
+            assert_eq!(message.contains("spec.reclaimPolicy: Retain"), escape, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_claimed_also_by_what_cannot_be_read() {
+        let held = json!({"metadata": {"finalizers": [TopicKind::FINALIZER]}});
+        let both = |mut a: Value, b: Value| {
+            json_patch(&mut a, b);
+            a
+        };
+        let table = [
+            ("valid", json!({}), Some("orders")),
+            ("by its own name", json!({"spec": {"topicName": "o"}}), Some("o")),
+            ("unreadable", json!({"spec": {"topicName": "o", "partitions": "three"}}), Some("o")),
+            ("unreadable, by the object's name", json!({"spec": {"partitions": []}}), Some("orders")),
+            ("not granted", json!({"metadata": {"namespace": "bank"}}), None),
+            ("not a name", json!({"spec": {"topicName": "__o"}}), None),
+            ("about to be gone", deleting(), None),
+            ("waits for its topic", both(deleting(), held.clone()), Some("orders")),
+            ("lets go", both(both(deleting(), held), json!({"spec": {"reclaimPolicy": "Retain"}})), None),
+        ];
+        for (what, more, expected) in table {
+            let topic: Guarded<MqTopic> = serde_json::from_value(topic(more)).unwrap();
+            let claim = claim(&topic, &cluster("kafka:9092")).map(|(_, topic)| topic);
+            assert_eq!(claim.as_deref(), expected, "{what}");
         }
     }
 }

@@ -176,23 +176,33 @@ impl<K: Kind> Runner<K> {
         if self.memory.is_behind(key, object.meta().resource_version.as_deref()) {
             return Ok("behind");
         }
-        let parsed = match &object.parsed {
-            Ok(parsed) => parsed,
-            Err(invalid) => {
-                self.kind.forget(key);
-                let verdict = Verdict::stalled(Reason::Undeserializable, &invalid.error);
-                return self.settle(object, key, as_before(object, verdict)).await.map(|()| "undeserializable");
-            }
-        };
         let finalizer = object.finalizers().iter().any(|name| name == K::FINALIZER);
         let deleting = object.meta().deletion_timestamp.is_some();
         if deleting && !finalizer {
             self.kind.forget(key);
             return Ok("ok");
         }
+        let parsed = match &object.parsed {
+            Ok(parsed) => parsed,
+            Err(invalid) => {
+                self.kind.unreadable(object);
+                let mut verdict = Verdict::stalled(Reason::Undeserializable, &invalid.error);
+                if deleting {
+                    verdict.message += &format!(
+                        "; the deletion waits until the field is corrected, or the finalizer {} is removed by hand, which leaves Kafka as it is",
+                        K::FINALIZER
+                    );
+                }
+                return self.settle(object, key, as_before(object, verdict)).await.map(|()| "undeserializable");
+            }
+        };
         if object.annotations().get(PAUSED).is_some_and(|value| value == "true") {
             self.kind.pause(parsed);
-            return self.settle(object, key, as_before(object, Verdict::paused())).await.map(|()| "paused");
+            let mut verdict = Verdict::paused();
+            if deleting {
+                verdict.message += "; the deletion waits for that";
+            }
+            return self.settle(object, key, as_before(object, verdict)).await.map(|()| "paused");
         }
         let inputs = self.kind.dereference(parsed).await?;
         let valid = match self.kind.validate(parsed, inputs) {

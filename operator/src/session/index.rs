@@ -1,6 +1,6 @@
 //! What objects declare on one cluster, and what came of it. Bookkeeping without I/O.
 
-use super::execute::Done;
+use super::{Claim, execute::Done};
 use crate::events::Event;
 use k8s_openapi::jiff::Timestamp;
 use mq_core::{
@@ -105,6 +105,16 @@ impl Topics {
         let moved: HashSet<&str> = came.chain(went).map(|topic| topic.topic.as_str()).collect();
         let standing = self.entries.values().map(|entry| &entry.desired);
         standing.filter(|topic| !moved.contains(topic.topic.as_str())).cloned().collect()
+    }
+
+    /// Those whose claimants are all declared. The rest waits: the younger of two objects shall not win only because it was looked at
+    /// first. Without any knowledge of `claims` everything waits.
+    pub(super) fn complete(&self, mut desired: Vec<DesiredTopic>, claims: Option<&[Claim]>) -> Vec<DesiredTopic> {
+        let Some(claims) = claims else { return vec![] };
+        let awaited = claims.iter().filter(|(object, _)| !self.entries.contains_key(object));
+        let awaited: HashSet<&str> = awaited.map(|(_, topic)| topic.as_str()).collect();
+        desired.retain(|topic| !awaited.contains(topic.topic.as_str()));
+        desired
     }
 
     /// Takes topics that this process created for their objects' own, before the status says so.
@@ -354,6 +364,19 @@ mod tests {
             still.sort();
             assert_eq!(still, left, "{what}");
         }
+    }
+
+    #[test]
+    fn the_younger_of_two_waits_for_the_older_that_is_on_its_way() {
+        let mut topics = Topics::default();
+        topics.declare(desired(3), None);
+        let older = ObjectKey { name: "older".into(), uid: "0".into(), ..key() };
+        let claims = |topic: &str| vec![(older.clone(), topic.to_owned()), (key(), "orders".to_owned())];
+        assert_eq!(topics.complete(vec![desired(3)], None), [], "nothing is listed yet");
+        assert_eq!(topics.complete(vec![desired(3)], Some(&claims("orders"))), []);
+        assert_eq!(topics.complete(vec![desired(3)], Some(&claims("refunds"))), [desired(3)]);
+        topics.declare(DesiredTopic { object: older.clone(), ..desired(3) }, None);
+        assert_eq!(topics.complete(vec![desired(3)], Some(&claims("orders"))), [desired(3)]);
     }
 
     #[test]

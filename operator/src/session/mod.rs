@@ -23,7 +23,7 @@ use mq_core::{
     cluster::check_identity,
     condition::{Observed, Unknown, Verdict},
     effect::{Effect, ObjectKey},
-    plan::{TopicPlan, plan},
+    plan::{TopicPlan, Writes, plan},
     reason::Reason,
     topic::{DesiredTopic, TopicOutcome},
 };
@@ -48,6 +48,19 @@ pub struct Connection {
     pub brokers: Vec<String>,
 }
 
+/// What an `MqCluster` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declared {
+    /// Of the object.
+    pub generation: i64,
+    /// How to reach it.
+    pub connection: Connection,
+    /// The Kafka cluster that the object is bound to, once one was seen.
+    pub bound_to: Option<String>,
+    /// Whether the cluster is only read.
+    pub paused: bool,
+}
+
 /// How a cluster is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
@@ -59,14 +72,29 @@ pub struct Health {
     pub brokers: Option<i32>,
 }
 
+/// Which objects claim which topics of a cluster, as far as the API server knows; `None` before that was listed.
+pub(crate) type Claims = Arc<dyn Fn(&str) -> Option<Vec<Claim>> + Send + Sync>;
+
+/// An object and the Kafka name of the topic that it claims.
+pub(crate) type Claim = (ObjectKey, String);
+
 /// What sessions need from the rest of the operator.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Environment {
     pub(crate) lease: Arc<Lease>,
     pub(crate) metrics: Metrics,
     pub(crate) interval: Duration,
     pub(crate) clusters: Waker,
     pub(crate) topics: Waker,
+    /// Told the name of a cluster whose health turned; wakes the objects whose clients belong to it.
+    pub(crate) clients: Dependents,
+    pub(crate) claims: Claims,
+}
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Environment").field("interval", &self.interval).finish_non_exhaustive()
+    }
 }
 
 /// The session of one cluster.
@@ -95,21 +123,17 @@ enum Turn {
 struct State {
     connection: Connection,
     client: Arc<mq_kafka::Client>,
+    paused: bool,
     cluster_id: Option<String>,
     health: Option<Health>,
     topics: Topics,
 }
 
 impl ClusterSession {
-    fn new(
-        object: ObjectKey,
-        connection: Connection,
-        cluster_id: Option<String>,
-        environment: Environment,
-        stop: CancellationToken,
-    ) -> Self {
+    fn new(object: ObjectKey, declared: Declared, environment: Environment, stop: CancellationToken) -> Self {
+        let Declared { connection, bound_to: cluster_id, paused, .. } = declared;
         let client = connect(&connection);
-        let state = State { connection, client, cluster_id, health: None, topics: Topics::default() };
+        let state = State { connection, client, paused, cluster_id, health: None, topics: Topics::default() };
         Self { object, environment, changed: Notify::new(), stop, started: Instant::now(), state: Mutex::new(state) }
     }
 
@@ -121,6 +145,17 @@ impl ClusterSession {
     /// The cluster's health; `None` before the first look.
     pub fn health(&self) -> Option<Health> {
         self.lock().health.clone()
+    }
+
+    /// The cluster's health as seen by way of `connection`; `None` before the first look.
+    pub fn health_by(&self, connection: &Connection) -> Option<Health> {
+        let state = self.lock();
+        state.health.clone().filter(|_| state.connection == *connection)
+    }
+
+    /// Whether the `MqCluster` is paused: the cluster may be read, nothing may be changed in it.
+    pub fn is_paused(&self) -> bool {
+        self.lock().paused
     }
 
     /// Declares a topic, or declares it anew. A change, or a new `nudge`, starts a cycle.
@@ -147,13 +182,18 @@ impl ClusterSession {
         self.lock().topics.take_events(object)
     }
 
-    /// Uses another connection from the next cycle on, if it differs.
-    fn reconnect(&self, connection: Connection) {
+    /// From the next cycle on does as the `MqCluster` says now. Nothing is known about a cluster that is reached in another way.
+    fn redeclare(&self, declared: &Declared) {
         let mut state = self.lock();
-        if state.connection != connection {
-            state.client = connect(&connection);
-            state.connection = connection;
-            drop(state);
+        let paused = std::mem::replace(&mut state.paused, declared.paused) != declared.paused;
+        let reconnected = state.connection != declared.connection;
+        if reconnected {
+            state.client = connect(&declared.connection);
+            state.connection = declared.connection.clone();
+            state.health = None;
+        }
+        drop(state);
+        if paused || reconnected {
             self.changed.notify_one();
         }
     }
@@ -233,13 +273,15 @@ impl ClusterSession {
 
     /// Plans what is still declared as it was when it was looked at; looking may have taken long.
     fn plan(&self, looked_at: &[DesiredTopic], observed: mq_core::topic::Topics) -> (Vec<DesiredTopic>, TopicPlan) {
-        let (desired, observed) = {
-            let topics = &mut self.lock().topics;
-            let desired = topics.with_own_creations(topics.still(looked_at));
+        let claims = (self.environment.claims)(&self.object.name);
+        let (desired, observed, paused) = {
+            let State { topics, paused, .. } = &mut *self.lock();
+            let desired = topics.complete(topics.still(looked_at), claims.as_deref());
+            let desired = topics.with_own_creations(desired);
             let observed = topics.judge(&desired, observed, self.moment());
-            (desired, observed)
+            (desired, observed, *paused)
         };
-        let plan = plan(&desired, &observed);
+        let plan = plan(&desired, &observed, if paused { Writes::Paused } else { Writes::Allowed });
         (desired, plan)
     }
 
@@ -260,9 +302,9 @@ impl ClusterSession {
         (execute::execute(client, &self.environment.lease, standing).await, again.outcomes)
     }
 
-    /// The effects that may still be carried out: the session goes on, and their topics are declared as planned.
+    /// The effects that may still be carried out: the session goes on unpaused, and their topics are declared as planned.
     fn standing(&self, planned: &[DesiredTopic], mut effects: Vec<Effect>) -> Vec<Effect> {
-        if effects.is_empty() || self.stop.is_cancelled() {
+        if effects.is_empty() || self.stop.is_cancelled() || self.is_paused() {
             return vec![];
         }
         let still: HashSet<ObjectKey> =
@@ -300,6 +342,7 @@ impl ClusterSession {
         self.environment.metrics.cluster_reachable.with_label_values(&[&self.object.name]).set(reachable);
         if turned {
             self.environment.clusters.wake(self.object.clone());
+            (self.environment.clients)(&self.object.name);
         }
         result
     }

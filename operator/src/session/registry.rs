@@ -1,6 +1,6 @@
 //! Which cluster has which session.
 
-use super::{ClusterSession, Connection, Environment};
+use super::{ClusterSession, Declared, Environment};
 use mq_core::effect::ObjectKey;
 use std::{
     collections::HashMap,
@@ -9,7 +9,7 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Told the name of a cluster whose session, grants or existence changed; wakes the objects that belong to it.
-pub type Dependents = Box<dyn Fn(&str) + Send + Sync>;
+pub type Dependents = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// All sessions of this process.
 pub struct Sessions {
@@ -41,17 +41,12 @@ impl Sessions {
         self.lock().get(cluster).map(|open| Arc::clone(&open.session))
     }
 
-    /// The session for this `MqCluster`, connected as said. `cluster_id` is the Kafka cluster that the object is bound to.
-    pub(crate) fn ensure(
-        &self,
-        object: &ObjectKey,
-        generation: i64,
-        connection: Connection,
-        cluster_id: Option<String>,
-    ) -> Arc<ClusterSession> {
+    /// The session for this `MqCluster`, which does as it says.
+    pub(crate) fn ensure(&self, object: &ObjectKey, declared: Declared) -> Arc<ClusterSession> {
+        let generation = declared.generation;
         let mut open = self.lock();
         if let Some(known) = open.get_mut(&object.name).filter(|known| known.session.object == *object) {
-            known.session.reconnect(connection);
+            known.session.redeclare(&declared);
             let session = Arc::clone(&known.session);
             let edited = std::mem::replace(&mut known.generation, generation) != generation;
             drop(open);
@@ -61,7 +56,7 @@ impl Sessions {
             return session;
         }
         let stop = self.shutdown.child_token();
-        let session = ClusterSession::new(object.clone(), connection, cluster_id, self.environment.clone(), stop);
+        let session = ClusterSession::new(object.clone(), declared, self.environment.clone(), stop);
         let session = Arc::new(session);
         let predecessor = open.insert(object.name.clone(), Open { session: Arc::clone(&session), generation });
         drop(open);

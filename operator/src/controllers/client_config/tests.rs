@@ -2,6 +2,11 @@ use mq_core::rollout::{Clients as Counts, Rejection};
 
 use super::*;
 
+fn facts(cluster: Option<&MqClusterSpec>, health: Option<Verdict>) -> Facts {
+    let cluster = cluster.cloned().map(Arc::new);
+    Facts { cluster, revisions: vec![], report: Report::default(), health, settled: true }
+}
+
 fn stored(number: i64) -> Stored {
     Stored { number, hash: format!("hash-{number}"), preset_version: 1, generation: number }
 }
@@ -20,7 +25,7 @@ fn resolved() -> Resolved {
             state: State { current: Some(2), update: Some(2), rejected: BTreeSet::new() },
             ..Before::default()
         },
-        facts: Facts { cluster: None, revisions: vec![stored(1), stored(2)], report: Report::default(), settled: true },
+        facts: Facts { revisions: vec![stored(1), stored(2)], ..facts(None, None) },
     }
 }
 
@@ -104,14 +109,35 @@ fn a_status_names_five_pods_at_most_and_types_values() {
     assert_eq!(named, ["pod-0", "pod-1", "pod-2", "pod-3", "pod-4"]);
 }
 
-#[test]
-fn a_namespace_without_grant_is_told_who_can_help() {
-    let cluster: MqClusterSpec = serde_json::from_value(json!({
-        "brokers": ["a:1"],
+fn cluster(broker: &str) -> MqClusterSpec {
+    serde_json::from_value(json!({
+        "brokers": [broker],
         "namespaces": [{"name": "shop", "topics": ["*"]}],
     }))
-    .unwrap();
-    assert_eq!(connection("main", "shop", Some(&cluster)).unwrap().brokers, ["a:1"]);
-    assert_eq!(connection("main", "bank", Some(&cluster)).unwrap_err().reason, Reason::NotGranted);
-    assert_eq!(connection("main", "shop", None).unwrap_err().reason, Reason::ClusterNotFound);
+    .unwrap()
+}
+
+#[test]
+fn brokers_of_another_cluster_are_not_pushed() {
+    let health = |reason| Some(Verdict::unknown(reason, "said by the session"));
+    let reason = |facts: &Facts| connection("main", "shop", facts).err().map(|verdict| verdict.reason);
+    let table = [
+        ("a:1", None, None),
+        ("a:1", health(Reason::Connected), None),
+        // Who cannot be reached from here may well be reached by the clients, and they try before they change.
+        ("a:1", health(Reason::ClusterUnreachable), None),
+        ("a:1", health(Reason::WrongCluster), Some(Reason::WrongCluster)),
+        ("a:70000", None, Some(Reason::ClusterUnreachable)),
+    ];
+    for (broker, health, expected) in table {
+        assert_eq!(reason(&facts(Some(&cluster(broker)), health.clone())), expected, "{broker} {health:?}");
+    }
+}
+
+#[test]
+fn a_namespace_without_grant_is_told_who_can_help() {
+    let granted = facts(Some(&cluster("a:1")), None);
+    assert_eq!(connection("main", "shop", &granted).unwrap().brokers, ["a:1"]);
+    assert_eq!(connection("main", "bank", &granted).unwrap_err().reason, Reason::NotGranted);
+    assert_eq!(connection("main", "shop", &facts(None, None)).unwrap_err().reason, Reason::ClusterNotFound);
 }
