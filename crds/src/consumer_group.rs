@@ -73,7 +73,9 @@ pub struct MqConsumerGroupSpec {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadLetter {
-    /// The topic, by its name in Kafka. It has to exist: declare it as an MqTopic.
+    /// The topic, by its name in Kafka. If it is missing it is created with the partitions of the largest topic of the group, the default
+    /// replication factor and 30 days of retention, and is never changed or deleted on behalf of the group; an MqTopic of that name
+    /// says otherwise.
     #[schemars(length(min = 1, max = 249))]
     #[x_kube(validation = kafka_name("deadLetter.topic"))]
     pub topic: String,

@@ -108,6 +108,7 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
         interval: options.topic_interval,
         clusters: clusters.waker.clone(),
         topics: topics.waker.clone(),
+        groups: groups.waker.clone(),
         clients: Arc::clone(&clients),
         claims: controllers::topic::claims(topics.cache.clone(), topics.filled.clone(), clusters.cache.clone()),
     };

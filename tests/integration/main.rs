@@ -6,6 +6,7 @@ mod agent;
 mod at_rest;
 mod cluster;
 mod crds;
+mod dead_letters;
 mod groups;
 mod kafka_groups;
 mod kafka_topics;

@@ -335,7 +335,7 @@ mod tests {
         for delivery in futures::future::join_all(deliveries).await {
             delivery.unwrap();
         }
-        let stats = producer.stats().await;
+        let stats = producer.stats();
         assert_eq!((stats.fatal_errors, stats.messages_sent, stats.send_errors, stats.recreated), (1, 8, 1, 0));
     }
 }

@@ -5,7 +5,12 @@ use std::sync::Arc;
 
 use kube::{Resource, ResourceExt};
 use mq_core::{
-    condition::Verdict, effect::ObjectKey, presets::PRESET_VERSION, reason::Reason, revision, rollout, tenancy,
+    condition::{Health, Verdict},
+    effect::ObjectKey,
+    plan::dead_letters::DeadLetters,
+    presets::PRESET_VERSION,
+    reason::Reason,
+    revision, rollout, tenancy,
 };
 use mq_crds::MqConsumerGroup;
 use mq_protocol::{
@@ -15,6 +20,7 @@ use mq_protocol::{
 
 use super::client_config::{self, Before, Configs, Decision, Facts, Resolved};
 use crate::{
+    events::Event,
     groups::{self, DesiredGroup, Groups},
     object::key_of,
     push::feed,
@@ -31,6 +37,7 @@ pub(crate) struct ConsumerGroupKind {
 pub(crate) struct ValidGroup {
     config: Resolved,
     group: DesiredGroup,
+    dead_letters: DeadLetters,
 }
 
 impl Kind for ConsumerGroupKind {
@@ -55,7 +62,7 @@ impl Kind for ConsumerGroupKind {
     }
 
     async fn apply(&self, object: &MqConsumerGroup, valid: ValidGroup, decision: Decision) -> Result<Report, Error> {
-        let ValidGroup { config: resolved, group } = valid;
+        let ValidGroup { config: resolved, group, dead_letters } = valid;
         if resolved.facts.health.is_none() {
             return Ok(Report::default());
         }
@@ -65,12 +72,16 @@ impl Kind for ConsumerGroupKind {
         let conditions = vec![rollout::config_applied(&decision.verdict)];
         let Decision { verdict, status, .. } = decision;
         let mut report = Report { verdict: Some(verdict), conditions, status, events, ..Report::default() };
+        if let Some(session) = self.configs.sessions.get(&object.spec.cluster) {
+            add_dead_letters(&mut report, session.need_dead_letters(dead_letters));
+        }
         self.groups.report(object, group, &mut report);
         Ok(report)
     }
 
     // Clients keep what is in force: that is in the status, which stays. The lag is watched on, the replicas stay.
     fn pause(&self, object: &MqConsumerGroup) {
+        self.configs.sessions.withdraw(&key_of(object));
         let settings = object.spec.consumer.resolve(PRESET_VERSION).ok();
         if let Some(group) = settings.and_then(|settings| groups::object::desired(object, &settings, true).ok()) {
             self.groups.declare(group);
@@ -79,6 +90,7 @@ impl Kind for ConsumerGroupKind {
 
     fn forget(&self, key: &ObjectKey) {
         self.groups.withdraw(key);
+        self.configs.sessions.withdraw(key);
     }
 }
 
@@ -90,10 +102,12 @@ fn resolve(object: &MqConsumerGroup, facts: Facts) -> Result<ValidGroup, Verdict
     let dead_letter =
         spec.dead_letter.as_ref().map_or_else(|| format!("{group_id}.dlq"), |letter| letter.topic.clone());
     let grants = facts.cluster.as_deref().map(super::grants).unwrap_or_default();
-    for topic in spec.topics.iter().chain([&dead_letter]) {
-        tenancy::topic_granted(&grants, &spec.cluster, &namespace, topic)
-            .map_err(|message| Verdict::stalled(Reason::NotGranted, message))?;
-    }
+    let granted = |topic: &String| tenancy::topic_granted(&grants, &spec.cluster, &namespace, topic);
+    let refuse = |message| Verdict::stalled(Reason::NotGranted, message);
+    spec.topics.iter().try_for_each(granted).map_err(refuse)?;
+    granted(&dead_letter).map_err(|message| {
+        refuse(format!("the dead-letter topic of the group: {message}, or spec.deadLetter.topic can name another one"))
+    })?;
     let generation = object.meta().generation.unwrap_or_default();
     let preset_version = revision::preset_version(&facts.revisions, generation);
     let settings = spec
@@ -105,12 +119,24 @@ fn resolve(object: &MqConsumerGroup, facts: Facts) -> Result<ValidGroup, Verdict
         connection,
         group_id,
         topics: spec.topics.clone(),
-        dead_letter: DeadLetter { topic: dead_letter },
+        dead_letter: DeadLetter { topic: dead_letter.clone() },
         settings,
     };
     let encoded = client_config::encode(&body)?;
     let config = Resolved { encoded, preset_version, generation, before: before(object), facts };
-    Ok(ValidGroup { config, group })
+    let sources = spec.topics.iter().cloned().collect();
+    Ok(ValidGroup { config, group, dead_letters: DeadLetters { object: key_of(object), topic: dead_letter, sources } })
+}
+
+/// A dead-letter topic that is not there, or cannot be made, keeps a group from being ready; one that is not seen at the moment does not.
+fn add_dead_letters(report: &mut Report, (found, events): (Option<Verdict>, Vec<Event>)) {
+    report.events.extend(events);
+    let ready = |verdict: &Verdict| verdict.health == Health::Ready;
+    if let Some(found) = found.filter(|found| !ready(found) && found.health != Health::Unknown)
+        && report.verdict.as_ref().is_some_and(ready)
+    {
+        report.verdict = Some(found);
+    }
 }
 
 fn before(object: &MqConsumerGroup) -> Before {

@@ -125,13 +125,31 @@ impl Topics {
         desired
     }
 
-    /// What a look at the topics of `desired` shows in the light of the ones before.
-    pub(super) fn judge(&mut self, desired: &[DesiredTopic], seen: topic::Topics, at: Moment) -> topic::Topics {
-        let declared: HashSet<&str> = self.entries.values().map(|entry| entry.desired.topic.as_str()).collect();
-        self.absences.retain(|topic| declared.contains(topic));
+    /// What a look at the topics of `desired` shows in the light of the ones before. Those that are owned should exist, and what is
+    /// `known` to.
+    pub(super) fn judge<'a>(
+        &mut self,
+        desired: &'a [DesiredTopic],
+        known: impl Iterator<Item = &'a str>,
+        seen: topic::Topics,
+        at: Moment,
+    ) -> topic::Topics {
         let owned = desired.iter().filter(|topic| topic.owned.is_some());
-        let expected: BTreeSet<&str> = owned.map(|topic| topic.topic.as_str()).collect();
+        let known: BTreeSet<&str> = known.collect();
+        let declared: HashSet<&str> = self.entries.values().map(|entry| entry.desired.topic.as_str()).collect();
+        self.absences.retain(|topic| declared.contains(topic) || known.contains(topic));
+        let expected = owned.map(|topic| topic.topic.as_str()).chain(known).collect();
         self.absences.judge(&expected, seen, at.now, at.interval / 2)
+    }
+
+    /// A topic was made that is in nobody's declaration.
+    pub(super) fn made(&mut self, topic: &str) {
+        self.absences.created(topic);
+    }
+
+    /// The names of all topics that are declared.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.values().map(|entry| entry.desired.topic.as_str())
     }
 
     /// Whether another look is needed to settle something.
@@ -431,7 +449,9 @@ mod tests {
             otherwise: Unknown::new(Reason::PartialObservation, ""),
         };
         let mine = topics.with_own_creations(vec![desired(3)]);
-        let mut look = |at| topics.judge(&mine, seen.clone(), at).get("orders").is_ok_and(|state| state.is_none());
+        let mut look = |at| {
+            topics.judge(&mine, std::iter::empty(), seen.clone(), at).get("orders").is_ok_and(|state| state.is_none())
+        };
         let looks = (0..20).map(|n| look(Moment { now: AT.interval * n, ..AT })).collect::<Vec<_>>();
         assert_eq!(looks.iter().filter(|gone| !**gone).count(), 9, "{looks:?}");
     }

@@ -9,6 +9,7 @@
 //! for it. **To add something that a cluster's cycle serves**, give it an index here, an observation in `observe`, a plan in `mq-core`,
 //! and its changes an arm in `execute`; what only needs to read Kafka can use [`ClusterSession::client`].
 
+mod dead_letters;
 mod execute;
 mod index;
 mod observe;
@@ -23,12 +24,12 @@ use mq_core::{
     cluster::check_identity,
     condition::{Observed, Unknown, Verdict},
     effect::{Effect, ObjectKey},
-    plan::{TopicPlan, Writes, plan},
+    plan::{TopicPlan, Writes, dead_letters::DeadLetters, plan},
     reason::Reason,
     topic::{DesiredTopic, TopicOutcome},
 };
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -86,6 +87,7 @@ pub(crate) struct Environment {
     pub(crate) interval: Duration,
     pub(crate) clusters: Waker,
     pub(crate) topics: Waker,
+    pub(crate) groups: Waker,
     /// Told the name of a cluster whose health turned; wakes the objects whose clients belong to it.
     pub(crate) clients: Dependents,
     pub(crate) claims: Claims,
@@ -127,13 +129,22 @@ struct State {
     cluster_id: Option<String>,
     health: Option<Health>,
     topics: Topics,
+    dead_letters: dead_letters::Wanted,
 }
 
 impl ClusterSession {
     fn new(object: ObjectKey, declared: Declared, environment: Environment, stop: CancellationToken) -> Self {
         let Declared { connection, bound_to: cluster_id, paused, .. } = declared;
         let client = connect(&connection);
-        let state = State { connection, client, paused, cluster_id, health: None, topics: Topics::default() };
+        let state = State {
+            connection,
+            client,
+            paused,
+            cluster_id,
+            health: None,
+            topics: Topics::default(),
+            dead_letters: dead_letters::Wanted::default(),
+        };
         Self { object, environment, changed: Notify::new(), stop, started: Instant::now(), state: Mutex::new(state) }
     }
 
@@ -167,9 +178,21 @@ impl ClusterSession {
 
     /// The object no longer declares anything. Changes nothing in Kafka.
     pub fn withdraw(&self, object: &ObjectKey) {
-        if self.lock().topics.withdraw(object) {
+        let mut state = self.lock();
+        state.dead_letters.withdraw(object);
+        if state.topics.withdraw(object) {
+            drop(state);
             self.changed.notify_one();
         }
+    }
+
+    /// A group needs its dead-letter topic, which is made in one of the next cycles if it is missing. Answers how the topic is, as far as
+    /// that is known, and what happened to it since this was asked last.
+    pub fn need_dead_letters(&self, wanted: DeadLetters) -> (Option<Verdict>, Vec<Event>) {
+        let mut state = self.lock();
+        let object = wanted.object.clone();
+        state.dead_letters.declare(wanted, self.started.elapsed());
+        state.dead_letters.take(&object)
     }
 
     /// What is known about the topic of an object, if it was declared as `topic` says.
@@ -225,17 +248,17 @@ impl ClusterSession {
 
     /// One look and what follows from it.
     async fn cycle(&self) -> Turn {
-        let (client, desired) = {
+        let (client, desired, wanted) = {
             let state = self.lock();
-            (Arc::clone(&state.client), state.topics.desired())
+            (Arc::clone(&state.client), state.topics.desired(), state.dead_letters.due(self.moment()))
         };
         let started = Instant::now();
         let observed = match self.look(&client).await {
-            Ok(()) => observe::topics(&client, &desired).await,
+            Ok(()) => observe::topics(&client, &desired, &dead_letters::topics(&wanted)).await,
             Err(why) => mq_core::topic::Topics::unknown(why),
         };
         self.took("observe", started);
-        let (desired, mut plan) = self.plan(&desired, observed);
+        let (desired, observed, mut plan) = self.plan(&desired, observed);
         let (destructive, others): (Vec<_>, Vec<_>) =
             plan.effects.into_iter().partition(|effect| effect.change.is_destructive());
         let started = Instant::now();
@@ -252,7 +275,8 @@ impl ClusterSession {
             self.took("execute", started);
         }
         self.count(&done);
-        let changed = done.iter().any(|done| done.result.is_ok());
+        let made = self.make_dead_letters(&client, wanted, &observed).await;
+        let changed = made || done.iter().any(|done| done.result.is_ok());
         let (touched, unsure) = {
             let mut state = self.lock();
             (state.topics.settle(&desired, plan.outcomes, done, self.moment()), state.topics.is_unsure())
@@ -272,17 +296,25 @@ impl ClusterSession {
     }
 
     /// Plans what is still declared as it was when it was looked at; looking may have taken long.
-    fn plan(&self, looked_at: &[DesiredTopic], observed: mq_core::topic::Topics) -> (Vec<DesiredTopic>, TopicPlan) {
+    fn plan(
+        &self,
+        looked_at: &[DesiredTopic],
+        observed: mq_core::topic::Topics,
+    ) -> (Vec<DesiredTopic>, mq_core::topic::Topics, TopicPlan) {
         let claims = (self.environment.claims)(&self.object.name);
-        let (desired, observed, paused) = {
-            let State { topics, paused, .. } = &mut *self.lock();
+        let (desired, observed) = {
+            let State { topics, dead_letters, .. } = &mut *self.lock();
             let desired = topics.complete(topics.still(looked_at), claims.as_deref());
             let desired = topics.with_own_creations(desired);
-            let observed = topics.judge(&desired, observed, self.moment());
-            (desired, observed, *paused)
+            let observed = topics.judge(&desired, dead_letters.known(), observed, self.moment());
+            (desired, observed)
         };
-        let plan = plan(&desired, &observed, if paused { Writes::Paused } else { Writes::Allowed });
-        (desired, plan)
+        let plan = plan(&desired, &observed, self.writes());
+        (desired, observed, plan)
+    }
+
+    fn writes(&self) -> Writes {
+        if self.is_paused() { Writes::Paused } else { Writes::Allowed }
     }
 
     /// Looks once more at what shall be deleted, and deletes what both looks agree on.
@@ -295,8 +327,8 @@ impl ClusterSession {
         let names: HashSet<&str> = deletes.iter().map(|effect| effect.change.topic()).collect();
         let claims = desired.iter().filter(|topic| names.contains(topic.topic.as_str()));
         let claims: Vec<DesiredTopic> = claims.cloned().collect();
-        let observed = observe::topics(client, &claims).await;
-        let (claims, again) = self.plan(&claims, observed);
+        let observed = observe::topics(client, &claims, &BTreeSet::new()).await;
+        let (claims, _, again) = self.plan(&claims, observed);
         let agreed = deletes.into_iter().filter(|effect| again.effects.contains(effect)).collect();
         let standing = self.standing(&claims, agreed);
         (execute::execute(client, &self.environment.lease, standing).await, again.outcomes)
@@ -314,9 +346,12 @@ impl ClusterSession {
     }
 
     /// Looks at the cluster itself; topics are looked at only if it is the right one.
-    async fn look(&self, client: &mq_kafka::Client) -> Observed<()> {
+    async fn look(&self, client: &Arc<mq_kafka::Client>) -> Observed<()> {
         let described = observe::cluster(client).await;
         let mut state = self.lock();
+        if !Arc::ptr_eq(&state.client, client) {
+            return Err(Unknown::new(Reason::ClusterUnreachable, "the brokers were edited, they are asked anew"));
+        }
         let (health, result) = match described {
             Err(why) => {
                 let before = state.health.as_ref().map(|health| &health.verdict);

@@ -26,10 +26,12 @@ pub(super) async fn cluster(client: &Client) -> Observed<Cluster> {
     Ok(Cluster { id, brokers: cluster.brokers.len() })
 }
 
-pub(super) async fn topics(client: &Client, desired: &[DesiredTopic]) -> Topics {
+/// The topics of `desired`, and of `others` no more than that they exist and how large they are.
+pub(super) async fn topics(client: &Client, desired: &[DesiredTopic], others: &BTreeSet<String>) -> Topics {
     let names: BTreeSet<&str> = desired.iter().map(|topic| topic.topic.as_str()).collect();
-    let described = client.describe_topics(names).await;
-    let existing = described.iter().filter(|(_, topic)| topic.is_ok()).map(|(name, _)| name);
+    let described = client.describe_topics(names.iter().copied().chain(others.iter().map(String::as_str))).await;
+    let existing = described.iter().filter(|(name, topic)| topic.is_ok() && names.contains(name.as_str()));
+    let existing = existing.map(|(name, _)| name);
     let guarded = desired.iter().filter(|topic| topic.needs_usage()).filter_map(|topic| {
         let found = described.get(&topic.topic)?.as_ref().ok()?;
         Some((topic.topic.as_str(), found))
