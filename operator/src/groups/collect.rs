@@ -4,9 +4,14 @@
 //! second: the other way round a busy group would seem to be ahead of its log. What changes rarely (partitions of topics, log
 //! starts, members) is read in turns, so that no cycle sends more than three requests to a broker for it all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use mq_core::{
+    cluster::check_identity,
+    condition,
     lag::{Reading, ResetPolicy, TopicPartition},
     scaling::Members,
 };
@@ -14,6 +19,8 @@ use mq_kafka::{
     Client, Group, GroupError, GroupOffsets, GroupState, Isolation, OffsetSpec, PartitionError, PartitionMap,
     Partitions, TopicError,
 };
+
+use crate::session::Health;
 
 /// What a cycle has to read.
 #[derive(Debug, Clone, Default)]
@@ -36,9 +43,32 @@ pub(super) struct Offsets {
     committed: BTreeMap<String, Result<GroupOffsets, GroupError>>,
     ends: PartitionMap<Result<Option<i64>, PartitionError>>,
     members: BTreeMap<String, Result<Group, GroupError>>,
+    /// The client whose brokers were seen to belong to the right Kafka cluster.
+    checked: Option<Arc<Client>>,
+    /// Why nothing of this cluster can be believed.
+    withheld: Option<String>,
 }
 
 impl Offsets {
+    /// Looks whether the brokers are those of the cluster that is meant. Another Kafka cluster has no lag, and none of that is true:
+    /// until this succeeds, all readings are unknown.
+    ///
+    /// A client is asked itself once: an edit of the brokers replaces it before the session looks again.
+    pub(super) async fn check(&mut self, name: &str, client: &Arc<Client>, health: &Health) -> bool {
+        self.withheld = distrust(health);
+        let known = self.checked.as_ref().is_some_and(|checked| Arc::ptr_eq(checked, client));
+        if self.withheld.is_none() && !known {
+            let found = client.describe_cluster().await.map_err(|error| error.to_string());
+            self.withheld = match (found.map(|found| found.id), &health.cluster_id) {
+                (Err(why), _) => Some(why),
+                (Ok(Some(found)), Some(bound)) => check_identity(name, bound, &found).err(),
+                (Ok(_), _) => Some("the brokers name no cluster id".to_owned()),
+            };
+            self.checked = self.withheld.is_none().then(|| Arc::clone(client));
+        }
+        self.withheld.is_none()
+    }
+
     /// Reads. Whatever fails is a value in the readings.
     pub(super) async fn read(&mut self, client: &Client, wanted: &Wanted) {
         let topics: BTreeSet<&String> = wanted.groups.values().flat_map(|(topics, _)| topics).collect();
@@ -148,6 +178,10 @@ impl Offsets {
             };
             let partitions = match self.partitions.get(topic) {
                 Some(Ok(partitions)) if !partitions.is_empty() => partitions,
+                _ if self.withheld.is_some() => {
+                    readings.push(failed(self.withheld.as_deref().unwrap_or_default()));
+                    continue;
+                }
                 Some(Err(why)) => {
                     readings.push(failed(why));
                     continue;
@@ -160,7 +194,7 @@ impl Offsets {
             readings.extend(partitions.iter().map(|partition| Reading {
                 of: TopicPartition { topic: name.clone(), partition: *partition },
                 committed: committed_of(committed, topic, *partition),
-                end: end_of(&self.ends, topic, *partition),
+                end: self.withheld.clone().map_or_else(|| end_of(&self.ends, topic, *partition), Err),
                 start: self.starts.get(topic).and_then(|starts| starts.get(partition)).copied(),
             }));
         }
@@ -169,6 +203,9 @@ impl Offsets {
 
     /// What was seen of the members, if they were asked for and the answer says it all.
     pub(super) fn members(&self, group: &str, topics: &BTreeSet<String>) -> Option<Members> {
+        if self.withheld.is_some() {
+            return None;
+        }
         let group = match self.members.get(group)? {
             Ok(group) => group,
             Err(GroupError::Absent) => {
@@ -202,6 +239,12 @@ impl Offsets {
     }
 }
 
+/// Why a cluster of this health tells nothing about its groups.
+fn distrust(health: &Health) -> Option<String> {
+    let verdict = &health.verdict;
+    (verdict.health != condition::Health::Ready).then(|| verdict.message.clone())
+}
+
 fn committed_of(
     group: Option<&Result<GroupOffsets, GroupError>>,
     topic: &str,
@@ -228,5 +271,33 @@ fn end_of(
         Some(Ok(Some(end))) => Ok(*end),
         Some(Err(error)) => Err(error.to_string()),
         Some(Ok(None)) | None => Err("the broker names no end".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mq_core::{condition::Verdict, reason::Reason};
+
+    #[tokio::test]
+    async fn a_cluster_that_is_not_the_right_one_says_nothing_about_lag() {
+        let client = Arc::new(Client::new(vec!["127.0.0.1:1".to_owned()], mq_kafka::Options::default()));
+        let topics: BTreeSet<String> = ["orders".to_owned()].into();
+        let cases = [
+            (Verdict::ready(Reason::Connected, "answers"), true),
+            (Verdict::stalled(Reason::WrongCluster, "another cluster"), false),
+            (Verdict::unknown(Reason::ClusterUnreachable, "no answer"), false),
+        ];
+        for (verdict, trusted) in cases {
+            let health = Health { verdict: verdict.clone(), cluster_id: Some("a".into()), brokers: None };
+            // What the other cluster answered: nothing is outstanding.
+            let mut offsets = Offsets { checked: Some(Arc::clone(&client)), ..Offsets::default() };
+            offsets.partitions.insert("orders".into(), Ok([0, 1].into()));
+            offsets.ends.insert("orders".into(), [(0, Ok(Some(0))), (1, Ok(Some(0)))].into());
+            assert_eq!(offsets.check("main", &client, &health).await, trusted);
+            let ends: Vec<_> = offsets.readings("g", &topics).into_iter().map(|reading| reading.end).collect();
+            let expected = if trusted { Ok(0) } else { Err(verdict.message) };
+            assert_eq!(ends, [expected.clone(), expected]);
+        }
     }
 }

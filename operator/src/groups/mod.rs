@@ -243,12 +243,16 @@ impl Groups {
     async fn cycle(&self, name: &str, cluster: &Cluster, offsets: &mut Offsets, turn: u32) {
         // Without a session there is no valid MqCluster; the reconciler says so.
         let Some(session) = self.environment.sessions.get(name) else { return };
+        // Before the first look nothing is known about the cluster, so nothing about its groups.
+        let (client, Some(health)) = (session.client(), session.health()) else { return };
         let (wanted, due) = wanted(&lock(&cluster.entries), turn);
         if due.is_empty() {
             return;
         }
         let started = Instant::now();
-        offsets.read(&session.client(), &wanted).await;
+        if offsets.check(name, &client, &health).await {
+            offsets.read(&client, &wanted).await;
+        }
         let seconds = started.elapsed().as_secs_f64();
         self.environment.metrics.cycle_seconds.with_label_values(&[name, "lag"]).observe(seconds);
         let at = self.started.elapsed();
