@@ -15,6 +15,8 @@ use crate::events::Event;
 
 /// The numbers in a status are renewed at most this often.
 const RENEW: Duration = Duration::from_mins(1);
+/// For so long a write that was not answered may still turn out to have been carried out.
+const UNANSWERED: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -27,6 +29,8 @@ pub(super) struct Entry {
     members: Option<Members>,
     target: Option<Deployed>,
     shown: Option<Duration>,
+    /// The last step whose write failed: the answer may be all that was lost.
+    attempted: Option<Step>,
 }
 
 /// A step that shall be carried out.
@@ -50,6 +54,7 @@ impl Entry {
             members: None,
             target: None,
             shown: None,
+            attempted: None,
         }
     }
 
@@ -62,6 +67,7 @@ impl Entry {
         if target(&self.desired) != target(&desired) {
             self.history = History::new();
             self.target = None;
+            self.attempted = None;
             self.view.scaling = None;
             self.view.active = None;
             self.view.problem = None;
@@ -124,8 +130,10 @@ impl Entry {
         };
         if self.target.as_ref().is_some_and(|before| before.uid != deployed.uid) {
             self.history = History::new();
+            self.attempted = None;
         }
         self.target = Some(deployed.clone());
+        self.recognise(at, &deployed);
         let policy = policy(&self.desired, &scaling, cycle);
         let config = self.desired.config.clone();
         let seen = Observation { at, lag, target: deployed.target.clone(), members: self.members, config };
@@ -139,8 +147,27 @@ impl Entry {
         Some((decision, Some(step)))
     }
 
+    /// A step whose write got no answer shows in the target: it was the operator's, not a person's.
+    fn recognise(&mut self, at: Duration, deployed: &Deployed) {
+        let Some(step) = self.attempted.take_if(|step| {
+            deployed.target.replicas != step.decision.current || at.saturating_sub(step.at) > UNANSWERED
+        }) else {
+            return;
+        };
+        if deployed.target.replicas == step.decision.desired {
+            self.stepped(&step);
+        }
+    }
+
+    /// The write of the step failed, or its answer was lost.
+    pub(super) fn not_stepped(&mut self, step: Step, message: String) {
+        self.cannot(Reason::KubernetesUnavailable, message);
+        self.attempted = Some(step);
+    }
+
     /// The step was written.
     pub(super) fn stepped(&mut self, step: &Step) {
+        self.attempted = None;
         self.history.applied(step.at, &step.decision);
         let Decision { current, desired, message, reason, .. } = &step.decision;
         let said = format!("scaled Deployment {} from {current} to {desired}: {message}", step.target);
@@ -338,6 +365,24 @@ mod tests {
         assert_eq!((said.current, said.reason.as_str()), (Some(1), "BelowNeed"));
         assert_eq!(said.terms.capacity, Some(100.0));
         assert!(entry.events[0].message.starts_with("scaled Deployment worker from 1 to 4: "), "{:?}", entry.events);
+    }
+
+    #[test]
+    fn a_step_whose_answer_was_lost_is_not_a_persons() {
+        for (replicas, reason) in [(4, "AtMaximum"), (3, "ScaledByHand")] {
+            let mut entry = Entry::new(group());
+            let attempted = (0..4)
+                .filter_map(|n| turn(&mut entry, n, i64::from(n) * 500, i64::from(n) * 1_500, deployed("1", 1)))
+                .last()
+                .expect("it must want to grow");
+            entry.not_stepped(attempted, "cannot scale Deployment worker: timed out".into());
+            entry.events.clear();
+            let lag = entry.observe(CYCLE * 4, &reading(2_000, 6_000), None);
+            let (decision, _) = entry.decide(CYCLE * 4, CYCLE, lag, Some(deployed("1", replicas))).unwrap();
+            assert_eq!(decision.reason.as_str(), reason);
+            let scaled = entry.events.iter().any(|event| event.message.starts_with("scaled Deployment worker from 1"));
+            assert_eq!((scaled, entry.view.problem.is_none()), (replicas == 4, true), "{:?}", entry.events);
+        }
     }
 
     #[test]

@@ -29,7 +29,6 @@ use mq_core::{
     condition::{Condition, Verdict},
     effect::ObjectKey,
     lag::{GroupLag, ResetPolicy},
-    reason::Reason,
     scaling::{Decision, Objective},
 };
 use mq_crds::{Lag, MqConsumerGroup, ScalingStatus};
@@ -279,7 +278,7 @@ impl Groups {
                 match result {
                     Ok(true) => entry.stepped(&step),
                     Ok(false) => {}
-                    Err(message) => entry.cannot(Reason::KubernetesUnavailable, message),
+                    Err(message) => entry.not_stepped(step, message),
                 }
                 touched.push(key);
             }
