@@ -1,5 +1,8 @@
+use std::collections::BTreeSet;
+
 use super::*;
-use mq_core::canonical;
+use mq_core::{canonical, rollout::Clients};
+use mq_protocol::message::NackReason;
 
 const UID: &str = "uid-orders";
 

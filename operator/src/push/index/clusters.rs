@@ -1,0 +1,77 @@
+//! The clusters, and the namespaces that they grant something.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use mq_crds::MqClusterSpec;
+
+use super::{Index, Inner};
+
+impl Index {
+    /// A cluster as it is declared. When that changes, a decision is due for each of its configurations.
+    pub fn apply_cluster(&self, name: &str, spec: MqClusterSpec) {
+        let mut inner = self.lock();
+        if inner.unreadable.remove(name) {
+            self.touched.notify_one();
+        }
+        if inner.clusters.get(name).is_some_and(|present| **present == spec) {
+            return;
+        }
+        inner.clusters.insert(name.to_owned(), Arc::new(spec));
+        self.cluster_changed(&inner, name);
+    }
+
+    /// The cluster exists, but what it declares cannot be read: what was last known holds on.
+    pub fn unreadable_cluster(&self, name: &str) {
+        self.lock().unreadable.insert(name.to_owned());
+    }
+
+    /// Whether every cluster could be read. If not, a namespace that seems not to be granted may be.
+    pub fn knows_all_grants(&self) -> bool {
+        self.lock().unreadable.is_empty()
+    }
+
+    /// The cluster is gone, and its grants with it.
+    pub fn delete_cluster(&self, name: &str) {
+        let mut inner = self.lock();
+        inner.clusters.remove(name);
+        inner.unreadable.remove(name);
+        self.cluster_changed(&inner, name);
+    }
+
+    /// Deletes every cluster that is not in `present`: after a watch began anew.
+    pub fn retain_clusters(&self, present: &HashSet<String>) {
+        let inner = self.lock();
+        let known = inner.clusters.keys().chain(&inner.unreadable);
+        let gone: BTreeSet<_> = known.filter(|name| !present.contains(*name)).cloned().collect();
+        drop(inner);
+        for name in gone {
+            self.delete_cluster(&name);
+        }
+    }
+
+    /// The cluster, if there is one.
+    pub fn cluster(&self, name: &str) -> Option<Arc<MqClusterSpec>> {
+        self.lock().clusters.get(name).cloned()
+    }
+
+    /// Whether any cluster grants this namespace.
+    pub fn is_granted(&self, namespace: &str) -> bool {
+        self.lock().clusters.values().any(|cluster| cluster.namespaces.iter().any(|grant| grant.name == namespace))
+    }
+
+    /// Every granted namespace.
+    pub fn granted(&self) -> BTreeSet<String> {
+        let inner = self.lock();
+        inner.clusters.values().flat_map(|cluster| &cluster.namespaces).map(|grant| grant.name.clone()).collect()
+    }
+
+    pub(super) fn cluster_changed(&self, inner: &Inner, cluster: &str) {
+        self.touched.notify_one();
+        for (key, _) in inner.objects.iter().filter(|(_, object)| object.cluster == cluster) {
+            self.changed(inner, Some(key), true);
+        }
+    }
+}
