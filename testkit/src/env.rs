@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
 
-use crate::{Broker, ControlPlane};
+use crate::{Audit, Broker, ControlPlane, Process};
 
 const VARIABLE: &str = "MQ_TESTKIT";
 
@@ -34,8 +35,10 @@ struct BrokerDescription {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct NodeDescription {
     kubeconfig: PathBuf,
+    audit_log: PathBuf,
     address: String,
     kafka: BrokerDescription,
     images: BTreeMap<String, String>,
@@ -80,6 +83,7 @@ impl TestEnv {
             control_plane: ControlPlane::attach(found.kubeconfig, &description.bin).await?,
             kafka: Broker::attach("node-kafka", found.kafka.bootstrap, found.kafka.metrics, description.control),
             address: found.address,
+            audit_log: found.audit_log,
             images: found.images,
         })
     }
@@ -92,6 +96,7 @@ pub struct Node {
     pub kafka: Broker,
     /// IP of the node; pods and the host reach it by this address.
     pub address: String,
+    audit_log: PathBuf,
     images: BTreeMap<String, String>,
 }
 
@@ -109,6 +114,22 @@ impl Node {
             )
         })?;
         Ok(image)
+    }
+
+    /// Everybody's writes at the API server from now on.
+    ///
+    /// # Errors
+    /// The API server's audit log is not there.
+    pub fn audit(&self) -> Result<Audit> {
+        Audit::begin(&self.audit_log)
+    }
+
+    /// The process of a pod with one container, for faults.
+    ///
+    /// # Errors
+    /// The pod does not run.
+    pub fn process(&self, pod: &Pod) -> Result<Process> {
+        Process::of(pod)
     }
 }
 

@@ -10,15 +10,19 @@
 
 #![forbid(unsafe_code)]
 
+mod audit;
 mod broker;
 mod control_plane;
 mod env;
+mod process;
 mod records;
 mod wait;
 
+pub use audit::{Audit, Write};
 pub use broker::Broker;
 pub use control_plane::{ControlPlane, Namespace};
 pub use env::{Node, TestEnv};
+pub use process::{Paused, Process};
 pub use records::Record;
 pub use wait::wait_until;
 

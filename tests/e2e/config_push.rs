@@ -18,8 +18,7 @@ fn linger(status: &Value) -> String {
 }
 
 async fn status(shop: &Shop) -> Result<Value> {
-    let object = shop.stage.get("MqProducerConfig", "orders").await?.context("MqProducerConfig orders is gone")?;
-    Ok(object.data["status"].clone())
+    shop.status("MqProducerConfig", "orders").await
 }
 
 /// (uid, restarts) of each pod of the order service.

@@ -3,10 +3,12 @@
 
 #![forbid(unsafe_code)]
 
+mod at_rest;
 mod chart;
 mod config_push;
 mod drain;
 mod kafka_faults;
+mod operator;
 mod servers;
 mod shop;
 mod story;

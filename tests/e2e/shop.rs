@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use mq_demo::fault::Fault;
 use mq_demo::install;
 use mq_demo::story::{Setting, Stage};
-use mq_testkit::{Namespace, Node, TestEnv, unique};
+use mq_testkit::{Namespace, Node, TestEnv, unique, wait_until};
+use serde_json::Value;
 
 /// The objects of the demo, not yet applied. Namespace and `MqCluster` go when it is dropped.
 pub(crate) struct Shop {
@@ -44,6 +46,28 @@ impl Shop {
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         let mut kubectl = self.node.control_plane.kubectl();
         install::run(kubectl.args(["-n", &self.stage.setting().namespace]).args(arguments))
+    }
+
+    /// Edits an object (`mqtopic/orders`) with a JSON merge patch.
+    pub(crate) fn patch(&self, object: &str, patch: &str) -> Result<String> {
+        self.kubectl(&["patch", object, "--type=merge", "-p", patch])
+    }
+
+    /// Until both pods of the order service are connected and run what is declared; a story does nothing before.
+    pub(crate) async fn connected(&self) -> Result<()> {
+        wait_until("both pods run what is declared", Duration::from_mins(1), async || {
+            let status = self.status("MqProducerConfig", "orders").await?;
+            ensure!(status["clients"]["applied"] == 2, "{status}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// The status of one of our objects; an error if the object or its status is not there.
+    pub(crate) async fn status(&self, kind: &str, name: &str) -> Result<Value> {
+        let object = self.stage.get(kind, name).await?;
+        let status = object.and_then(|object| object.data.get("status").cloned());
+        status.with_context(|| format!("{kind} {name} has no status"))
     }
 }
 

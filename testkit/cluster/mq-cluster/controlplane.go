@@ -35,6 +35,7 @@ func (c *controlPlane) url() string               { return fmt.Sprintf("https://
 func (c *controlPlane) pki(name string) string    { return filepath.Join(c.Root, "pki", name) }
 func (c *controlPlane) conf(user string) string   { return filepath.Join(c.Root, user+".conf") }
 func (c *controlPlane) etcdURL(port int) string   { return fmt.Sprintf("http://127.0.0.1:%d", port) }
+func (c *controlPlane) auditLog() string          { return filepath.Join(c.Root, "audit.log") }
 func (c *controlPlane) binary(name string) string { return filepath.Join(c.Bin, name) }
 
 // prepare writes the certificates and the kubeconfigs of all users.
@@ -111,7 +112,8 @@ func (c *controlPlane) apiserver() []string {
 	}
 	return append(args, "--kubelet-client-certificate", c.pki("apiserver-kubelet.crt"),
 		"--kubelet-client-key", c.pki("apiserver-kubelet.key"), "--kubelet-certificate-authority", c.pki("ca.crt"),
-		"--kubelet-preferred-address-types", "InternalIP")
+		"--kubelet-preferred-address-types", "InternalIP",
+		"--audit-policy-file", filepath.Join(c.Root, "audit.yaml"), "--audit-log-path", c.auditLog())
 }
 
 func (c *controlPlane) manager() []string {

@@ -87,7 +87,7 @@ func (n *node) description() (*nodeDescription, error) {
 		names[short] = name
 	}
 	kafka := brokerAccess{n.Kafka.bootstrap(), n.Kafka.metrics()}
-	return &nodeDescription{n.ControlPlane.conf("admin"), n.Address, kafka, names}, nil
+	return &nodeDescription{n.ControlPlane.conf("admin"), n.ControlPlane.auditLog(), n.Address, kafka, names}, nil
 }
 
 // start returns when the node is ready and its broker, DNS and API server serve.
@@ -146,6 +146,7 @@ func (n *node) prepare() error {
 	for template, file := range map[string]string{
 		"containerd.toml": "containerd.toml", "cni.conflist": "cni/10-mq.conflist", "kubelet.yaml": "kubelet.yaml",
 		"proxy.yaml": "proxy.yaml", "Corefile": "Corefile", "dns.yaml": "dns.yaml",
+		"audit.yaml": "audit.yaml",
 	} {
 		if err := render(template, n.inst.path("node", file), n); err != nil {
 			return err

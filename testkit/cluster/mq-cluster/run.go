@@ -194,6 +194,7 @@ type brokerAccess struct {
 
 type nodeDescription struct {
 	Kubeconfig string            `json:"kubeconfig"`
+	AuditLog   string            `json:"auditLog"`
 	Address    string            `json:"address"`
 	Kafka      brokerAccess      `json:"kafka"`
 	Images     map[string]string `json:"images"`
