@@ -6,11 +6,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 use mq_demo::fault::Fault;
+use mq_demo::summary::ACKNOWLEDGED_WITHIN;
 use mq_demo::summary::claims::name;
 use mq_testkit::wait_until;
 use serde_json::Value;
 use tokio::process::Command;
+use tokio::time::sleep;
 
+use crate::operator::{leader, scale};
 use crate::shop::{Shop, mq_demo};
 
 /// What the reader said about one story.
@@ -90,6 +93,49 @@ async fn demo_summary_detects_faults() -> Result<()> {
     try_join_all(stories.map(|(fault, wrong)| run(fault, wrong))).await.map(drop)
 }
 
+/// The claim about the edit, broken by an operator that hangs meanwhile.
+#[tokio::test]
+async fn demo_summary_detects_an_operator_that_hangs() -> Result<()> {
+    let shop = Shop::open("hangs", None).await?;
+    let fault = async {
+        shop.connected().await?;
+        let stopped = shop.node.process(&leader(&shop.node).await?)?.pause()?;
+        wait_until("the edit is there", Duration::from_secs(30), async || {
+            let object = shop.stage.get("MqProducerConfig", "orders").await?.context("it is gone")?;
+            ensure!(object.metadata.generation == Some(2), "generation {:?}", object.metadata.generation);
+            Ok(())
+        })
+        .await?;
+        sleep(ACKNOWLEDGED_WITHIN).await;
+        drop(stopped);
+        anyhow::Ok(())
+    };
+    let (put, told) = tokio::join!(fault, tell(&shop, "edit", None));
+    put?;
+    let told = told?;
+    assert_eq!(told.wrong, [name::EDIT], "in:\n{}", told.shown);
+    Ok(())
+}
+
+/// The claims about scaling, broken by an operator that is gone before the load rises.
+#[tokio::test]
+#[ignore = "long: a load step that one pod has to bear alone"]
+async fn demo_summary_detects_an_operator_that_is_gone() -> Result<()> {
+    let shop = Shop::open("gone", None).await?;
+    let fault = async {
+        shop.connected().await?;
+        scale(&shop.node, 0)
+    };
+    let (put, told) = tokio::join!(fault, tell(&shop, "load-step", None));
+    scale(&shop.node, 1)?;
+    put?;
+    let told = told?;
+    for broken in [name::PATH, name::SIZE, name::OBJECTIVE] {
+        assert!(told.wrong.iter().any(|wrong| wrong == broken), "{:?} in:\n{}", told.wrong, told.shown);
+    }
+    Ok(())
+}
+
 /// The claims about scaling, broken by a handler that is slow for one customer, a capacity that is not true, and a person who scales.
 #[tokio::test]
 #[ignore = "long: three load steps, one after the other because each needs the processors"]
@@ -105,7 +151,7 @@ async fn demo_summary_detects_faults_of_scaling() -> Result<()> {
         let shop = Shop::open(base, None).await?;
         let meddle = wait_until("somebody meddles", Duration::from_mins(1), async || {
             shop.kubectl(&["get", "deployment/notification-service"])?;
-            shop.kubectl(&["patch", kind, "--type=merge", "-p", patch])
+            shop.patch(kind, patch)
         });
         let (meddled, told) = tokio::join!(meddle, tell(&shop, "load-step", None));
         let told = told.and_then(|told| meddled.map(|_| told))?;

@@ -27,7 +27,7 @@ use timeline::Timeline;
 use topics::TopicNames;
 
 /// An edit must have reached every pod within this time.
-const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(10);
+pub const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Where the story plays, read from its objects.
 #[derive(Debug, Clone)]
