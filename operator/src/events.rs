@@ -13,6 +13,10 @@ use mq_core::{
     reason::Reason,
 };
 use serde_json::Value;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// The API refuses longer notes.
 const MAX_NOTE: usize = 1024;
@@ -53,30 +57,51 @@ impl Event {
     }
 }
 
+/// As many notes are remembered. A repetition of one that is not is an event of its own.
+const REMEMBERED: usize = 256;
+
 /// Publishes events; a failure is logged and never stops a reconciliation.
 #[derive(Clone)]
 pub(crate) struct Events {
-    recorder: Recorder,
+    client: Client,
+    reporter: Reporter,
+    /// A recorder counts what has the same object and reason as one event, with the first one's note: so each note has its own.
+    recorders: Arc<Mutex<VecDeque<(String, Recorder)>>>,
     writer: Writer,
 }
 
 impl Events {
     pub(crate) fn new(client: Client, writer: Writer, instance: String) -> Self {
         let reporter = Reporter { controller: "mq-operator".into(), instance: Some(instance) };
-        Self { recorder: Recorder::new(client, reporter), writer }
+        Self { client, reporter, recorders: Arc::default(), writer }
+    }
+
+    fn recorder(&self, note: &str) -> Recorder {
+        let mut recorders = self.recorders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, recorder)) = recorders.iter().find(|(known, _)| known == note) {
+            return recorder.clone();
+        }
+        let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+        recorders.push_back((note.to_owned(), recorder.clone()));
+        if recorders.len() > REMEMBERED {
+            recorders.pop_front();
+        }
+        recorder
     }
 
     pub(crate) async fn publish<K: Object>(&self, object: &Guarded<K>, action: &str, event: Event) {
         let regarding = reference(object);
         tracing::info!(kind = %K::kind(&()), object = %key_of(object), reason = event.reason.as_str(), "{}", event.message);
+        let note = shortened(event.message);
+        let recorder = self.recorder(&note);
         let published = KubeEvent {
             type_: if event.warning { EventType::Warning } else { EventType::Normal },
             reason: event.reason.as_str().to_owned(),
-            note: Some(shortened(event.message)),
+            note: Some(note),
             action: action.to_owned(),
             secondary: None,
         };
-        let request = self.recorder.publish(&published, &regarding);
+        let request = recorder.publish(&published, &regarding);
         if let Err(error) = self.writer.write("event", &key_of(object), request).await {
             tracing::warn!(%error, reason = published.reason, "event not published");
         }

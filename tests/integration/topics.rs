@@ -38,7 +38,9 @@ async fn a_topic_is_created_grown_and_configured_as_declared() -> Result<()> {
     assert_eq!(world.partitions("orders").await?, Some(5));
     assert_eq!(topic.status.and_then(|status| status.partitions), Some(5));
     assert_eq!(world.config("orders", "cleanup.policy").await?, ("compact,delete".into(), true));
-    world.until_event("orders", "TopicGrown").await?;
+    world.until_note("orders", "TopicGrown", "3 → 5").await?;
+    world.edit("orders", json!({"spec": {"partitions": 6}})).await?;
+    world.until_note("orders", "TopicGrown", "5 → 6").await?;
 
     world.edit("orders", json!({"spec": {"config": {"retention.ms": null}}})).await?;
     world.until("orders", "InSync").await?;

@@ -165,14 +165,20 @@ impl World {
 
     /// Waits until an event with this reason is there for the object, and returns its note.
     pub(crate) async fn until_event(&self, object: &str, reason: &str) -> Result<String> {
+        self.until_note(object, reason, "").await
+    }
+
+    /// The same, of an event whose note contains these words.
+    pub(crate) async fn until_note(&self, object: &str, reason: &str, words: &str) -> Result<String> {
         let events: Api<Event> = Api::namespaced(self.client.clone(), self.namespace());
         wait_until(&format!("there is an event {reason} for {object}"), PATIENCE, async || {
             let all = events.list(&ListParams::default()).await?.items;
             let of_object =
                 |event: &&Event| event.regarding.as_ref().is_some_and(|r| r.name.as_deref() == Some(object));
-            let found = all.iter().filter(of_object).find(|event| event.reason.as_deref() == Some(reason));
-            let reasons: Vec<_> = all.iter().filter(of_object).filter_map(|event| event.reason.as_deref()).collect();
-            found.and_then(|event| event.note.clone()).with_context(|| format!("there are {reasons:?}"))
+            let notes: Vec<_> = all.iter().filter(of_object).map(|event| (&event.reason, &event.note)).collect();
+            let mut with_reason =
+                notes.iter().filter(|(of, _)| of.as_deref() == Some(reason)).filter_map(|(_, note)| note.as_ref());
+            with_reason.find(|note| note.contains(words)).cloned().with_context(|| format!("there are {notes:?}"))
         })
         .await
     }
