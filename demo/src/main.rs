@@ -103,7 +103,10 @@ async fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default(); // fails only if one is there already
     let done = match Arguments::parse().command {
         Command::Run(telling) => run(telling).await,
-        Command::Story(arguments) => story(arguments).await,
+        Command::Story(arguments) => {
+            let exports = arguments.kubeconfig.as_ref().map(|path| format!("export KUBECONFIG={}", path.display()));
+            story(arguments, exports).await
+        }
         Command::Summary(arguments) => summary(arguments).await,
     };
     match done {
@@ -131,22 +134,23 @@ async fn run(telling: Telling) -> anyhow::Result<bool> {
     println!("helm install mq-operator charts/mq-operator --namespace {}", install::NAMESPACE);
     install::operator(&node)?;
     let image = |name: &str| node.image(name).map(str::to_owned);
-    story(StoryArguments {
+    let arguments = StoryArguments {
         kubeconfig: Some(node.control_plane.kubeconfig().to_owned()),
         brokers: node.kafka.bootstrap().to_owned(),
         order_image: image("order-service")?,
         notification_image: image("notification-service")?,
         pull_policy: "Never".to_owned(),
         telling,
-    })
-    .await
+    };
+    story(arguments, Some(node.control_plane.exports())).await
 }
 
-async fn story(arguments: StoryArguments) -> anyhow::Result<bool> {
+/// `exports` is what a person types before the commands of the end.
+async fn story(arguments: StoryArguments, exports: Option<String>) -> anyhow::Result<bool> {
     let StoryArguments { telling, kubeconfig, brokers, order_image, notification_image, pull_policy } = arguments;
     let client = client(kubeconfig.as_deref()).await?;
     let setting = Setting {
-        kubeconfig: kubeconfig.clone(),
+        kubeconfig,
         namespace: telling.namespace.clone(),
         cluster: telling.cluster,
         brokers,
@@ -159,18 +163,18 @@ async fn story(arguments: StoryArguments) -> anyhow::Result<bool> {
     let story = Story::prepare(Stage::new(client, setting), telling.steps, telling.brisk).await?;
     let holds = story.tell(telling.json.as_deref()).await?;
     if telling.keep {
-        keep(kubeconfig.as_deref(), &telling.namespace);
+        keep(exports, &telling.namespace);
     }
     Ok(holds)
 }
 
-fn keep(kubeconfig: Option<&Path>, namespace: &str) {
-    let kubeconfig = kubeconfig.map(|path| format!("  export KUBECONFIG={}\n", path.display())).unwrap_or_default();
+fn keep(exports: Option<String>, namespace: &str) {
+    let exports = exports.map(|exports| format!("  {exports}\n")).unwrap_or_default();
     println!(
-        "\nEverything still runs (`make demo-down` ends it):\n\n{kubeconfig}  \
+        "\nEverything still runs (`make demo-down` ends it):\n\n{exports}  \
          kubectl get mq -n {namespace}         # what is declared, whether it is well, and if not, why\n  \
          kubectl -n {namespace} patch configmap demo-load --type merge -p '{{\"data\":{{\"ordersPerSecond\":\"100\"}}}}'\n  \
-         kubectl -n {namespace} get deployment -w    # watch it grow\n  \
+         kubectl -n {namespace} get deployment -w    # watch it grow, until Ctrl-C\n  \
          kubectl -n {namespace} patch mqp orders --type merge -p '{{\"spec\":{{\"compression\":\"zstd\"}}}}'\n  \
          kubectl -n {namespace} get mqp orders -o yaml    # what every pod runs with\n  \
          kubectl -n {namespace} events"

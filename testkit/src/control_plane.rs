@@ -58,8 +58,19 @@ impl ControlPlane {
 
     fn program(&self, name: &str) -> Command {
         let mut command = Command::new(self.bin.join(name));
-        command.env("KUBECONFIG", &self.kubeconfig).stdin(Stdio::null());
+        command.env("KUBECONFIG", &self.kubeconfig).env("KUBECACHEDIR", self.cache()).stdin(Stdio::null());
         command
+    }
+
+    /// What makes a person's shell one of this cluster's administrator.
+    pub fn exports(&self) -> String {
+        let (kubeconfig, cache, bin) = (self.kubeconfig.display(), self.cache(), self.bin.display());
+        format!("export KUBECONFIG={kubeconfig} KUBECACHEDIR={} PATH={bin}:$PATH", cache.display())
+    }
+
+    /// Which kinds there are. The usual place goes by the address, which the next run has again.
+    fn cache(&self) -> PathBuf {
+        self.kubeconfig.with_file_name("kube-cache")
     }
 
     /// Creates the namespace `<base>-<random>` and returns once pods may be created in it.
