@@ -44,10 +44,10 @@ test-unit: rust ## tests inside the crates
 	@cargo test --workspace --locked --exclude mq-tests < /dev/null
 
 .PHONY: test-integration
-test-integration: rust servers ## tests against a real API server and a real Kafka; no root
+test-integration: rust servers ## tests against a real API server and a real Kafka; no root. TEST=name runs one
 	@cargo test --workspace --locked --test integration --no-run < /dev/null
 	@echo "mq: integration tests"
-	@$(with_servers) --control-plane --kafka -- hack/suite.sh integration
+	@$(with_servers) --control-plane --kafka -- hack/suite.sh integration $(TEST)
 
 .PHONY: node
 node:
@@ -65,7 +65,7 @@ test-e2e-short: rust node servers images
 	@$(with_servers) --node $(image_flags) -- hack/suite.sh e2e
 
 .PHONY: test-e2e
-test-e2e: rust node servers images ## all end-to-end tests with real pods, the long ones too; root
+test-e2e: rust node servers images ## all end-to-end tests with real pods, the long ones too; root. TEST=name runs one
 	@cargo test --workspace --locked --test e2e --no-run < /dev/null
 	@$(with_servers) --node $(image_flags) -- hack/suite.sh e2e --include-ignored $(TEST)
 

@@ -14,3 +14,4 @@ images: rust servers ## operator and demo services as images for the local node
 		$(MQ_CLUSTER) image mq.test/$$program:dev $(IMAGES)/$$program > $(IMAGES)/$$program.tar.new; \
 		mv $(IMAGES)/$$program.tar.new $(IMAGES)/$$program.tar; \
 	done
+	@echo "mq: images in $(IMAGES): $(notdir $(IMAGE_FILES))"

@@ -30,7 +30,7 @@ go_build := CGO_ENABLED=0 GOTOOLCHAIN=local go build -trimpath -buildvcs=false
 
 .PHONY: servers
 servers: $(MQ_CLUSTER) ## build etcd, Kubernetes, Kafka, DNS, Helm and their launcher (about 10 minutes the first time)
-	@ln -sfn $(SERVERS) $(MQ_CACHE)/servers
+	@touch $(SERVERS) && ln -sfn $(SERVERS) $(MQ_CACHE)/servers
 	@test -e $(KAFKA)/classes.jsa || $(MQ_CLUSTER) run --kafka -- true # the first broker writes what makes later ones start fast
 
 $(MQ_CLUSTER): $(KUBE) $(HELM) $(COREDNS) $(KAFKA)/lib
@@ -39,6 +39,7 @@ $(MQ_CLUSTER): $(KUBE) $(HELM) $(COREDNS) $(KAFKA)/lib
 	@ln -s $(HELM) $(COREDNS) $(SERVERS).new/ && ln -s $(KAFKA) $(SERVERS).new/kafka-home
 	@cd testkit/cluster && $(go_build) -o $(SERVERS).new/mq-cluster ./mq-cluster
 	@rm -rf $(SERVERS) && mv $(SERVERS).new $(SERVERS)
+	@hack/prune-servers.sh $(MQ_CACHE)
 
 $(KUBE):
 	@hack/tools.sh go
