@@ -75,7 +75,11 @@ pub enum Violation {
     )]
     HeartbeatLongerThanSession { heartbeat: i64, session: u32 },
     #[error("{property} is {value}; with acks all and retryMax of 1 or more it can be at most 5")]
-    TooManyInFlight { property: String, value: i64 },
+    TooManyInFlight { property: &'static str, value: String },
+    #[error(
+        "{property} is {value}; with acks 1 and retryMax of 1 or more it can only be 1, or a retry would overtake its successor and a key lose its order: set acks to all, or retryMax to 0"
+    )]
+    UnorderedInFlight { property: &'static str, value: String },
     #[error("overrides has {count} properties; it can have at most {}", overrides::MAX_COUNT)]
     TooManyOverrides { count: usize },
     #[error(
@@ -252,6 +256,11 @@ impl ResolvedProducer {
         self.acks == Acks::All && self.retry_max >= 1
     }
 
+    /// Whether a retried batch could arrive after its successor: it is repeated, and the broker does not know its number.
+    fn needs_one_in_flight(&self) -> bool {
+        !self.is_idempotent() && self.acks != Acks::None && self.retry_max > 0
+    }
+
     fn check_together(&self, check: &mut Check) {
         check.overrides(Side::Producer, &self.overrides);
         let timeout = overridden(&self.overrides, &["delivery.timeout.ms", "message.timeout.ms"]);
@@ -262,12 +271,15 @@ impl ResolvedProducer {
             let property = property.to_owned();
             check.found.push(Violation::LingerLongerThanTimeout { linger: self.linger_ms, property, timeout });
         }
-        let in_flight = overridden(&self.overrides, &["max.in.flight.requests.per.connection", "max.in.flight"]);
-        if let Some((property, value)) = in_flight
-            && value > 5
-            && self.is_idempotent()
-        {
-            check.found.push(Violation::TooManyInFlight { property: property.to_owned(), value });
+        for property in ["max.in.flight.requests.per.connection", "max.in.flight"] {
+            let Some(value) = self.overrides.get(property).map(|value| value.trim().to_owned()) else { continue };
+            // A number that cannot be read here may mean something to librdkafka.
+            let above = |max: u32| value.parse::<u32>().map_or(true, |value| value > max);
+            if self.is_idempotent() && above(5) {
+                check.found.push(Violation::TooManyInFlight { property, value });
+            } else if self.needs_one_in_flight() && above(1) {
+                check.found.push(Violation::UnorderedInFlight { property, value });
+            }
         }
     }
 }

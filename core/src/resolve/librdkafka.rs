@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{ResolvedConsumer, ResolvedProducer};
-use crate::{knobs, settings::Acks};
+use crate::knobs;
 
 /// Longest default pause between heartbeats, in milliseconds (librdkafka's own).
 const HEARTBEAT_MS: u32 = 3_000;
@@ -21,8 +21,7 @@ impl ResolvedProducer {
         set("enable.idempotence", self.is_idempotent().to_string());
         // The partitioner of the Java client, so that a key has one partition whoever sends it.
         set("partitioner", "murmur2_random".to_owned());
-        if !self.is_idempotent() && self.acks != Acks::None && self.retry_max > 0 {
-            // Without idempotence a retried batch can arrive after its successor; one request at a time keeps the order.
+        if self.needs_one_in_flight() {
             set("max.in.flight.requests.per.connection", "1".to_owned());
         }
         finish(properties, &self.overrides)

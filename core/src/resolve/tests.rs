@@ -110,12 +110,22 @@ fn a_producer_is_idempotent_only_if_all_replicas_acknowledge_and_it_may_retry() 
 }
 
 #[test]
-fn the_user_decides_about_requests_in_flight_under_either_name() {
+fn requests_in_flight_may_be_overridden_where_no_retry_overtakes_its_successor() {
     for name in ["max.in.flight", "max.in.flight.requests.per.connection"] {
-        let settings = serde_json::json!({"acks": 1, "overrides": {name: 3}});
-        let properties = producer(settings).unwrap().to_librdkafka();
-        let set: Vec<_> = properties.iter().filter(|(key, _)| key.starts_with("max.in.flight")).collect();
-        assert_eq!(set, [&(name.to_owned(), "3".to_owned())]);
+        let with = |acks: &str, retries: u32, value: &str| {
+            producer(serde_json::json!({"acks": acks, "retryMax": retries, "overrides": {name: value}}))
+        };
+        for (acks, retries, value) in [("all", 3, "5"), ("1", 3, "1"), ("1", 0, "50"), ("0", 3, "50"), ("all", 0, "50")]
+        {
+            let properties = with(acks, retries, value).unwrap().to_librdkafka();
+            let set: Vec<_> = properties.iter().filter(|(key, _)| key.starts_with("max.in.flight")).collect();
+            assert_eq!(set, [&(name.to_owned(), value.to_owned())], "acks {acks}, {retries} retries");
+        }
+        for value in ["2", "0x5"] {
+            let text = with("1", 3, value).unwrap_err().to_string();
+            assert!(text.contains(name) && text.contains("set acks to all"), "{text}");
+        }
+        assert!(with("all", 3, "0x10").is_err());
     }
 }
 
@@ -169,7 +179,6 @@ fn fields_that_contradict_each_other_are_refused() {
     assert!(text.to_string().contains("lower lingerMs or raise message.timeout.ms"), "{text}");
     let text = producer(serde_json::json!({"overrides": {"max.in.flight": 6}})).unwrap_err();
     assert!(text.to_string().contains("at most 5"), "{text}");
-    assert!(producer(serde_json::json!({"acks": 1, "overrides": {"max.in.flight": 6}})).is_ok());
     assert!(producer(serde_json::json!({"overrides": {"message.timeout.ms": 0}})).is_ok(), "0 means no timeout");
 }
 
