@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use mq_protocol::limits::{
-    CONNECT_TIMEOUT, FIRST_MESSAGE_TIMEOUT, HEARTBEAT_INTERVAL, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
+    BACKOFF_CAP, CONNECT_TIMEOUT, FIRST_MESSAGE_TIMEOUT, HEARTBEAT_INTERVAL, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
     MAX_MESSAGE_BYTES, SILENCE_TIMEOUT, backoff,
 };
 use mq_protocol::message::{FromAgent, FromServer};
@@ -14,6 +14,7 @@ use mq_protocol::wire;
 use mq_protocol::wire::config_push_client::ConfigPushClient;
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
@@ -53,10 +54,10 @@ struct Moved {
 pub(crate) async fn run(hub: Arc<Hub>, options: Options) {
     let mut attempt = 0;
     loop {
-        let mut spoke = false;
-        let outcome = one(&hub, &options, &mut spoke).await;
+        let mut opened = None;
+        let outcome = one(&hub, &options, &mut opened).await;
         hub.disconnected();
-        if spoke {
+        if outcome.is_ok() || opened.is_some_and(is_healthy) {
             attempt = 0;
         }
         let pause = match outcome {
@@ -76,8 +77,14 @@ pub(crate) async fn run(hub: Arc<Hub>, options: Options) {
     }
 }
 
-/// One stream from its connection to its end.
-async fn one(hub: &Hub, options: &Options, spoke: &mut bool) -> Result<Moved, Broken> {
+/// Whether the stream lasted. One that ends after its first words is opened again as late as one that never opened: a server that
+/// breaks after accepting must not have all pods at it twice a second.
+fn is_healthy(opened: Instant) -> bool {
+    opened.elapsed() >= BACKOFF_CAP
+}
+
+/// One stream from its connection to its end. `opened`: when it first spoke.
+async fn one(hub: &Hub, options: &Options, opened: &mut Option<Instant>) -> Result<Moved, Broken> {
     let channel = connect(options).await?;
     let mut client = ConfigPushClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -95,8 +102,8 @@ async fn one(hub: &Hub, options: &Options, spoke: &mut bool) -> Result<Moved, Br
     let mut silence = HEARTBEAT_INTERVAL + FIRST_MESSAGE_TIMEOUT;
     loop {
         let message = next(&mut inbound, silence).await?;
-        if !*spoke {
-            *spoke = true;
+        if opened.is_none() {
+            *opened = Some(Instant::now());
             tracing::info!("stream to the operator open");
         }
         silence = SILENCE_TIMEOUT;
@@ -190,4 +197,17 @@ fn words(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_stream_that_lasted_resets_the_back_off() {
+        let opened = Instant::now();
+        assert!(!is_healthy(opened));
+        tokio::time::advance(BACKOFF_CAP).await;
+        assert!(is_healthy(opened));
+    }
 }
