@@ -120,14 +120,6 @@ pub enum FlushError {
         /// How long was waited.
         milliseconds: u128,
     },
-    /// librdkafka failed.
-    #[error("flushing the producer {name} failed: {detail}")]
-    Failed {
-        /// The producer's name.
-        name: String,
-        /// librdkafka's words.
-        detail: String,
-    },
 }
 
 /// A consumer ended or could not do what was asked.
