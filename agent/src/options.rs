@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mq_core::knobs::{self, KNOBS, Side};
 use mq_core::resolve::{ResolvedConsumer, ResolvedProducer};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value as Json;
 
 use crate::config::Config;
 use crate::error::Error;
@@ -123,7 +126,8 @@ impl Options {
     }
 
     /// Keeps these settings (`lingerMs`, …) as [`Options::config`] has them, whatever is pushed. The operator sees them as not
-    /// applied.
+    /// applied. A name that is no setting makes [`Agent::producer`](crate::Agent::producer) and
+    /// [`Agent::consumer`](crate::Agent::consumer) fail.
     #[must_use]
     pub fn keep<N: Into<String>>(mut self, settings: impl IntoIterator<Item = N>) -> Self {
         self.keep = settings.into_iter().map(Into::into).collect();
@@ -156,6 +160,9 @@ impl Options {
     }
 
     pub(crate) fn kept(&self) -> Result<Keep, Error> {
+        if let Some(unknown) = self.keep.iter().find(|name| KNOBS.iter().all(|knob| knob.name != name.as_str())) {
+            return Err(Error::InvalidConfig { detail: format!("there is no setting {unknown:?} to keep") });
+        }
         Ok(Keep {
             names: self.keep.clone(),
             producer: self.config.resolved_producer()?,
@@ -174,31 +181,60 @@ pub(crate) struct Keep {
 
 impl Keep {
     pub(crate) fn producer(&self, settings: &mut ResolvedProducer) {
-        let own = &self.producer;
-        for name in &self.names {
-            match name.as_str() {
-                "acks" => settings.acks = own.acks,
-                "retryMax" => settings.retry_max = own.retry_max,
-                "batchSize" => settings.batch_size = own.batch_size,
-                "lingerMs" => settings.linger_ms = own.linger_ms,
-                "compression" => settings.compression = own.compression,
-                _ => {}
-            }
-        }
+        keep(Side::Producer, &self.names, &self.producer, settings);
     }
 
     pub(crate) fn consumer(&self, settings: &mut ResolvedConsumer) {
-        let own = &self.consumer;
-        for name in &self.names {
-            match name.as_str() {
-                "autoOffsetReset" => settings.auto_offset_reset = own.auto_offset_reset,
-                "enableAutoCommit" => settings.enable_auto_commit = own.enable_auto_commit,
-                "autoCommitIntervalMs" => settings.auto_commit_interval_ms = own.auto_commit_interval_ms,
-                "sessionTimeoutMs" => settings.session_timeout_ms = own.session_timeout_ms,
-                "maxPollRecords" => settings.max_poll_records = own.max_poll_records,
-                "maxPollIntervalMs" => settings.max_poll_interval_ms = own.max_poll_interval_ms,
-                _ => {}
-            }
+        keep(Side::Consumer, &self.names, &self.consumer, settings);
+    }
+}
+
+fn keep<S: Serialize + DeserializeOwned>(side: Side, names: &BTreeSet<String>, own: &S, settings: &mut S) {
+    // Never another form: settings are a struct.
+    let (Ok(Json::Object(own)), Ok(Json::Object(mut kept))) =
+        (serde_json::to_value(own), serde_json::to_value(&*settings))
+    else {
+        return;
+    };
+    for knob in knobs::of(side).filter(|knob| names.contains(knob.name)) {
+        if let Some(value) = own.get(knob.name) {
+            kept.insert(knob.name.to_owned(), value.clone());
         }
+    }
+    if let Ok(kept) = serde_json::from_value(Json::Object(kept)) {
+        *settings = kept;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mq_core::presets::PRESET_VERSION;
+    use mq_core::settings::{ConsumerSettings, ProducerSettings};
+
+    use super::*;
+
+    #[test]
+    fn every_setting_can_be_kept_and_no_other_changes() {
+        let options = Options::in_folders(Path::new("/"), Path::new("/")).keep(KNOBS.iter().map(|knob| knob.name));
+        let keep = options.kept().unwrap();
+        let told = r#"{"acks": 1, "retryMax": 77, "batchSize": 77, "lingerMs": 77, "compression": "gzip", "overrides": {"client.rack": "a"}}"#;
+        let told: ProducerSettings = serde_json::from_str(told).unwrap();
+        let mut producer = told.resolve(PRESET_VERSION).unwrap();
+        keep.producer(&mut producer);
+        assert_eq!(producer.overrides.len(), 1);
+        producer.overrides.clear();
+        assert_eq!(producer, keep.producer);
+        let told = r#"{"autoOffsetReset": "latest", "enableAutoCommit": false, "autoCommitIntervalMs": 777, "sessionTimeoutMs": 7777,
+            "maxPollRecords": 77, "maxPollIntervalMs": 77777}"#;
+        let told: ConsumerSettings = serde_json::from_str(told).unwrap();
+        let mut consumer = told.resolve(PRESET_VERSION).unwrap();
+        keep.consumer(&mut consumer);
+        assert_eq!(consumer, keep.consumer);
+    }
+
+    #[test]
+    fn a_setting_that_does_not_exist_cannot_be_kept() {
+        let error = Options::in_folders(Path::new("/"), Path::new("/")).keep(["linger.ms"]).kept().unwrap_err();
+        assert!(error.to_string().contains("linger.ms"), "{error}");
     }
 }
