@@ -233,10 +233,11 @@ impl Consumer {
         }
     }
 
-    /// Handlers that may run at the same time, from now on. Fewer: the surplus ends as handlers end.
+    /// Handlers that may run at the same time, from now on. More: records that wait begin at once. Fewer: the surplus ends as
+    /// handlers end.
     pub fn set_concurrency(&self, concurrency: usize) {
         let limits = self.0.shared.limits();
-        self.0.shared.set_limits(Limits { concurrency, ..limits });
+        self.set_limits(Limits { concurrency, ..limits });
     }
 
     /// The consumer's counters.

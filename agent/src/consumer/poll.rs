@@ -73,6 +73,8 @@ impl Poller {
                     }
                 }
             }
+            // Slots of a raised concurrency too.
+            self.work.fill();
             self.commit_if_due();
             self.hold();
             if self.may_poll() {

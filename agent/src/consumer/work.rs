@@ -48,7 +48,6 @@ impl Work {
                 "the log of the partition went back: its topic was created anew or lost its end; reading goes on from here, and records can come again"
             );
         }
-        self.fill();
     }
 
     /// Starts what free slots can take.

@@ -315,6 +315,38 @@ async fn no_more_than_max_poll_records_are_in_flight() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_raised_concurrency_begins_what_waits_at_once() -> Result<()> {
+    let stage = Stage::new("raised", 1, "{}").await?;
+    produce_numbered(&stage.kafka, &stage.topic, 4, 1).await?;
+    let (_agent, consumer) = stage.consumer(1).await?;
+    let (begun, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let _subscription = subscribe(&consumer, {
+        let (begun, gate) = (Arc::clone(&begun), Arc::clone(&gate));
+        move |_| {
+            let (begun, gate) = (Arc::clone(&begun), Arc::clone(&gate));
+            async move {
+                begun.add_permits(1);
+                gate.acquire().await.map_err(Failure::reject)?.forget();
+                Ok(())
+            }
+        }
+    });
+    wait_until("all records wait for the one slot", PATIENCE, async || {
+        ensure!(consumer.stats().in_flight == 4, "{:?}", consumer.stats());
+        Ok(())
+    })
+    .await?;
+    assert_eq!(begun.available_permits(), 1);
+    consumer.set_concurrency(4);
+    // No record ends and none comes: nothing else starts them.
+    tokio::time::timeout(PATIENCE, begun.acquire_many(4)).await.context("still one")??.forget();
+    gate.add_permits(4);
+    stage.wait_committed(4).await?;
+    consumer.close(DRAIN).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_trace_goes_through_handler_and_producer() -> Result<()> {
     let stage = Stage::new("trace", 1, "{}").await?;
     let answers = stage.kafka.unique("answers");
