@@ -50,6 +50,7 @@ pub(crate) fn producer(name: &str, body: &Producer) -> ClientConfig {
 pub(crate) fn consumer(name: &str, body: &Consumer) -> ClientConfig {
     let mut config = connection(name, &body.connection);
     config.set("group.id", &body.group_id);
+    config.set("statistics.interval.ms", STATISTICS_MS);
     config.set("queued.max.messages.kbytes", FETCH_QUEUE_KIB);
     config.set("fetch.queue.backoff.ms", FETCH_BACKOFF_MS);
     for (key, value) in body.settings.to_librdkafka() {

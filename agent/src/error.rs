@@ -145,6 +145,14 @@ pub enum ConsumeError {
         /// The broker's or librdkafka's words.
         detail: String,
     },
+    /// Reading goes on where it was.
+    #[error("the consumer {name} did not seek: {detail}")]
+    Seek {
+        /// The consumer's name.
+        name: String,
+        /// What stood in the way.
+        detail: String,
+    },
     /// librdkafka reported an error that this client cannot recover from.
     #[error("the consumer {name} cannot go on: {detail}")]
     Fatal {

@@ -12,7 +12,7 @@ use crate::stats::{ConsumerStats, ProducerStats};
 ///
 /// With the feature `prometheus` it is a collector: `registry.register(Box::new(metrics.clone()))` shows
 /// `mq_producer_{messages_sent, bytes_sent, send_errors, retry_count, average_latency_ms, queue_size}` and
-/// `mq_consumer_{messages_consumed, bytes_consumed, processing_errors, commit_errors, average_process_time_ms}`, each with the
+/// `mq_consumer_{messages_consumed, bytes_consumed, processing_errors, commit_errors, average_process_time_ms, lag}`, each with the
 /// label `name`. A client that was dropped is no longer shown.
 ///
 /// ```
@@ -122,7 +122,7 @@ mod collector {
         };
     }
 
-    const SHOWN: [Shown; 11] = [
+    const SHOWN: [Shown; 12] = [
         shown!(Producer "mq_producer_messages_sent" "Messages that the broker acknowledged." COUNTER |s| number(s.messages_sent)),
         shown!(Producer "mq_producer_bytes_sent" "Bytes of key and payload of those." COUNTER |s| number(s.bytes_sent)),
         shown!(Producer "mq_producer_send_errors" "Messages that were refused or never acknowledged." COUNTER |s| number(s.send_errors)),
@@ -134,6 +134,7 @@ mod collector {
         shown!(Consumer "mq_consumer_processing_errors" "Attempts of the handler that failed." COUNTER |s| number(s.processing_errors)),
         shown!(Consumer "mq_consumer_commit_errors" "Commits that failed." COUNTER |s| number(s.commit_errors)),
         shown!(Consumer "mq_consumer_average_process_time_ms" "Mean time of one attempt of the handler since the start." GAUGE |s| milliseconds(s.average_process_time)),
+        shown!(Consumer "mq_consumer_lag" "Messages of the assigned partitions that are not finished; absent while unknown." GAUGE |s| s.lag.and_then(number)),
     ];
 
     /// The same for every collector, so that a registry takes one of them.

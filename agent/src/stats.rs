@@ -50,6 +50,9 @@ pub struct ConsumerStats {
     pub average_process_time: Option<Duration>,
     /// All the time that handlers have run, summed over the slots.
     pub busy: Duration,
+    /// Messages of the assigned partitions that are not finished yet, read or not; looked at every 5 s. Of a transactional topic also
+    /// its markers. `None`: not known of every partition yet.
+    pub lag: Option<u64>,
     /// Records taken from Kafka and not yet finished.
     pub in_flight: usize,
     /// Keys that stopped because their dead letter cannot be delivered until somebody mends it: its topic is missing or refuses it.
@@ -186,7 +189,8 @@ impl ConsumerCounters {
         self.commit_errors.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn read(&self, in_flight: usize, stopped_keys: usize, paused_partitions: usize) -> ConsumerStats {
+    pub(crate) fn read(&self, held: Held) -> ConsumerStats {
+        let Held { in_flight, stopped_keys, paused_partitions, lag } = held;
         let busy_us = self.busy_us.load(Relaxed);
         ConsumerStats {
             messages_consumed: self.consumed.load(Relaxed),
@@ -196,11 +200,21 @@ impl ConsumerCounters {
             commit_errors: self.commit_errors.load(Relaxed),
             average_process_time: mean(busy_us, self.attempts.load(Relaxed)),
             busy: Duration::from_micros(busy_us),
+            lag,
             in_flight,
             stopped_keys,
             paused_partitions,
         }
     }
+}
+
+/// What is no counter but how it stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held {
+    pub(crate) in_flight: usize,
+    pub(crate) stopped_keys: usize,
+    pub(crate) paused_partitions: usize,
+    pub(crate) lag: Option<u64>,
 }
 
 fn micros(time: Duration) -> u64 {

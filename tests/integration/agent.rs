@@ -15,6 +15,7 @@ mod producer;
 mod settings;
 mod sources;
 mod stage;
+mod steer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Callbacks of librdkafka. They run on the poll thread, inside `poll`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceP
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
+use serde::Deserialize;
 
-use super::state::{AssignmentId, Position, Shared};
+use super::state::{AssignmentId, Position, Shared, State};
 use super::waiters::{COMMIT_AGAIN, Refusal};
 
 /// How long a leaving consumer, or one that gives partitions away, waits for the answer to its last commit.
@@ -32,24 +33,24 @@ impl Context {
     }
 
     fn assigned(&self, consumer: &KafkaConsumer, partitions: &TopicPartitionList) {
-        let paused = {
+        let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
+        {
             let mut state = self.shared.lock();
             for partition in partitions.elements() {
-                state.assign(partition.topic(), partition.partition());
+                let (topic, partition) = (partition.topic(), partition.partition());
+                state.assign(topic, partition);
+                let paused = state.paused || state.paused_by_service.contains(&(topic.to_owned(), partition));
+                if paused { &mut pause } else { &mut resume }.add_partition(topic, partition);
             }
-            state.paused
-        };
+        }
         let outcome = match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(partitions),
             _ => consumer.assign(partitions),
         };
         self.report("take the assigned partitions", outcome);
         // librdkafka remembers a pause across revocation: a partition that left while all were paused would come back silent.
-        if paused {
-            self.report("pause the assigned partitions", consumer.pause(partitions));
-        } else {
-            self.report("resume the assigned partitions", consumer.resume(partitions));
-        }
+        self.report("pause the assigned partitions", consumer.pause(&pause));
+        self.report("resume the assigned partitions", consumer.resume(&resume));
         tracing::info!(consumer = self.shared.name, partitions = %names(partitions), "partitions assigned");
     }
 
@@ -65,18 +66,29 @@ impl Context {
                 .map(|(id, _)| id)
                 .collect()
         };
-        if !lost {
-            self.drain(consumer, &ids);
-            self.commit_last(consumer, &ids);
+        if lost {
+            self.release(&ids);
+        } else {
+            self.retire(consumer, &ids);
         }
-        self.shared.lock().release(&ids);
-        self.shared.notify();
         let outcome = match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_unassign(partitions),
             _ => consumer.unassign(),
         };
         self.report("give the revoked partitions back", outcome);
         tracing::info!(consumer = self.shared.name, partitions = %names(partitions), lost, "partitions revoked");
+    }
+
+    /// Ends these assignments in order.
+    pub(super) fn retire(&self, consumer: &KafkaConsumer, ids: &HashSet<AssignmentId>) {
+        self.drain(consumer, ids);
+        self.commit_last(consumer, ids);
+        self.release(ids);
+    }
+
+    fn release(&self, ids: &HashSet<AssignmentId>) {
+        self.shared.lock().release(ids);
+        self.shared.notify();
     }
 
     /// Waits for the handlers of these assignments, at most for the revoke budget, and commits meanwhile if one of them asks for it.
@@ -164,6 +176,52 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::warn!(consumer = self.shared.name, %error, reason, "librdkafka reports an error");
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        let read = serde_json::from_slice::<Statistics>(statistics);
+        if let Err(error) = &read {
+            tracing::debug!(consumer = self.shared.name, %error, "librdkafka's statistics cannot be read");
+        }
+        let mut state = self.shared.lock();
+        state.lag = read.ok().and_then(|statistics| statistics.lag(&state));
+    }
+}
+
+/// What is read of librdkafka's statistics. An offset that it does not know is negative.
+#[derive(Deserialize)]
+struct Statistics {
+    #[serde(default)]
+    topics: HashMap<String, TopicStatistics>,
+}
+
+#[derive(Deserialize)]
+struct TopicStatistics {
+    #[serde(default)]
+    partitions: HashMap<i32, PartitionStatistics>,
+}
+
+#[derive(Deserialize)]
+struct PartitionStatistics {
+    #[serde(rename = "hi_offset")]
+    end: i64,
+    #[serde(rename = "committed_offset")]
+    committed: i64,
+    #[serde(rename = "next_offset")]
+    next: i64,
+}
+
+impl Statistics {
+    /// The lag of all assigned partitions; unknown if that of one is.
+    fn lag(&self, state: &State) -> Option<u64> {
+        let assigned = state.partitions(state.all().into_iter());
+        let lags = assigned.iter().map(|(topic, partition)| {
+            let known = self.topics.get(&**topic)?.partitions.get(partition)?;
+            let read = [known.committed, known.next].into_iter().find(|offset| *offset >= 0);
+            let unfinished = state.unfinished(topic, *partition).or(read)?;
+            (known.end >= 0).then(|| u64::try_from(known.end - unfinished).unwrap_or(0))
+        });
+        lags.sum()
     }
 }
 

@@ -9,6 +9,7 @@ mod lanes;
 mod offsets;
 mod poll;
 mod state;
+mod steer;
 mod waiters;
 mod work;
 
@@ -38,7 +39,7 @@ use crate::drive::Apply as _;
 use crate::error::{ConsumeError, Error, Failure};
 use crate::message::Record;
 use crate::options::Options;
-use crate::stats::ConsumerStats;
+use crate::stats::{ConsumerStats, Held};
 
 /// How long leaving the group may take after the drain, the last commit included.
 const LEAVE: Duration = Duration::from_secs(10);
@@ -242,11 +243,12 @@ impl Consumer {
 
     /// The consumer's counters.
     pub fn stats(&self) -> ConsumerStats {
-        let (in_flight, stopped, paused) = {
+        let held = {
             let state = self.0.shared.lock();
-            (state.budget.records(), state.stopped.len(), state.far_ahead.len())
+            let (stopped_keys, paused_partitions) = (state.stopped.len(), state.far_ahead.len());
+            Held { in_flight: state.budget.records(), stopped_keys, paused_partitions, lag: state.lag }
         };
-        self.0.shared.counters.read(in_flight, stopped, paused)
+        self.0.shared.counters.read(held)
     }
 
     /// The name under which the consumer is configured.
@@ -305,6 +307,13 @@ impl Consumer {
                 Err(ConsumeError::AlreadySubscribed { name: self.name().to_owned() })
             }
             Phase::Closed => Err(self.closed()),
+        }
+    }
+
+    fn tell(&self, command: Command) -> Result<(), ConsumeError> {
+        match &*self.phase() {
+            Phase::Running(commands) => commands.send(command).map_err(|_| self.closed()),
+            Phase::Idle { .. } | Phase::Closed => Err(self.closed()),
         }
     }
 

@@ -118,6 +118,11 @@ impl Offsets {
         self.committed.is_some_and(|committed| committed >= offset)
     }
 
+    /// The first offset that is not finished. `None`: nothing was read yet.
+    pub(crate) fn unfinished(&self) -> Option<i64> {
+        self.committable.or_else(|| self.pending.front().map(|pending| pending.next - 1))
+    }
+
     /// The end of the finished prefix, sent or not.
     pub(crate) fn committable(&self) -> Option<i64> {
         self.committable

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
 use super::context::{KafkaConsumer, LAST_COMMIT, SLICE, offsets, refusal};
@@ -21,14 +21,27 @@ const POLL: Duration = Duration::from_millis(50);
 /// How long a full consumer stops polling before it pauses its partitions. Most budgets clear within it, and a pause throws away
 /// what was fetched.
 const HOLD: Duration = Duration::from_secs(1);
+/// How many records are taken in at most before commands, commits and pauses have their turn again.
+const BURST: usize = 256;
+/// How long the broker may take to answer where a time is, and librdkafka to go there.
+const SEEK: Duration = Duration::from_secs(5);
 
 pub(super) enum Command {
     /// Subscribe to these topics from now on.
     Subscribe(Vec<String>, oneshot::Sender<KafkaResult<()>>),
     /// Drain, commit, leave, go on with another Kafka consumer.
     Exchange(Box<Exchange>),
+    /// Read these partitions of the topic from elsewhere.
+    Seek(String, SeekTo, oneshot::Sender<Result<(), String>>),
     /// Drain until the deadline, commit, leave.
     Close(Instant),
+}
+
+pub(super) enum SeekTo {
+    /// This offset of this partition.
+    Offset(i32, i64),
+    /// The first record of that time or later, in milliseconds since the Unix epoch, in every assigned partition.
+    Time(i64),
 }
 
 pub(super) struct Exchange {
@@ -44,7 +57,7 @@ pub(super) struct Poller {
     commands: Receiver<Command>,
     last_commit: Instant,
     full_since: Option<Instant>,
-    /// Assignments that are paused alone, because they are far ahead of their first unfinished record.
+    /// Assignments that are paused alone.
     held: HashSet<AssignmentId>,
 }
 
@@ -62,6 +75,9 @@ impl Poller {
                         let _ = done.send(subscribe(&self.consumer, &topics));
                     }
                     Ok(Command::Exchange(exchange)) => self = self.exchange(*exchange),
+                    Ok(Command::Seek(topic, to, done)) => {
+                        let _ = done.send(self.seek(&topic, &to));
+                    }
                     Ok(Command::Close(deadline)) => {
                         self.leave(deadline);
                         return Ok(());
@@ -78,13 +94,55 @@ impl Poller {
             self.commit_if_due();
             self.hold();
             if self.may_poll() {
-                match self.consumer.poll(POLL) {
-                    Some(Ok(message)) => self.work.accept(&message),
-                    Some(Err(error)) => self.failed(&error)?,
-                    None => {}
-                }
+                self.take_in()?;
             }
         }
+    }
+
+    /// Waits for a record, and takes in with it what librdkafka has fetched already.
+    fn take_in(&self) -> Result<(), ConsumeError> {
+        let mut wait = POLL;
+        for _ in 0..BURST {
+            match self.consumer.poll(wait) {
+                Some(Ok(message)) if self.work.accept(&message) => {}
+                Some(Err(error)) => self.failed(&error)?,
+                // Full, nothing left, or a rebalance.
+                Some(Ok(_)) | None => break,
+            }
+            wait = Duration::ZERO;
+        }
+        Ok(())
+    }
+
+    /// First librdkafka goes there: if it cannot, everything is as before. Then what was read before is finished or dropped.
+    fn seek(&self, topic: &str, to: &SeekTo) -> Result<(), String> {
+        let targets = match to {
+            SeekTo::Offset(partition, offset) => vec![(*partition, Offset::Offset(*offset))],
+            SeekTo::Time(milliseconds) => self.find_time(topic, *milliseconds)?,
+        };
+        for (partition, offset) in targets {
+            let found = self.work.shared.lock().find(topic, partition);
+            let (id, _) = found.ok_or_else(|| format!("{topic} {partition} is not assigned to this consumer"))?;
+            let gone_to = self.consumer.seek(topic, partition, offset, SEEK);
+            gone_to.map_err(|error| format!("librdkafka did not go to {offset:?} of {topic} {partition}: {error}"))?;
+            self.consumer.client().context().retire(&self.consumer, &HashSet::from([id]));
+            self.work.shared.lock().assign(topic, partition);
+        }
+        Ok(())
+    }
+
+    fn find_time(&self, topic: &str, milliseconds: i64) -> Result<Vec<(i32, Offset)>, String> {
+        let mut times = TopicPartitionList::new();
+        for partition in self.work.shared.lock().assigned(topic) {
+            // Fails for special offsets alone; a time is none.
+            let _ = times.add_partition_offset(topic, partition, Offset::Offset(milliseconds.max(0)));
+        }
+        if times.count() == 0 {
+            return Err(format!("no partition of {topic} is assigned to this consumer"));
+        }
+        let found = self.consumer.offsets_for_times(times, SEEK);
+        let found = found.map_err(|error| format!("the broker did not say where that time is in {topic}: {error}"))?;
+        Ok(found.elements().iter().map(|element| (element.partition(), element.offset())).collect())
     }
 
     fn failed(&self, error: &KafkaError) -> Result<(), ConsumeError> {
@@ -135,19 +193,21 @@ impl Poller {
         }
     }
 
-    /// Pauses partitions that are far ahead of their first unfinished record, and resumes those that are no longer.
+    /// Pauses the partitions that are to be, because they are far ahead of their first unfinished record or because the service said
+    /// so, and resumes those that are no longer.
     fn hold(&mut self) {
-        let (wanted, hold, go_on, paused) = {
+        let (wanted, hold, go_on, far_ahead, paused) = {
             let state = self.work.shared.lock();
-            if state.far_ahead == self.held {
+            let wanted = state.to_hold();
+            if wanted == self.held {
                 return;
             }
-            let wanted = state.far_ahead.clone();
             let hold = state.partitions(wanted.difference(&self.held).copied());
             let go_on = state.partitions(self.held.difference(&wanted).copied());
-            (wanted, hold, go_on, state.paused)
+            let far_ahead = state.partitions(state.far_ahead.difference(&self.held).copied());
+            (wanted, hold, go_on, far_ahead, state.paused)
         };
-        for (topic, partition) in &hold {
+        for (topic, partition) in &far_ahead {
             tracing::warn!(
                 consumer = self.work.shared.name,
                 %topic,

@@ -83,6 +83,10 @@ pub(super) struct State {
     pub(super) stopped: HashSet<LaneKey>,
     /// Assignments that take nothing in until their first unfinished record is finished.
     pub(super) far_ahead: HashSet<AssignmentId>,
+    /// Partitions that the service paused, assigned or not.
+    pub(super) paused_by_service: HashSet<(String, i32)>,
+    /// Messages from the finished prefixes to the ends of the logs, as librdkafka told it last.
+    pub(super) lag: Option<u64>,
     assignments: BTreeMap<AssignmentId, Assignment>,
     ids: HashMap<Arc<str>, HashMap<i32, AssignmentId>>,
     next_id: AssignmentId,
@@ -94,6 +98,15 @@ struct Assignment {
     topic: Arc<str>,
     partition: i32,
     offsets: Offsets,
+}
+
+/// What became of a record that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Accepted {
+    /// It shows that the log went back.
+    pub(super) went_back: bool,
+    /// Another one of its partition may follow at once.
+    pub(super) room: bool,
 }
 
 /// The end of the finished prefix of one partition.
@@ -121,6 +134,8 @@ impl Shared {
             paused: false,
             stopped: HashSet::new(),
             far_ahead: HashSet::new(),
+            paused_by_service: HashSet::new(),
+            lag: None,
             assignments: BTreeMap::new(),
             ids: HashMap::new(),
             next_id: 0,
@@ -198,13 +213,32 @@ impl State {
         known.map(|assignment| (Arc::clone(&assignment.topic), assignment.partition)).collect()
     }
 
+    /// The assigned partitions of a topic.
+    pub(super) fn assigned(&self, topic: &str) -> Vec<i32> {
+        self.ids.get(topic).map(|partitions| partitions.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// The assignments that take nothing in for now.
+    pub(super) fn to_hold(&self) -> HashSet<AssignmentId> {
+        let paused = self.paused_by_service.iter().filter_map(|(topic, partition)| self.find(topic, *partition));
+        self.far_ahead.iter().copied().chain(paused.map(|(id, _)| id)).collect()
+    }
+
+    /// The first offset of an assigned partition that is not finished, as far as the records in hand tell.
+    pub(super) fn unfinished(&self, topic: &str, partition: i32) -> Option<i64> {
+        let (id, _) = self.find(topic, partition)?;
+        self.assignments.get(&id)?.offsets.unfinished()
+    }
+
     pub(super) fn all(&self) -> HashSet<AssignmentId> {
         self.assignments.keys().copied().collect()
     }
 
-    /// Queues a record. True: it shows that the log went back.
-    pub(super) fn accept(&mut self, assignment: AssignmentId, record: Record) -> bool {
-        let Some(known) = self.assignments.get_mut(&assignment) else { return false };
+    /// Queues a record.
+    pub(super) fn accept(&mut self, assignment: AssignmentId, record: Record) -> Accepted {
+        let Some(known) = self.assignments.get_mut(&assignment) else {
+            return Accepted { went_back: false, room: true };
+        };
         let went_back = known.offsets.goes_back(record.offset());
         let sequence = known.offsets.accept(record.offset());
         if known.offsets.ahead() >= MAX_AHEAD {
@@ -222,7 +256,8 @@ impl State {
             let refusal = Refusal::Error("the log of a partition went back; commit again".to_owned());
             self.answer_waiters(Some((assignment, &refusal)));
         }
-        went_back
+        let room = self.budget.has_room() && !self.far_ahead.contains(&assignment);
+        Accepted { went_back, room }
     }
 
     /// The next record for a free slot.

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tracing::Instrument as _;
 
 use super::dead_letter::DeadLetters;
-use super::state::{Job, LaneKey, Shared};
+use super::state::{Accepted, Job, LaneKey, Shared};
 use crate::error::Failure;
 use crate::message::Record;
 use crate::trace::{TraceContext, TraceId};
@@ -33,12 +33,15 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Queues a record that was read. Called by the poll thread, which alone assigns and revokes.
-    pub(super) fn accept(self: &Arc<Self>, message: &BorrowedMessage<'_>) {
+    /// Queues a record that was read. Called by the poll thread, which alone assigns and revokes. Whether another one may be taken
+    /// in at once.
+    pub(super) fn accept(&self, message: &BorrowedMessage<'_>) -> bool {
         // Unknown: left over from before a revocation.
-        let Some((assignment, topic)) = self.shared.lock().find(message.topic(), message.partition()) else { return };
+        let Some((assignment, topic)) = self.shared.lock().find(message.topic(), message.partition()) else {
+            return true;
+        };
         let record = Record::copied(message, topic);
-        let went_back = self.shared.lock().accept(assignment, record);
+        let Accepted { went_back, room } = self.shared.lock().accept(assignment, record);
         if went_back {
             tracing::warn!(
                 consumer = self.shared.name,
@@ -48,6 +51,7 @@ impl Work {
                 "the log of the partition went back: its topic was created anew or lost its end; reading goes on from here, and records can come again"
             );
         }
+        room
     }
 
     /// Starts what free slots can take.

@@ -1,0 +1,65 @@
+//! Where and whether a consumer reads: pause, resume, seek.
+
+use tokio::sync::oneshot;
+
+use super::Consumer;
+use super::poll::{Command, SeekTo};
+use crate::error::ConsumeError;
+
+impl Consumer {
+    /// Stops taking records in from these partitions, within 50 ms; those taken in already are still handled. It holds until
+    /// [`Consumer::resume`], also for a partition that leaves and comes back. It pauses for this process: a member elsewhere that gets the
+    /// partition reads it. A paused partition stays assigned, and its lag grows.
+    pub fn pause<T: Into<String>>(&self, partitions: impl IntoIterator<Item = (T, i32)>) {
+        let partitions = partitions.into_iter().map(|(topic, partition)| (topic.into(), partition));
+        self.shared().lock().paused_by_service.extend(partitions);
+    }
+
+    /// Takes records in from these partitions again, where it left off. Up to a second passes before the first one comes.
+    pub fn resume<T: Into<String>>(&self, partitions: impl IntoIterator<Item = (T, i32)>) {
+        let mut state = self.shared().lock();
+        for (topic, partition) in partitions {
+            state.paused_by_service.remove(&(topic.into(), partition));
+        }
+    }
+
+    /// Goes on reading an assigned partition at `offset`. Running handlers of the partition are waited for, as when it moves to another
+    /// member; records that wait for a slot are dropped. What is finished is committed first, and what is finished afterwards moves the
+    /// committed offset there: until then a restart goes on where it was. An offset outside of the log goes where `autoOffsetReset` says.
+    ///
+    /// Not from inside a handler of the same partition: the two would wait for each other until the wait is given up.
+    ///
+    /// # Errors
+    /// [`ConsumeError::Seek`] when the partition is not assigned to this consumer, when the offset is negative, or when librdkafka
+    /// cannot go there; reading goes on as before. [`ConsumeError::Closed`] if the consumer is not running.
+    pub async fn seek(&self, topic: &str, partition: i32, offset: i64) -> Result<(), ConsumeError> {
+        if offset < 0 {
+            return Err(self.not_sought(format!("{offset} is no offset: the first one is 0")));
+        }
+        self.tell_to_seek(topic, SeekTo::Offset(partition, offset)).await
+    }
+
+    /// Goes on reading every assigned partition of `topic` at the first record of this time or later, in milliseconds since the Unix
+    /// epoch, or at the end if there is none. Every member of the group has to do it for its own partitions. Otherwise as
+    /// [`Consumer::seek`].
+    ///
+    /// # Errors
+    /// As [`Consumer::seek`], or when the broker does not say where that time is within 5 s. With several partitions those before the
+    /// one that failed have moved; the error names it.
+    pub async fn seek_to_time(&self, topic: &str, milliseconds: i64) -> Result<(), ConsumeError> {
+        self.tell_to_seek(topic, SeekTo::Time(milliseconds)).await
+    }
+
+    async fn tell_to_seek(&self, topic: &str, to: SeekTo) -> Result<(), ConsumeError> {
+        let (done, outcome) = oneshot::channel();
+        self.tell(Command::Seek(topic.to_owned(), to, done))?;
+        match outcome.await {
+            Ok(outcome) => outcome.map_err(|detail| self.not_sought(detail)),
+            Err(_) => Err(self.closed()),
+        }
+    }
+
+    fn not_sought(&self, detail: String) -> ConsumeError {
+        ConsumeError::Seek { name: self.name().to_owned(), detail }
+    }
+}
