@@ -186,7 +186,7 @@ impl Client {
                 counters.refused();
                 let limit = self.property("message.max.bytes").unwrap_or_default();
                 let detail = format!("it has {} bytes, the limit is {limit} (message.max.bytes)", message.size());
-                NotTaken::Refused(SendError::Refused { topic: message.topic.clone(), detail })
+                NotTaken::Refused(SendError::TooLarge { topic: message.topic.clone(), detail })
             }
             _ => {
                 counters.refused();

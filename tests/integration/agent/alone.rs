@@ -35,7 +35,7 @@ async fn a_batch_has_one_outcome_for_each_message_in_their_order() -> Result<()>
     for (number, outcome) in outcomes.into_iter().enumerate() {
         match outcome {
             Ok(ack) => offsets.push(ack.offset.context("the broker tells no offset")?),
-            Err(error) => assert!(number == 50 && matches!(error, SendError::Refused { .. }), "{number}: {error}"),
+            Err(error) => assert!(number == 50 && matches!(error, SendError::TooLarge { .. }), "{number}: {error}"),
         }
     }
     assert_eq!(offsets, (0..99).collect::<Vec<i64>>());
