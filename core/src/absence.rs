@@ -30,17 +30,17 @@ enum Absence {
         looks: u32,
         counted_at: Option<Duration>,
         enough: u32,
+        /// Whether the last look expected it.
+        open: bool,
     },
     /// By us, which the controller confirmed.
-    Deleted {
-        id: String,
-    },
+    Deleted { id: String },
 }
 
 impl Absences {
     /// The controller has made this topic.
     pub fn created(&mut self, topic: &str) {
-        let fresh = Absence::Doubted { looks: 0, counted_at: None, enough: LOOKS_AFTER_CREATION };
+        let fresh = Absence::Doubted { looks: 0, counted_at: None, enough: LOOKS_AFTER_CREATION, open: true };
         self.0.insert(topic.to_owned(), fresh);
     }
 
@@ -56,7 +56,7 @@ impl Absences {
 
     /// Whether another look is needed to settle something.
     pub fn is_unsure(&self) -> bool {
-        self.0.values().any(Absence::is_doubt)
+        self.0.values().any(|absence| absence.is_doubt() && matches!(absence, Absence::Doubted { open: true, .. }))
     }
 
     /// What a look at `now` shows in the light of the ones before. Of the topics that are `expected` to exist, absence becomes
@@ -69,7 +69,13 @@ impl Absences {
                 Err(why) => Err(why),
                 Ok(Some(state)) => Ok(self.seen(&topic, state)),
                 Ok(None) if expected.contains(topic.as_str()) => self.missed(&topic, now, spacing).map(|()| None),
-                Ok(None) => Ok(None),
+                Ok(None) => {
+                    // It may be expected again: the count stays.
+                    if let Some(Absence::Doubted { open, .. }) = self.0.get_mut(&topic) {
+                        *open = false;
+                    }
+                    Ok(None)
+                }
             };
             (topic, state)
         });
@@ -85,13 +91,14 @@ impl Absences {
     }
 
     fn missed(&mut self, topic: &str, now: Duration, spacing: Duration) -> Result<(), Unknown> {
-        let first = Absence::Doubted { looks: 0, counted_at: None, enough: LOOKS };
+        let first = Absence::Doubted { looks: 0, counted_at: None, enough: LOOKS, open: true };
         let absence = self.0.entry(topic.to_owned()).or_insert(first);
-        if let Absence::Doubted { looks, counted_at, .. } = absence
-            && counted_at.is_none_or(|at| now.saturating_sub(at) >= spacing)
-        {
-            *looks = looks.saturating_add(1);
-            *counted_at = Some(now);
+        if let Absence::Doubted { looks, counted_at, open, .. } = absence {
+            *open = true;
+            if counted_at.is_none_or(|at| now.saturating_sub(at) >= spacing) {
+                *looks = looks.saturating_add(1);
+                *counted_at = Some(now);
+            }
         }
         if !absence.is_doubt() {
             return Ok(());
@@ -124,17 +131,21 @@ mod tests {
         }
     }
 
-    /// `None` = not known.
-    fn look(absences: &mut Absences, expected: bool, seen: Option<&str>, second: u64) -> Option<Option<String>> {
+    /// The id of what is there, `gone`, or `unsure`.
+    fn look(absences: &mut Absences, expected: bool, seen: Option<&str>, second: u64) -> String {
         let seen = [("orders".to_owned(), Ok(seen.map(state)))].into();
         let seen = Topics { by_name: seen, otherwise: Unknown::new(Reason::PartialObservation, "") };
         let expected = expected.then_some("orders").into_iter().collect();
         let judged = absences.judge(&expected, seen, Duration::from_secs(second), SPACING);
-        judged.get("orders").ok().map(|state| state.map(|state| state.id.clone()))
+        match judged.get("orders") {
+            Ok(Some(state)) => state.id.clone(),
+            Ok(None) => "gone".into(),
+            Err(_) => "unsure".into(),
+        }
     }
 
     fn looks_until_gone(absences: &mut Absences) -> u64 {
-        (1..).find(|n| look(absences, true, None, n * 5).is_some()).unwrap()
+        (1..99).find(|n| look(absences, true, None, n * 5) == "gone").unwrap()
     }
 
     #[test]
@@ -142,8 +153,8 @@ mod tests {
         let mut absences = Absences::default();
         assert_eq!(looks_until_gone(&mut absences), 3);
         assert!(!absences.is_unsure());
-        assert_eq!(look(&mut absences, true, None, 1000), Some(None), "and stays gone");
-        assert_eq!(look(&mut absences, true, Some("1"), 1005), Some(Some("1".into())));
+        assert_eq!(look(&mut absences, true, None, 1000), "gone", "and stays gone");
+        assert_eq!(look(&mut absences, true, Some("1"), 1005), "1");
         assert_eq!(looks_until_gone(&mut absences), 3, "one look at it starts the count anew");
     }
 
@@ -162,27 +173,39 @@ mod tests {
     fn a_burst_of_looks_is_one_look() {
         let mut absences = Absences::default();
         for second in [10, 11, 12, 13, 14] {
-            assert_eq!(look(&mut absences, true, None, second), None);
+            assert_eq!(look(&mut absences, true, None, second), "unsure");
         }
-        assert_eq!(look(&mut absences, true, None, 15), None);
+        assert_eq!(look(&mut absences, true, None, 15), "unsure");
         assert!(absences.is_unsure());
-        assert_eq!(look(&mut absences, true, None, 20), Some(None));
+        assert_eq!(look(&mut absences, true, None, 20), "gone");
     }
 
     #[test]
     fn what_nobody_had_is_absent_at_once() {
         let mut absences = Absences::default();
-        assert_eq!(look(&mut absences, false, None, 1), Some(None));
+        assert_eq!(look(&mut absences, false, None, 1), "gone");
         assert!(!absences.is_unsure());
+    }
+
+    #[test]
+    fn a_doubt_that_nobody_has_any_more_needs_no_look_but_is_remembered() {
+        let mut absences = Absences::default();
+        absences.created("orders");
+        look(&mut absences, true, None, 5);
+        assert!(absences.is_unsure());
+        look(&mut absences, false, None, 10);
+        assert!(!absences.is_unsure());
+        assert_eq!(look(&mut absences, true, None, 15), "unsure");
+        assert!(absences.is_unsure());
     }
 
     #[test]
     fn the_own_delete_is_believed_and_a_late_broker_is_not() {
         let mut absences = Absences::default();
         absences.deleted("orders", "1");
-        assert_eq!(look(&mut absences, true, None, 1), Some(None));
-        assert_eq!(look(&mut absences, true, Some("1"), 2), Some(None), "shown by a broker that is behind");
-        assert_eq!(look(&mut absences, true, Some("2"), 3), Some(Some("2".into())));
+        assert_eq!(look(&mut absences, true, None, 1), "gone");
+        assert_eq!(look(&mut absences, true, Some("1"), 2), "gone", "shown by a broker that is behind");
+        assert_eq!(look(&mut absences, true, Some("2"), 3), "2");
         absences.deleted("orders", "2");
         absences.retain(|_| false);
         assert_eq!(absences, Absences::default());

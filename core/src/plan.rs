@@ -9,6 +9,7 @@
 //! 5. partitions grow and never shrink; declared keys are set where they differ; keys declared earlier go back to the default;
 //!    all other keys belong to someone else.
 
+pub mod contest;
 pub mod dead_letters;
 mod deletion;
 #[cfg(test)]

@@ -86,7 +86,8 @@ reasons! {
     Applied,
     /// No client is connected; one that connects gets the revision in force.
     NoClients,
-    /// A client refused the newest revision, so it was taken back everywhere; the message has the client's words. Edit the object.
+    /// A client refused the newest revision, so it was taken back everywhere; the message has the client's words. Edit the object. One that
+    /// failed only to reach the brokers, or to be applied in time, is tried again: after a minute, then two, up to half an hour.
     RejectedByClient,
     /// A new revision of the resolved configuration is in force.
     RevisionCreated,
@@ -102,6 +103,8 @@ reasons! {
     TopicConfigChanged,
     /// Someone changed the topic's configuration outside of the object; the declared value was set again.
     DriftRepaired,
+    /// Somebody else undoes each repair of a drift, so that repairs become rare; find who writes the key, or declare what they write.
+    DriftContested,
     /// A topic that the object owned has vanished from Kafka with its records; an empty one is created in its place.
     TopicVanished,
     /// A topic was deleted because its object was.

@@ -95,13 +95,7 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
     // Ends with `shutdown`, with this function, and with the first part that ends unasked.
     let stop = shutdown.child_token();
     let _stop = stop.clone().drop_guard();
-    let clients: Dependents = {
-        let (producers, groups) = (dependents(&producers), dependents(&groups));
-        Arc::new(move |cluster| {
-            producers(cluster);
-            groups(cluster);
-        })
-    };
+    let clients = both(dependents(&producers), dependents(&groups));
     let environment = Environment {
         lease: Arc::clone(&lease),
         metrics: metrics.clone(),
@@ -224,6 +218,13 @@ fn dependents<K: Object>(source: &Source<K>) -> Dependents {
         for object in cache.state().iter().filter(|object| object.cluster == cluster) {
             waker.wake(key_of(&**object));
         }
+    })
+}
+
+fn both(one: Dependents, other: Dependents) -> Dependents {
+    Arc::new(move |cluster| {
+        one(cluster);
+        other(cluster);
     })
 }
 

@@ -54,7 +54,11 @@ async fn it_is_made_once_and_left_alone() -> Result<()> {
     let note = world.until_event("g", "TopicCreated").await?;
     assert!(note.contains(&world.kafka_name("g.dlq")), "{note}");
     until(&world, "g", "NoClients", "").await?;
-    assert_eq!(world.partitions("g.dlq").await?, Some(3), "as many as its source");
+    wait_until("the brokers show as many partitions as those of its source", PATIENCE, async || {
+        ensure!(world.partitions("g.dlq").await? == Some(3));
+        Ok(())
+    })
+    .await?;
     assert_eq!(world.config("g.dlq", "retention.ms").await?.0, "2592000000");
 
     world.meddle("g.dlq", "retention.ms", "1000").await?;

@@ -74,6 +74,30 @@ async fn drift_is_repaired_and_told() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_fight_about_a_setting_is_not_taken_up() -> Result<()> {
+    let (world, operator) = World::served("fight").await?;
+    world.declare("orders", json!({"config": {"retention.ms": 3_600_000}})).await?;
+    world.until("orders", "InSync").await?;
+
+    wait_until("the status tells the fight", Duration::from_mins(1), async || {
+        world.meddle("orders", "retention.ms", "1000").await?;
+        let topic = world.topics().get("orders").await?;
+        ensure!(ready(&topic)?.reason == "DriftContested", "{}", ready(&topic)?.reason);
+        Ok(())
+    })
+    .await?;
+    let note = world.until_event("orders", "DriftContested").await?;
+    assert!(note.contains("retention.ms 1000 → 3600000"), "{note}");
+    let repaired = operator.metric("mq_drift_total", &world.cluster).await?;
+    assert!((3.0..6.0).contains(&repaired), "{repaired} repairs");
+
+    // The other side gave up.
+    world.until("orders", "InSync").await?;
+    assert_eq!(world.config("orders", "retention.ms").await?.0, "3600000");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_existing_topic_is_taken_over_only_as_allowed() -> Result<()> {
     let (world, _operator) = World::served("adopt").await?;
     world.kafka.create_topic(&world.kafka_name("same"), 3).await?;
@@ -230,8 +254,13 @@ async fn a_paused_object_is_left_alone() -> Result<()> {
     world.declare("witness", json!({"config": {"retention.ms": 3_600_000}})).await?;
     world.until("orders", "InSync").await?;
     world.until("witness", "InSync").await?;
-    world.edit("orders", json!({"metadata": {"annotations": {"mq.infra-kit.io/paused": "true"}}})).await?;
-    let paused = world.until("orders", "Paused").await?;
+    world.declare("leaving", json!({"reclaimPolicy": "Delete"})).await?;
+    world.until("leaving", "InSync").await?;
+    for object in ["orders", "leaving"] {
+        world.edit(object, json!({"metadata": {"annotations": {"mq.infra-kit.io/paused": "true"}}})).await?;
+        world.until(object, "Paused").await?;
+    }
+    let paused = world.topics().get("orders").await?;
     assert_eq!(ready(&paused)?.status, "Unknown");
     assert!(paused.status.is_some_and(|status| status.topic_id.is_some()), "the status keeps what is owned");
 
@@ -240,7 +269,16 @@ async fn a_paused_object_is_left_alone() -> Result<()> {
     // By the time that the witness is repaired, the paused topic was seen as well.
     world.until_event("witness", "DriftRepaired").await?;
     assert_eq!(world.config("orders", "retention.ms").await?.0, "1000");
+    world.delete("leaving").await?;
+    wait_until("a paused deletion says what it waits for", Duration::from_secs(30), async || {
+        let leaving = world.topics().get("leaving").await?;
+        ensure!(message(&leaving).contains("the deletion waits for that"), "{}", message(&leaving));
+        Ok(())
+    })
+    .await?;
 
+    world.edit("leaving", json!({"metadata": {"annotations": {"mq.infra-kit.io/paused": null}}})).await?;
+    world.until_gone("leaving").await?;
     world.edit("orders", json!({"metadata": {"annotations": {"mq.infra-kit.io/paused": null}}})).await?;
     world.until_event("orders", "DriftRepaired").await?;
     world.until("orders", "InSync").await?;
@@ -295,7 +333,7 @@ async fn what_kafka_refuses_is_told_in_its_words_and_heals() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_does_not_deserialize_stops_no_other() -> Result<()> {
     let (world, operator) = World::served("broken").await?;
-    world.declare("broken", json!({})).await?;
+    world.declare("broken", json!({"reclaimPolicy": "Delete"})).await?;
     world.until("broken", "InSync").await?;
     operator.stop().await?;
     // The API server does not hold `format: int32` against a number; the operator's types do.
@@ -313,6 +351,19 @@ async fn an_object_that_does_not_deserialize_stops_no_other() -> Result<()> {
     world.declare("rival", json!({"topicName": world.kafka_name("broken"), "adoption": "Always"})).await?;
     let loser = world.until("rival", "ResourceConflict").await?;
     assert!(message(&loser).contains("/broken"), "{}", message(&loser));
+    // Its deletion waits, and says how to let go.
+    world.delete("broken").await?;
+    wait_until("the status says how to let go", Duration::from_secs(30), async || {
+        let broken = untyped.get("broken").await?;
+        let status = broken.data["status"].to_string();
+        ensure!(status.contains("the finalizer mq.infra-kit.io/topic is removed by hand"), "{status}");
+        Ok(())
+    })
+    .await?;
+    let let_go = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    untyped.patch("broken", &PatchParams::default(), &let_go).await?;
+    world.until_gone("broken").await?;
+    assert_eq!(world.partitions("broken").await?, Some(3));
     assert!((operator.metric("mq_undeserializable_objects", "MqTopic").await? - 1.0).abs() < f64::EPSILON);
     Ok(())
 }

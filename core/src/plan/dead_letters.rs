@@ -95,20 +95,22 @@ mod tests {
         DeadLetters { object, topic: "g.dlq".into(), sources }
     }
 
-    fn topic(partitions: i32) -> Option<TopicState> {
-        Some(TopicState {
+    fn topic(partitions: i32) -> TopicState {
+        TopicState {
             id: "1".into(),
             partitions,
             replication_factor: 1,
             config: Err(unknown()),
             usage: Ok(Usage { records: 0, groups: vec![] }),
-        })
+        }
     }
 
     fn unknown() -> Unknown {
         Unknown::new(Reason::ClusterUnreachable, "no answer")
     }
 
+    /// What it is, what is seen and declared, whether writes are allowed, and then partitions and health.
+    type Case<'a> = (&'a str, Seen<'a>, &'a [&'a str], (Writes, Option<i32>, Health));
     type Seen<'a> = &'a [(&'a str, Option<TopicState>)];
 
     fn decide(seen: Seen<'_>, declared: &[&str], writes: Writes) -> (Vec<Change>, Verdict) {
@@ -123,38 +125,37 @@ mod tests {
     fn it_is_made_once_and_then_left_alone() {
         use Health::{Held, Ready, Reconciling, Unknown};
         let missing = ("g.dlq", None);
-        let table: [(&str, Seen<'_>, &[&str], Writes, Option<i32>, Health); 8] = [
+        let table: [Case<'_>; 8] = [
             (
                 "missing",
-                &[missing.clone(), ("orders", topic(12)), ("refunds", topic(3))],
+                &[missing.clone(), ("orders", Some(topic(12))), ("refunds", Some(topic(3)))],
                 &[],
-                Writes::Allowed,
-                Some(12),
-                Reconciling,
+                (Writes::Allowed, Some(12), Reconciling),
             ),
             (
                 "one source is not known",
-                &[missing.clone(), ("refunds", topic(3))],
+                &[missing.clone(), ("refunds", Some(topic(3)))],
                 &[],
-                Writes::Allowed,
-                Some(3),
-                Reconciling,
+                (Writes::Allowed, Some(3), Reconciling),
             ),
-            ("no source yet", &[missing.clone(), ("orders", None)], &[], Writes::Allowed, None, Reconciling),
-            ("there, however it is", &[("g.dlq", topic(1)), ("orders", topic(12))], &[], Writes::Allowed, None, Ready),
-            ("declared", &[missing.clone(), ("orders", topic(12))], &["g.dlq"], Writes::Allowed, None, Ready),
+            ("no source yet", &[missing.clone(), ("orders", None)], &[], (Writes::Allowed, None, Reconciling)),
+            (
+                "there, however it is",
+                &[("g.dlq", Some(topic(1))), ("orders", Some(topic(12)))],
+                &[],
+                (Writes::Allowed, None, Ready),
+            ),
+            ("declared", &[missing.clone(), ("orders", Some(topic(12)))], &["g.dlq"], (Writes::Allowed, None, Ready)),
             (
                 "something else is declared",
-                &[missing.clone(), ("orders", topic(2))],
+                &[missing.clone(), ("orders", Some(topic(2)))],
                 &["orders"],
-                Writes::Allowed,
-                Some(2),
-                Reconciling,
+                (Writes::Allowed, Some(2), Reconciling),
             ),
-            ("paused", &[missing, ("orders", topic(12))], &[], Writes::Paused, None, Held),
-            ("not known", &[("orders", topic(12))], &[], Writes::Allowed, None, Unknown),
+            ("paused", &[missing, ("orders", Some(topic(12)))], &[], (Writes::Paused, None, Held)),
+            ("not known", &[("orders", Some(topic(12)))], &[], (Writes::Allowed, None, Unknown)),
         ];
-        for (what, seen, declared, writes, partitions, health) in table {
+        for (what, seen, declared, (writes, partitions, health)) in table {
             let (changes, verdict) = decide(seen, declared, writes);
             let made = changes.iter().map(|change| match change {
                 Change::CreateTopic { topic, partitions, replication_factor: None, config } => {
@@ -173,7 +174,7 @@ mod tests {
 
     #[test]
     fn two_groups_with_one_topic_make_it_once() {
-        let seen = [("g.dlq".to_owned(), Ok(None)), ("orders".to_owned(), Ok(topic(3)))];
+        let seen = [("g.dlq".to_owned(), Ok(None)), ("orders".to_owned(), Ok(Some(topic(3))))];
         let observed = Topics { by_name: seen.into(), otherwise: unknown() };
         let (effects, verdicts) = plan(&[wanted("b"), wanted("a")], &BTreeSet::new(), &observed, Writes::Allowed);
         assert_eq!(effects.iter().map(|effect| effect.object.name.as_str()).collect::<Vec<_>>(), ["a"]);

@@ -17,9 +17,10 @@ pub(super) fn waits(why: &Unknown) -> Verdict {
 }
 
 /// Adds to a verdict that holds up a deletion how to let go.
-pub(super) fn held(verdict: Verdict) -> Verdict {
-    let message = format!("{}; {LET_GO}", verdict.message);
-    Verdict { message, ..verdict }
+pub(super) fn held(mut verdict: Verdict) -> Verdict {
+    verdict.message += "; ";
+    verdict.message += LET_GO;
+    verdict
 }
 
 pub(super) fn plan(

@@ -13,7 +13,7 @@ use mq_core::{
     effect::ObjectKey,
     plan::LET_GO,
     reason::Reason,
-    tenancy::topic_granted,
+    tenancy::{Grant, topic_granted},
     topic::{Adoption, DesiredTopic, Owned, Reclaim, Record, check_name},
 };
 use mq_crds::{MqCluster, MqTopic, MqTopicSpec, MqTopicStatus, ReclaimPolicy};
@@ -95,7 +95,7 @@ impl Kind for TopicKind {
 
     fn unreadable(&self, object: &Guarded<MqTopic>) {
         let cluster = self.clusters.get(&ObjectRef::new(&object.cluster));
-        let claim = cluster.and_then(|cluster| claim(object, &cluster));
+        let claim = cluster.and_then(|cluster| claim(object, &granted(&cluster)));
         match (claim, self.sessions.get(&object.cluster)) {
             (Some((_, topic)), Some(session)) => session.declare(placeholder(object, topic), None),
             _ => self.forget(&key_of(object)),
@@ -108,13 +108,18 @@ pub(crate) fn claims(topics: Cache<MqTopic>, filled: Filled, clusters: Cache<MqC
     Arc::new(move |name| {
         let cluster = filled.borrow().then(|| clusters.get(&ObjectRef::new(name)))?;
         let Some(cluster) = cluster else { return Some(vec![]) };
-        let topics = topics.state();
-        Some(topics.iter().filter(|topic| topic.cluster == name).filter_map(|topic| claim(topic, &cluster)).collect())
+        let (topics, granted) = (topics.state(), granted(&cluster));
+        Some(topics.iter().filter(|topic| topic.cluster == name).filter_map(|topic| claim(topic, &granted)).collect())
     })
 }
 
+/// What a cluster grants; nothing while it cannot be read.
+fn granted(cluster: &Guarded<MqCluster>) -> Vec<Grant> {
+    cluster.parsed.as_ref().map(|cluster| super::grants(&cluster.spec)).unwrap_or_default()
+}
+
 /// The topic that an object claims: as one that is valid does, whether it is or not. None if it may not, or is about to let go.
-fn claim(object: &Guarded<MqTopic>, cluster: &Guarded<MqCluster>) -> Option<Claim> {
+fn claim(object: &Guarded<MqTopic>, granted: &[Grant]) -> Option<Claim> {
     let deleting = object.meta().deletion_timestamp.is_some();
     if deleting && !object.finalizers().iter().any(|name| name == TopicKind::FINALIZER) {
         return None;
@@ -125,9 +130,8 @@ fn claim(object: &Guarded<MqTopic>, cluster: &Guarded<MqCluster>) -> Option<Clai
         Err(invalid) => invalid.spec.get("topicName").and_then(Value::as_str).map(str::to_owned),
     };
     let (key, topic) = (key_of(object), topic.unwrap_or_else(|| object.name_any()));
-    let grants = super::grants(&cluster.parsed.as_ref().ok()?.spec);
     check_name(&topic).ok()?;
-    topic_granted(&grants, &cluster.name_any(), &key.namespace, &topic).ok()?;
+    topic_granted(granted, &object.cluster, &key.namespace, &topic).ok()?;
     Some((key, topic))
 }
 
@@ -332,7 +336,7 @@ mod tests {
         ];
         for (what, more, expected) in table {
             let topic: Guarded<MqTopic> = serde_json::from_value(topic(more)).unwrap();
-            let claim = claim(&topic, &cluster("kafka:9092")).map(|(_, topic)| topic);
+            let claim = claim(&topic, &granted(&cluster("kafka:9092"))).map(|(_, topic)| topic);
             assert_eq!(claim.as_deref(), expected, "{what}");
         }
     }

@@ -302,14 +302,15 @@ impl ClusterSession {
         observed: mq_core::topic::Topics,
     ) -> (Vec<DesiredTopic>, mq_core::topic::Topics, TopicPlan) {
         let claims = (self.environment.claims)(&self.object.name);
-        let (desired, observed) = {
+        let at = self.moment();
+        let (desired, observed, contests) = {
             let State { topics, dead_letters, .. } = &mut *self.lock();
             let desired = topics.complete(topics.still(looked_at), claims.as_deref());
-            let desired = topics.with_own_creations(desired);
-            let observed = topics.judge(&desired, dead_letters.known(), observed, self.moment());
-            (desired, observed)
+            let desired = topics.with_own_changes(desired);
+            let observed = topics.judge(&desired, dead_letters.known(), observed, at);
+            (desired, observed, topics.contests())
         };
-        let plan = plan(&desired, &observed, self.writes());
+        let plan = plan(&desired, &observed, self.writes()).hold_back(&contests, at.now, at.interval);
         (desired, observed, plan)
     }
 
