@@ -24,7 +24,15 @@ pub struct Stored {
     pub preset_version: u32,
     /// `metadata.generation` of the object that last resolved to this body.
     pub generation: i64,
+    /// When it was made, seconds since 1970.
+    pub created_at: i64,
 }
+
+/// Pause before a rejected configuration is tried again, in seconds; doubled with each attempt in a row.
+const RETRY_AFTER: i64 = 60;
+
+/// Attempts after which the pause grows no more: about half an hour.
+const LONGEST_RETRY: usize = 5;
 
 /// What to do with the revisions of one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +73,16 @@ pub fn step(revisions: &[Stored], rejected: &BTreeSet<i64>, generation: i64, has
         Some(newest) if newest.generation != generation => Step::Confirm { number: newest.number },
         Some(_) => Step::Keep,
     }
+}
+
+/// When the newest revision, which was rejected for a cause that may be over by then, is tried again under a new number although nobody
+/// edited anything; seconds since 1970. `None` without any.
+pub fn retry_at(revisions: &[Stored]) -> Option<i64> {
+    let mut ordered: Vec<&Stored> = revisions.iter().collect();
+    ordered.sort_by_key(|revision| std::cmp::Reverse(revision.number));
+    let newest = ordered.first()?;
+    let attempts = ordered.iter().take_while(|revision| revision.hash == newest.hash).count();
+    Some(newest.created_at.saturating_add(RETRY_AFTER << attempts.saturating_sub(1).min(LONGEST_RETRY)))
 }
 
 /// Numbers of the revisions to delete: the oldest beyond [`HISTORY_LIMIT`], never the newest and never the current one.
@@ -114,7 +132,19 @@ mod tests {
     use serde_json::json;
 
     fn stored(number: i64, hash: &str, preset_version: u32, generation: i64) -> Stored {
-        Stored { number, hash: hash.into(), preset_version, generation }
+        Stored { number, hash: hash.into(), preset_version, generation, created_at: number * 1000 }
+    }
+
+    #[test]
+    fn a_rejected_configuration_is_tried_less_and_less_often() {
+        assert_eq!(retry_at(&[]), None);
+        let other = stored(1, "a", 1, 1);
+        let pause = |attempts: i64| {
+            let same = (2..2 + attempts).map(|number| stored(number, "b", 1, 1));
+            let all: Vec<_> = std::iter::once(other.clone()).chain(same).collect();
+            retry_at(&all).unwrap() - all.last().unwrap().created_at
+        };
+        assert_eq!([1, 2, 3, 4, 5, 6, 7, 9].map(pause), [60, 120, 240, 480, 960, 1920, 1920, 1920]);
     }
 
     #[test]

@@ -63,22 +63,19 @@ pub fn to_send(revisions: &BTreeSet<i64>, state: &State, refused: &BTreeSet<i64>
         .copied()
 }
 
-/// How the object is. `words` are those of the client that refused the newest revision.
-pub fn verdict(state: &State, clients: Clients, words: Option<&str>) -> Verdict {
+/// How the object is. `words` are those of the client that refused the newest revision; if it `heals`, that is tried again.
+pub fn verdict(state: &State, clients: Clients, words: Option<&str>, heals: bool) -> Verdict {
     let words = words.unwrap_or("a client refused it");
+    let until = if heals { "for now and tried again later" } else { "until spec is edited" };
     match (state.current, state.update) {
         (_, None) => Verdict::reconciling(Reason::Progressing, "the first revision is being written"),
         (None, Some(update)) => Verdict::stalled(
             Reason::RejectedByClient,
-            format!(
-                "revision {update} is rejected until spec is edited and there is no earlier one to return to: {words}"
-            ),
+            format!("revision {update} is rejected {until} and there is no earlier one to return to: {words}"),
         ),
         (Some(current), Some(update)) if current != update => Verdict::stalled(
             Reason::RejectedByClient,
-            format!(
-                "revision {update} is rejected until spec is edited, revision {current} is in force again: {words}"
-            ),
+            format!("revision {update} is rejected {until}, revision {current} is in force again: {words}"),
         ),
         (Some(current), Some(_)) => match clients {
             Clients { connected: 0, .. } => {
@@ -156,7 +153,7 @@ mod tests {
             (state(None, Some(1), &[1]), clients(3, 0, 1), Health::Stalled, "no earlier one to return to: no broker"),
         ];
         for (state, clients, health, sentence) in table {
-            let verdict = verdict(&state, clients, Some("no broker"));
+            let verdict = verdict(&state, clients, Some("no broker"), false);
             assert_eq!(verdict.health, health, "{verdict:?}");
             assert!(verdict.message.contains(sentence), "{verdict:?}");
         }

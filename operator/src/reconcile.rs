@@ -28,6 +28,7 @@ use mq_core::{
     reason::Reason,
 };
 use serde_json::{Map, Value};
+use std::time::Duration;
 
 /// Pauses an object when it is `true`.
 pub const PAUSED: &str = "mq.infra-kit.io/paused";
@@ -119,6 +120,8 @@ pub struct Report {
     pub events: Vec<Event>,
     /// The object may vanish.
     pub released: bool,
+    /// When to look again although nothing changed.
+    pub again: Option<Duration>,
 }
 
 /// A reconciliation that is tried again, later and later.

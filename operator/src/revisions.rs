@@ -62,7 +62,7 @@ pub fn name(kind: Kind, owner: &ObjectKey, number: i64) -> String {
 
 /// The object to create.
 pub fn to_object(kind: Kind, owner: &ObjectKey, reference: OwnerReference, revision: &Revision) -> ControllerRevision {
-    let Stored { number, hash, preset_version, generation } = &revision.stored;
+    let Stored { number, hash, preset_version, generation, created_at: _ } = &revision.stored;
     let body: Value = serde_json::from_slice(&revision.body).unwrap_or_default();
     ControllerRevision {
         metadata: ObjectMeta {
@@ -105,6 +105,7 @@ pub fn from_object(object: &ControllerRevision) -> Result<(String, Revision), Da
         hash,
         preset_version: note(PRESET_VERSION).and_then(|version| u32::try_from(version).ok()).unwrap_or_default(),
         generation: note(GENERATION).unwrap_or_default(),
+        created_at: object.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
     };
     Ok((owner, Revision { stored, body: Bytes::from(body) }))
 }
@@ -123,7 +124,7 @@ mod tests {
 
     fn revision() -> Revision {
         let body = r#"{"a":{"x":1,"y":[1,2]},"b":"ü"}"#;
-        let stored = Stored { number: 7, hash: canonical::hash(body), preset_version: 2, generation: 5 };
+        let stored = Stored { number: 7, hash: canonical::hash(body), preset_version: 2, generation: 5, created_at: 0 };
         Revision { stored, body: Bytes::from(body) }
     }
 

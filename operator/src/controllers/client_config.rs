@@ -4,11 +4,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use k8s_openapi::{
     api::apps::v1::ControllerRevision,
     apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference},
+    jiff::Timestamp,
 };
 use kube::{
     Api, Client,
@@ -29,7 +31,7 @@ use mq_crds::{
 };
 use mq_protocol::{
     body::{self, Connection, Encoded},
-    message::{ClientRef, Kind},
+    message::{ClientRef, Kind, NackReason},
 };
 use serde_json::{Map, Value, json};
 
@@ -42,6 +44,8 @@ use crate::{
     writer::{FIELD_MANAGER, Writer},
 };
 
+/// Refusals whose cause may be over later.
+const HEALING: [NackReason; 2] = [NackReason::ProbeFailed, NackReason::NotDrained];
 /// Pods named in a status.
 const MAX_DEVIATING: usize = 5;
 /// Differences named in an event.
@@ -57,6 +61,8 @@ pub(crate) struct Facts {
     pub(crate) health: Option<Verdict>,
     /// Whether agents had the time to connect since this replica serves them.
     pub(crate) settled: bool,
+    /// Seconds since 1970.
+    pub(crate) now: i64,
 }
 
 /// What the stored status says.
@@ -84,6 +90,8 @@ pub(crate) struct Resolved {
 pub(crate) struct Decision {
     pub(crate) step: Step,
     pub(crate) prune: Vec<i64>,
+    /// When to decide again although nothing changed.
+    pub(crate) again: Option<Duration>,
     pub(crate) verdict: Verdict,
     pub(crate) status: Map<String, Value>,
 }
@@ -128,7 +136,21 @@ pub(crate) fn decide(resolved: &Resolved) -> Decision {
     let Resolved { encoded, generation, before, facts, .. } = resolved;
     let refused = facts.report.rejections.iter().map(|rejection| rejection.revision);
     let rejected = before.state.rejected.iter().copied().chain(refused).collect();
-    let step = revision::step(&facts.revisions, &rejected, *generation, &encoded.hash);
+    let mut step = revision::step(&facts.revisions, &rejected, *generation, &encoded.hash);
+    let newest =
+        revision::newest(&facts.revisions).map(|stored| stored.number).filter(|number| rejected.contains(number));
+    let heals = newest.is_some_and(|newest| {
+        let heard = facts.report.rejections.iter().find(|rejection| rejection.revision == newest);
+        let words = heard.map(|rejection| &rejection.words).or(before.rejection.as_ref());
+        words.is_some_and(|words| HEALING.iter().any(|reason| words.contains(reason.as_str())))
+    });
+    let mut again = None;
+    if let (Some(newest), Step::Keep, true, Some(at)) = (newest, step, heals, revision::retry_at(&facts.revisions)) {
+        match u64::try_from(at.saturating_sub(facts.now)) {
+            Ok(wait @ 1..) => again = Some(Duration::from_secs(wait)),
+            Ok(0) | Err(_) => step = Step::Create { number: newest.saturating_add(1) },
+        }
+    }
     let mut numbers: BTreeSet<i64> = facts.revisions.iter().map(|stored| stored.number).collect();
     if let Step::Create { number } = step {
         numbers.insert(number);
@@ -147,7 +169,7 @@ pub(crate) fn decide(resolved: &Resolved) -> Decision {
         };
     }
     let heard = facts.report.rejections.iter().find(|rejection| Some(rejection.revision) == state.update);
-    let mut verdict = rollout::verdict(&state, counts, heard.map(|rejection| rejection.words.as_str()));
+    let mut verdict = rollout::verdict(&state, counts, heard.map(|rejection| rejection.words.as_str()), heals);
     if let (Reason::RejectedByClient, None, Some(earlier)) = (verdict.reason, heard, &before.rejection)
         && state == before.state
     {
@@ -158,10 +180,10 @@ pub(crate) fn decide(resolved: &Resolved) -> Decision {
     let mut stored = facts.revisions.clone();
     if let Step::Create { number } = step {
         let (hash, preset_version) = (encoded.hash.clone(), resolved.preset_version);
-        stored.push(Stored { number, hash, preset_version, generation: *generation });
+        stored.push(Stored { number, hash, preset_version, generation: *generation, created_at: facts.now });
     }
     let prune = revision::prunable(&stored, state.current);
-    Decision { step, prune, verdict, status: status(&state, &clients, &effective) }
+    Decision { step, prune, again, verdict, status: status(&state, &clients, &effective) }
 }
 
 fn status(state: &State, clients: &Clients, effective: &BTreeMap<String, ConfigValue>) -> Map<String, Value> {
@@ -225,6 +247,7 @@ impl Configs {
             revisions: self.index.revisions(&object.uid),
             report: self.index.report(&key),
             settled: self.index.is_settled(),
+            now: Timestamp::now().as_second(),
         }
     }
 
@@ -243,7 +266,8 @@ impl Configs {
         match (decision.step, owner) {
             (Step::Create { number }, Some(owner)) => {
                 let (hash, preset_version, generation) = (encoded.hash.clone(), *preset_version, *generation);
-                let stored = Stored { number, hash, preset_version, generation };
+                let created_at = resolved.facts.now;
+                let stored = Stored { number, hash, preset_version, generation, created_at };
                 let revision = Revision { stored, body: encoded.json.clone().into() };
                 // Before the watch can bring the new one.
                 let description = self.describe(object, &revision);

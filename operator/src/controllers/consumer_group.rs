@@ -70,8 +70,8 @@ impl Kind for ConsumerGroupKind {
         let kind = message::Kind::Consumer;
         let events = self.configs.carry_out(kind, &key_of(object), owner, &resolved, &decision).await?;
         let conditions = vec![rollout::config_applied(&decision.verdict)];
-        let Decision { verdict, status, .. } = decision;
-        let mut report = Report { verdict: Some(verdict), conditions, status, events, ..Report::default() };
+        let Decision { verdict, status, again, .. } = decision;
+        let mut report = Report { verdict: Some(verdict), conditions, status, events, again, ..Report::default() };
         if let Some(session) = self.configs.sessions.get(&object.spec.cluster) {
             add_dead_letters(&mut report, session.need_dead_letters(dead_letters));
         }

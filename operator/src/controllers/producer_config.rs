@@ -44,7 +44,8 @@ impl Kind for ProducerConfigKind {
         let owner = object.controller_owner_ref(&());
         let kind = message::Kind::Producer;
         let events = self.configs.carry_out(kind, &key_of(object), owner, &resolved, &decision).await?;
-        Ok(Report { verdict: Some(decision.verdict), status: decision.status, events, ..Report::default() })
+        let Decision { verdict, status, again, .. } = decision;
+        Ok(Report { verdict: Some(verdict), status, events, again, ..Report::default() })
     }
 
     // Clients keep what is in force: that is in the status, which stays.

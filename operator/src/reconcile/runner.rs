@@ -23,7 +23,11 @@ use mq_core::{
     effect::ObjectKey,
     reason::Reason,
 };
-use std::{convert::Infallible, sync::Arc, time::Instant};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -154,9 +158,9 @@ impl<K: Kind> Runner<K> {
         let started = Instant::now();
         let key = key_of(object);
         let (result, action) = match self.pass(object, &key).await {
-            Ok(result) => {
+            Ok((result, again)) => {
                 self.memory.succeeded(&key);
-                (result, Action::await_change())
+                (result, again.map_or_else(Action::await_change, Action::requeue))
             }
             Err(error) => {
                 let pause = self.memory.failed(&key);
@@ -169,31 +173,37 @@ impl<K: Kind> Runner<K> {
         action
     }
 
-    async fn pass(&self, object: &Guarded<K::Object>, key: &ObjectKey) -> Result<&'static str, Error> {
+    /// What came of it, and when to come again although nothing changed.
+    async fn pass(
+        &self,
+        object: &Guarded<K::Object>,
+        key: &ObjectKey,
+    ) -> Result<(&'static str, Option<Duration>), Error> {
         if let Some(predecessor) = self.memory.meet(key) {
             self.kind.forget(&predecessor);
         }
         if self.memory.is_behind(key, object.meta().resource_version.as_deref()) {
-            return Ok("behind");
+            return Ok(("behind", None));
         }
         let finalizer = object.finalizers().iter().any(|name| name == K::FINALIZER);
         let deleting = object.meta().deletion_timestamp.is_some();
         if deleting && !finalizer {
             self.kind.forget(key);
-            return Ok("ok");
+            return Ok(("ok", None));
         }
         let parsed = match &object.parsed {
             Ok(parsed) => parsed,
             Err(invalid) => {
                 self.kind.unreadable(object);
-                let mut verdict = Verdict::stalled(Reason::Undeserializable, &invalid.error);
+                let mut waits = String::new();
                 if deleting {
-                    verdict.message += &format!(
+                    waits = format!(
                         "; the deletion waits until the field is corrected, or the finalizer {} is removed by hand, which leaves Kafka as it is",
                         K::FINALIZER
                     );
                 }
-                return self.settle(object, key, as_before(object, verdict)).await.map(|()| "undeserializable");
+                let verdict = Verdict::stalled(Reason::Undeserializable, format!("{}{waits}", invalid.error));
+                return self.settle(object, key, as_before(object, verdict)).await.map(|()| ("undeserializable", None));
             }
         };
         if object.annotations().get(PAUSED).is_some_and(|value| value == "true") {
@@ -202,7 +212,7 @@ impl<K: Kind> Runner<K> {
             if deleting {
                 verdict.message += "; the deletion waits for that";
             }
-            return self.settle(object, key, as_before(object, verdict)).await.map(|()| "paused");
+            return self.settle(object, key, as_before(object, verdict)).await.map(|()| ("paused", None));
         }
         let inputs = self.kind.dereference(parsed).await?;
         let valid = match self.kind.validate(parsed, inputs) {
@@ -214,17 +224,18 @@ impl<K: Kind> Runner<K> {
                     report.released = true;
                     report.events.push(Event::warning(reason, message));
                 }
-                return self.settle(object, key, report).await.map(|()| "refused");
+                return self.settle(object, key, report).await.map(|()| ("refused", None));
             }
         };
         let decision = self.kind.decide(&valid);
         let wanted = self.kind.needs_finalizer(&decision);
         if wanted != finalizer && !deleting {
             // The watch brings the object back with its new finalizers.
-            return self.set_finalizer(object, key, wanted).await.map(|()| "ok");
+            return self.set_finalizer(object, key, wanted).await.map(|()| ("ok", None));
         }
         let report = self.kind.apply(parsed, valid, decision).await?;
-        self.settle(object, key, report).await.map(|()| "ok")
+        let again = report.again;
+        self.settle(object, key, report).await.map(|()| ("ok", again))
     }
 
     /// Events first: should the status fail, they are said twice rather than never.

@@ -4,11 +4,11 @@ use super::*;
 
 fn facts(cluster: Option<&MqClusterSpec>, health: Option<Verdict>) -> Facts {
     let cluster = cluster.cloned().map(Arc::new);
-    Facts { cluster, revisions: vec![], report: Report::default(), health, settled: true }
+    Facts { cluster, revisions: vec![], report: Report::default(), health, settled: true, now: 1000 }
 }
 
 fn stored(number: i64) -> Stored {
-    Stored { number, hash: format!("hash-{number}"), preset_version: 1, generation: number }
+    Stored { number, hash: format!("hash-{number}"), preset_version: 1, generation: number, created_at: 1000 }
 }
 
 fn clients(connected: i32, applied: i32) -> Clients {
@@ -31,6 +31,31 @@ fn resolved() -> Resolved {
 
 fn rejection(revision: i64) -> Rejection {
     Rejection { revision, pod: "a".into(), words: "pod a: Invalid: no".into() }
+}
+
+#[test]
+fn what_may_heal_is_tried_again_after_a_while() {
+    let decided = |words: &str, heard: bool, now| {
+        let mut resolved = resolved();
+        if heard {
+            resolved.facts.report.rejections = vec![Rejection { words: words.into(), ..rejection(2) }];
+        } else {
+            // Only the status tells of it: another leader heard it.
+            resolved.before.state = State { current: Some(1), update: Some(2), rejected: [2].into() };
+            resolved.before.rejection = Some(format!("revision 2 is rejected: {words}"));
+        }
+        resolved.facts.now = now;
+        let decision = decide(&resolved);
+        (decision.step, decision.again.map(|again| again.as_secs()), decision.verdict.reason)
+    };
+    for heard in [true, false] {
+        let early = decided("pod a: ProbeFailed: no broker", heard, 1030);
+        assert_eq!(early, (Step::Keep, Some(30), Reason::RejectedByClient));
+        let (step, again, _) = decided("pod a: ProbeFailed: no broker", heard, 1060);
+        assert_eq!((step, again), (Step::Create { number: 3 }, None));
+        let never = decided("pod a: Invalid: no such setting", heard, 9999);
+        assert_eq!(never, (Step::Keep, None, Reason::RejectedByClient));
+    }
 }
 
 #[test]

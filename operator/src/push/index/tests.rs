@@ -16,7 +16,7 @@ pub(crate) fn pod(name: &str) -> Pod {
 
 pub(crate) fn revision(number: i64) -> Revision {
     let body = format!(r#"{{"number":{number}}}"#);
-    let stored = Stored { number, hash: canonical::hash(&body), preset_version: 1, generation: number };
+    let stored = Stored { number, hash: canonical::hash(&body), preset_version: 1, generation: number, created_at: 0 };
     Revision { stored, body: Bytes::from(body) }
 }
 
