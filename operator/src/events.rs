@@ -4,12 +4,14 @@ use crate::{
     object::{Guarded, Object, key_of, reference},
     writer::Writer,
 };
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
     runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter},
 };
 use mq_core::{
     condition::{Health, Verdict},
+    effect::ObjectKey,
     reason::Reason,
 };
 use serde_json::Value;
@@ -90,8 +92,13 @@ impl Events {
     }
 
     pub(crate) async fn publish<K: Object>(&self, object: &Guarded<K>, action: &str, event: Event) {
-        let regarding = reference(object);
-        tracing::info!(kind = %K::kind(&()), object = %key_of(object), reason = event.reason.as_str(), "{}", event.message);
+        self.publish_about(&reference(object), &key_of(object), action, event).await;
+    }
+
+    /// The same for an object of any kind.
+    pub(crate) async fn publish_about(&self, regarding: &ObjectReference, key: &ObjectKey, action: &str, event: Event) {
+        let kind = regarding.kind.as_deref().unwrap_or_default();
+        tracing::info!(kind, object = %key, reason = event.reason.as_str(), "{}", event.message);
         let note = shortened(event.message);
         let recorder = self.recorder(&note);
         let published = KubeEvent {
@@ -101,8 +108,8 @@ impl Events {
             action: action.to_owned(),
             secondary: None,
         };
-        let request = recorder.publish(&published, &regarding);
-        if let Err(error) = self.writer.write("event", &key_of(object), request).await {
+        let request = recorder.publish(&published, regarding);
+        if let Err(error) = self.writer.write("event", key, request).await {
             tracing::warn!(%error, reason = published.reason, "event not published");
         }
     }

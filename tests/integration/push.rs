@@ -268,6 +268,38 @@ async fn config_maps_say_where_to_connect_and_what_to_run_without_an_operator() 
 }
 
 #[tokio::test]
+async fn somebody_elses_config_map_is_left_alone_and_told() -> Result<()> {
+    let rig = Rig::start().await?;
+    let namespace = rig.stranger.name();
+    let maps: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(rig.client.clone(), namespace);
+    let foreign = json!({"metadata": {"name": "mq-config"}, "data": {"mine": "yes"}});
+    maps.create(&kube::api::PostParams::default(), &serde_json::from_value(foreign)?).await?;
+    grant(&rig, json!([rig.namespace.name(), namespace])).await?;
+
+    let events: Api<k8s_openapi::api::events::v1::Event> = Api::namespaced(rig.client.clone(), namespace);
+    wait_until("an event says so", SOON, async || {
+        let all = events.list(&ListParams::default()).await?.items;
+        let about = |name: &str| all.iter().filter(|event| event.note.iter().any(|note| note.contains(name))).count();
+        ensure!(about("ConfigMap mq-config was not made by mq-operator") == 1, "{all:?}");
+        Ok(())
+    })
+    .await?;
+    wait_until("the other one is made", SOON, async || maps.get("mq-agent").await.map(drop).map_err(Into::into))
+        .await?;
+    let left = maps.get("mq-config").await?;
+    assert_eq!(left.data, Some([("mine".to_owned(), "yes".to_owned())].into()));
+    assert!(!left.labels().contains_key("app.kubernetes.io/managed-by"), "{:?}", left.labels());
+
+    maps.delete("mq-config", &kube::api::DeleteParams::default()).await?;
+    wait_until("its name is free", SOON, async || {
+        let map = maps.get("mq-config").await?;
+        ensure!(map.labels().get("app.kubernetes.io/managed-by").is_some_and(|by| by == "mq-operator"));
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn an_invalid_edit_changes_nothing_for_clients_and_a_group_is_pushed_too() -> Result<()> {
     let rig = Rig::start().await?;
     rig.declare_orders(json!({"lingerMs": 5})).await?;

@@ -1,10 +1,11 @@
 //! The `ConfigMap`s that pods mount, in each granted namespace: `mq-agent` says where the operator is and whom to trust,
 //! `mq-config` holds every configuration in force, for pods that start while there is no operator.
 //!
-//! Neither holds a secret. They are compared with what is stored and written only when they differ.
+//! Neither holds a secret. They are compared with what is stored and written only when they differ. A `ConfigMap` of the name that somebody
+//! else made is left alone, and an event says so.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,20 +13,21 @@ use std::{
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
-    Api, Client, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
     runtime::{
         WatchStreamExt,
-        watcher::{self, Event, watcher},
+        watcher::{self, watcher},
     },
 };
-use mq_core::effect::ObjectKey;
+use mq_core::{effect::ObjectKey, reason::Reason};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::index::{Answer, Index};
 use crate::{
+    events::{Event, Events},
     revisions::MANAGED_BY,
     writer::{FIELD_MANAGER, WriteError, Writer},
 };
@@ -48,10 +50,13 @@ type Data = BTreeMap<String, String>;
 pub(super) struct ConfigMaps {
     client: Client,
     writer: Writer,
+    events: Events,
     index: Index,
     /// Value of the label [`KEPT_BY`].
     installation: String,
     stored: Mutex<HashMap<(String, String), Stored>>,
+    /// Those of somebody else that an event was said about.
+    foreign: Mutex<HashSet<(String, String)>>,
 }
 
 #[derive(Debug)]
@@ -62,8 +67,8 @@ struct Stored {
 
 impl ConfigMaps {
     /// `installation` is unlike that of any other operator on the same API server.
-    pub(super) fn new(client: Client, writer: Writer, index: Index, installation: String) -> Self {
-        Self { client, writer, index, installation, stored: Mutex::default() }
+    pub(super) fn new(client: Client, writer: Writer, events: Events, index: Index, installation: String) -> Self {
+        Self { client, writer, events, index, installation, stored: Mutex::default(), foreign: Mutex::default() }
     }
 
     /// Keeps them as leader until `shutdown`; `agent` is the data of `mq-agent`.
@@ -85,7 +90,7 @@ impl ConfigMaps {
                 event = events.next() => match event {
                     None => return,
                     Some(Ok(event)) => {
-                        listed = listed || matches!(event, Event::InitDone);
+                        listed = listed || matches!(event, watcher::Event::InitDone);
                         self.see(event);
                         // Somebody else's change is set right; an own one finds nothing to do.
                         due = due.or_else(|| Some(Instant::now() + QUIET));
@@ -98,19 +103,19 @@ impl ConfigMaps {
         }
     }
 
-    fn see(&self, event: Event<ConfigMap>) {
+    fn see(&self, event: watcher::Event<ConfigMap>) {
         let key = |map: &ConfigMap| (map.namespace().unwrap_or_default(), map.name_any());
         let mut stored = self.lock();
         match event {
-            Event::Init => stored.clear(),
-            Event::Apply(map) | Event::InitApply(map) => {
+            watcher::Event::Init => stored.clear(),
+            watcher::Event::Apply(map) | watcher::Event::InitApply(map) => {
                 let uid = map.uid().unwrap_or_default();
                 stored.insert(key(&map), Stored { uid, data: map.data.unwrap_or_default() });
             }
-            Event::Delete(map) => {
+            watcher::Event::Delete(map) => {
                 stored.remove(&key(&map));
             }
-            Event::InitDone => {}
+            watcher::Event::InitDone => {}
         }
     }
 
@@ -136,24 +141,64 @@ impl ConfigMaps {
         complete
     }
 
-    async fn apply(&self, namespace: &str, name: &str, data: &Data) -> Result<(), WriteError> {
-        let body = json!({
+    /// False: the name is somebody else's.
+    async fn apply(&self, namespace: &str, name: &str, data: &Data) -> Result<bool, WriteError> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let (key, place) = (key(namespace, name), (namespace.to_owned(), name.to_owned()));
+        let mut body = json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {"name": name, "labels": {MANAGED_BY.0: MANAGED_BY.1, KEPT_BY: self.installation}},
-            "data": data,
         });
-        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let known = self.lock().get(&place).map(|stored| stored.uid.clone());
+        let uid = match known {
+            Some(uid) => uid,
+            None => match self.find(&api, &key).await? {
+                // Empty, so that all of its data is owned by the apply, which also takes away.
+                None => {
+                    let bare = serde_json::from_value(body.clone()).map_err(kube::Error::SerdeError);
+                    let create = async { api.create(&PostParams::default(), &bare?).await };
+                    self.writer.write("configmap", &key, create).await?.uid().unwrap_or_default()
+                }
+                Some(found) if !is_ours(&found) => {
+                    self.leave(&key, &found, place).await;
+                    return Ok(false);
+                }
+                // From an installation before this one.
+                Some(found) => found.uid().unwrap_or_default(),
+            },
+        };
+        self.foreign.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
+        // Not one that took the name meanwhile.
+        body["metadata"]["uid"] = uid.into();
+        body["data"] = json!(data);
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        let patch = Patch::Apply(&body);
-        self.writer.write("configmap", &key(namespace, name), api.patch(name, &params, &patch)).await.map(drop)
+        self.writer.write("configmap", &key, api.patch(name, &params, &Patch::Apply(&body))).await.map(|_| true)
     }
 
-    async fn delete(&self, namespace: &str, name: &str, uid: String) -> Result<(), WriteError> {
+    async fn find(&self, api: &Api<ConfigMap>, key: &ObjectKey) -> Result<Option<ConfigMap>, WriteError> {
+        let unread = |source| WriteError::Refused { what: "configmap", object: key.clone(), source: Box::new(source) };
+        api.get_opt(&key.name).await.map_err(unread)
+    }
+
+    async fn leave(&self, key: &ObjectKey, found: &ConfigMap, place: (String, String)) {
+        if !self.foreign.lock().unwrap_or_else(PoisonError::into_inner).insert(place) {
+            return;
+        }
+        let message = format!(
+            "ConfigMap {} was not made by mq-operator (it has no label {}: {}), so it is left alone and pods that mount it get what it \
+             holds; delete or rename it",
+            key.name, MANAGED_BY.0, MANAGED_BY.1
+        );
+        let regarding = found.object_ref(&());
+        self.events.publish_about(&regarding, key, "Push", Event::warning(Reason::ResourceConflict, message)).await;
+    }
+
+    async fn delete(&self, namespace: &str, name: &str, uid: String) -> Result<bool, WriteError> {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
         let preconditions = Some(Preconditions { uid: Some(uid), ..Preconditions::default() });
         let params = DeleteParams { preconditions, ..DeleteParams::default() };
-        self.writer.write("configmap", &key(namespace, name), api.delete(name, &params)).await.map(drop)
+        self.writer.write("configmap", &key(namespace, name), api.delete(name, &params)).await.map(|_| true)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Stored>> {
@@ -175,9 +220,14 @@ fn key(namespace: &str, name: &str) -> ObjectKey {
     ObjectKey { namespace: namespace.to_owned(), name: name.to_owned(), uid: String::new() }
 }
 
-fn log(namespace: &str, name: &str, result: Result<(), WriteError>) -> bool {
+/// Made by an operator, this one or one before it.
+fn is_ours(map: &ConfigMap) -> bool {
+    map.labels().get(MANAGED_BY.0).is_some_and(|by| by == MANAGED_BY.1)
+}
+
+fn log(namespace: &str, name: &str, result: Result<bool, WriteError>) -> bool {
     match result {
-        Ok(()) => true,
+        Ok(done) => done,
         Err(error) => {
             tracing::warn!(%error, namespace, name, "ConfigMap not written; it is tried again");
             false

@@ -155,7 +155,8 @@ async fn lead(
         metrics,
     };
     let installation = format!("{}.{}", options.lease_namespace, options.lease_name);
-    let config_maps = ConfigMaps::new(client, shared.writer.clone(), index.clone(), installation);
+    let config_maps =
+        ConfigMaps::new(client, shared.writer.clone(), shared.events.clone(), index.clone(), installation);
     let settle = async {
         sleep(SETTLE).await;
         index.settle();
