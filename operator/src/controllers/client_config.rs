@@ -158,8 +158,10 @@ pub(crate) fn decide(resolved: &Resolved) -> Decision {
     let state = rollout::decide(&numbers, &before.state, &facts.report.rejections);
     let stored = before.clients.clone().unwrap_or_default();
     let mut counts = facts.report.clients;
-    // Until agents had the time to come back, that one is missing means nothing.
-    let unknown = !facts.settled && i64::from(stored.connected) > i64::try_from(counts.connected).unwrap_or(i64::MAX);
+    // Until agents had the time to come back, that one is missing means nothing; nor that one is back and has not answered yet.
+    let fewer = |stored: i32, now: usize| i64::from(stored) > i64::try_from(now).unwrap_or(i64::MAX);
+    let answers_out = state.update == before.state.update && fewer(stored.applied, counts.applied);
+    let unknown = !facts.settled && (fewer(stored.connected, counts.connected) || answers_out);
     if unknown {
         let count = |number: i32| usize::try_from(number).unwrap_or_default();
         counts = rollout::Clients {

@@ -89,6 +89,18 @@ fn until_agents_had_time_to_return_a_missing_one_is_not_counted_as_gone() {
 }
 
 #[test]
+fn a_client_that_is_back_and_has_not_answered_yet_still_runs_what_it_ran() {
+    let mut resolved = resolved();
+    resolved.before.clients = Some(clients(3, 3));
+    resolved.facts.report.clients = Counts { connected: 3, applied: 2, rejected: 0 };
+    resolved.facts.settled = false;
+    assert_eq!(decide(&resolved).status["clients"]["applied"], 3);
+    // Of another revision nobody said anything before.
+    resolved.before.state.update = Some(1);
+    assert_eq!(decide(&resolved).status["clients"]["applied"], 2);
+}
+
+#[test]
 fn the_words_of_a_refusal_outlive_the_leader_that_heard_them() {
     let mut resolved = resolved();
     resolved.facts.report.rejections = vec![rejection(2)];
