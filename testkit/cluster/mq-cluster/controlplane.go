@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -131,7 +132,7 @@ func (c *controlPlane) scheduler() []string {
 		"--bind-address", "127.0.0.1", "--secure-port", fmt.Sprint(c.SchedulerPort)}
 }
 
-// api asks the API server as administrator; it knows just what readiness needs.
+// api asks the API server as administrator; it knows just what a start needs.
 type api struct {
 	url    string
 	client http.Client
@@ -152,26 +153,39 @@ func newAPI(c *controlPlane) (*api, error) {
 	return &api{c.url(), http.Client{Transport: &http.Transport{TLSClientConfig: config}, Timeout: 5 * time.Second}}, nil
 }
 
-// get fails unless the answer is 200, and decodes it if the caller wants it.
+// get decodes the answer if the caller wants it.
 func (a *api) get(ctx context.Context, path string, into any) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, a.url+path, nil)
-	if err != nil {
+	body, err := a.ask(ctx, http.MethodGet, path, "", http.StatusOK)
+	if err != nil || into == nil {
 		return err
-	}
-	answer, err := a.client.Do(request)
-	if err != nil {
-		return err
-	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
-	if err != nil {
-		return err
-	}
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("GET %s: %s", path, answer.Status)
-	}
-	if into == nil {
-		return nil
 	}
 	return json.Unmarshal(body, into)
+}
+
+// create takes the object as YAML.
+func (a *api) create(ctx context.Context, path, object string) error {
+	_, err := a.ask(ctx, http.MethodPost, path, object, http.StatusCreated)
+	return err
+}
+
+// ask fails unless the answer has the wanted status.
+func (a *api) ask(ctx context.Context, method, path, body string, wanted int) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, method, a.url+path, strings.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Content-Type", "application/yaml")
+	answer, err := a.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return nil, err
+	}
+	if answer.StatusCode != wanted {
+		return nil, fmt.Errorf("%s %s: %s: %s", method, path, answer.Status, text)
+	}
+	return text, nil
 }

@@ -147,7 +147,7 @@ func (r *testRun) awaitPod() {
 		{"create", "deployment", "pod", "--image", pauseName},
 		{"wait", "--for=condition=Available", "deployment/pod", "--timeout=60s"},
 	} {
-		cmd := exec.Command(kubectl, append([]string{"--kubeconfig", r.instance("node", "admin.conf")}, args...)...)
+		cmd := exec.Command(kubectl, append([]string{"--kubeconfig", r.instance("node", "admin.conf"), "--cache-dir", r.instance("kube-cache")}, args...)...)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			r.t.Fatalf("kubectl %v: %v\n%s", args, err, out)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
@@ -66,7 +67,7 @@ func (n *node) startCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return together(ctx, n.ControlPlane.settled, n.applyDNS,
+	return together(ctx, n.ControlPlane.settled, n.createDNS,
 		func(ctx context.Context) error { return dns.ready(ctx, dnsReady) },
 		func(ctx context.Context) error { return kubelet.ready(ctx, n.nodeReady) })
 }
@@ -107,13 +108,22 @@ func (n *node) startContainers(ctx context.Context) error {
 	return nil
 }
 
-// applyDNS leads the cluster's DNS Service to the process that runs beside the kubelet.
-func (n *node) applyDNS(ctx context.Context) error {
-	apply := exec.CommandContext(ctx, n.binary("kubectl"), "--kubeconfig", n.ControlPlane.conf("admin"), "apply", "-f", n.path("dns.yaml"))
-	if out, err := apply.CombinedOutput(); err != nil {
-		return fmt.Errorf("creating the DNS Service: %w: %s", err, strings.TrimSpace(string(out)))
+// createDNS leads the cluster's DNS Service to the process that runs beside the kubelet. Not by kubectl, which would leave its list
+// of kinds in the user's home, where a later node of the same address finds it.
+func (n *node) createDNS(ctx context.Context) error {
+	api, err := newAPI(&n.ControlPlane)
+	if err != nil {
+		return err
 	}
-	return nil
+	objects, err := os.ReadFile(n.path("dns.yaml"))
+	if err != nil {
+		return err
+	}
+	service, endpoints, _ := strings.Cut(string(objects), "\n---\n")
+	if err := api.create(ctx, "/api/v1/namespaces/kube-system/services", service); err != nil {
+		return err
+	}
+	return api.create(ctx, "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices", endpoints)
 }
 
 func dnsReady(ctx context.Context) error {
