@@ -56,7 +56,7 @@ impl Context {
 
     /// Stop intake, drain in budget, commit, release. Handlers report through the shared state, so waiting here blocks none of them.
     fn revoked(&self, consumer: &KafkaConsumer, partitions: &TopicPartitionList) {
-        let lost = consumer.assignment_lost();
+        let lost = is_lost(consumer, partitions);
         let ids: HashSet<AssignmentId> = {
             let state = self.shared.lock();
             let elements = partitions.elements();
@@ -69,7 +69,7 @@ impl Context {
         if lost {
             self.release(&ids);
         } else {
-            self.retire(consumer, &ids);
+            self.retire(consumer, partitions, &ids);
         }
         let outcome = match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_unassign(partitions),
@@ -79,10 +79,15 @@ impl Context {
         tracing::info!(consumer = self.shared.name, partitions = %names(partitions), lost, "partitions revoked");
     }
 
-    /// Ends these assignments in order.
-    pub(super) fn retire(&self, consumer: &KafkaConsumer, ids: &HashSet<AssignmentId>) {
+    /// Ends the assignments of these partitions in order.
+    pub(super) fn retire(
+        &self,
+        consumer: &KafkaConsumer,
+        partitions: &TopicPartitionList,
+        ids: &HashSet<AssignmentId>,
+    ) {
         self.drain(consumer, ids);
-        self.commit_last(consumer, ids);
+        self.commit_last(consumer, partitions, ids);
         self.release(ids);
     }
 
@@ -118,12 +123,12 @@ impl Context {
     }
 
     /// Commits what these assignments have finished, again and again while that can help.
-    fn commit_last(&self, consumer: &KafkaConsumer, ids: &HashSet<AssignmentId>) {
+    fn commit_last(&self, consumer: &KafkaConsumer, partitions: &TopicPartitionList, ids: &HashSet<AssignmentId>) {
         let deadline = Instant::now() + LAST_COMMIT;
         loop {
             let positions = self.shared.lock().take_unconfirmed(ids);
             let again = self.commit(consumer, &positions, deadline);
-            if !again || consumer.assignment_lost() || Instant::now() + COMMIT_AGAIN >= deadline {
+            if !again || is_lost(consumer, partitions) || Instant::now() + COMMIT_AGAIN >= deadline {
                 return;
             }
             self.shared.wait(COMMIT_AGAIN);
@@ -236,6 +241,17 @@ impl ConsumerContext for Context {
     fn commit_callback(&self, outcome: KafkaResult<()>, list: &TopicPartitionList) {
         self.committed(outcome, list);
     }
+}
+
+/// Whether the group may have given these partitions to others already. Those of topics that are no longer subscribed are given up by
+/// this member, even where librdkafka calls them lost because their topics are unknown to its new subscription.
+fn is_lost(consumer: &KafkaConsumer, partitions: &TopicPartitionList) -> bool {
+    let given_up = |subscribed: TopicPartitionList| {
+        // Nothing is subscribed while the consumer closes.
+        subscribed.count() > 0
+            && partitions.elements().iter().all(|partition| subscribed.elements_for_topic(partition.topic()).is_empty())
+    };
+    consumer.assignment_lost() && !consumer.subscription().is_ok_and(given_up)
 }
 
 /// Why the broker did not commit, for those who wait for it.

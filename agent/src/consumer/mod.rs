@@ -10,6 +10,8 @@ mod offsets;
 mod poll;
 mod state;
 mod steer;
+#[cfg(test)]
+mod tests;
 mod waiters;
 mod work;
 

@@ -122,10 +122,11 @@ impl Poller {
         };
         for (partition, offset) in targets {
             let found = self.work.shared.lock().find(topic, partition);
-            let (id, _) = found.ok_or_else(|| format!("{topic} {partition} is not assigned to this consumer"))?;
+            let (id, name) = found.ok_or_else(|| format!("{topic} {partition} is not assigned to this consumer"))?;
             let gone_to = self.consumer.seek(topic, partition, offset, SEEK);
             gone_to.map_err(|error| format!("librdkafka did not go to {offset:?} of {topic} {partition}: {error}"))?;
-            self.consumer.client().context().retire(&self.consumer, &HashSet::from([id]));
+            let context = self.consumer.client().context();
+            context.retire(&self.consumer, &list(&[(name, partition)]), &HashSet::from([id]));
             self.work.shared.lock().assign(topic, partition);
         }
         Ok(())
