@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mq_protocol::message::{ClientRef, FromAgent, NackReason, Version};
+use mq_protocol::limits::HEALTH_INTERVAL;
+use mq_protocol::message::{ClientRef, FromAgent, Health, NackReason, Version};
 use tokio::sync::watch;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
 use crate::error::Error;
 use crate::hub::Hub;
@@ -37,6 +39,11 @@ pub(crate) trait Apply: Send + 'static {
 
     /// Completes when the service closed the client.
     fn closed(&self) -> impl Future<Output = ()> + Send;
+
+    /// How the client was since this was asked last, if it is of a kind and in a phase that can tell.
+    fn health(&self) -> Option<Health> {
+        None
+    }
 }
 
 /// What the client runs with, read back from it.
@@ -96,6 +103,8 @@ impl<A: Apply> Driver<A> {
         let mut settled: Option<Settled> = None;
         let mut running: Option<Source> = None;
         let mut answered = 0;
+        let mut health = interval(HEALTH_INTERVAL);
+        health.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let sources = self.sources.borrow_and_update().clone();
             let asked = sources.asked != answered;
@@ -129,17 +138,27 @@ impl<A: Apply> Driver<A> {
                     break;
                 }
             }
-            let changed = async {
-                if again {
-                    tokio::time::timeout(AGAIN, self.sources.changed()).await.unwrap_or(Ok(()))
-                } else {
-                    self.sources.changed().await
-                }
-            };
+            if !self.wait(again, &mut health).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits until there may be something to apply, and meanwhile says how the client is. False: it was removed from the hub.
+    async fn wait(&mut self, again: bool, health: &mut Interval) -> bool {
+        let until = Instant::now() + AGAIN;
+        loop {
             tokio::select! {
                 // What does not run must not count as configured.
-                () = self.apply.closed() => return self.hub.leave(&self.client, &self.sources),
-                changed = changed => if changed.is_err() { return },
+                () = self.apply.closed() => {
+                    self.hub.leave(&self.client, &self.sources);
+                    return false;
+                }
+                changed = self.sources.changed() => return changed.is_ok(),
+                () = sleep_until(until), if again => return true,
+                _ = health.tick() => if let Some(health) = self.apply.health() {
+                    self.hub.report(FromAgent::Health { client: self.client.clone(), health });
+                },
             }
         }
     }

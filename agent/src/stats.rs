@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use mq_protocol::message::Health;
 
 /// What a producer has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,10 +218,69 @@ pub(crate) struct Held {
     pub(crate) lag: Option<u64>,
 }
 
+/// How busy a consumer is: the handlers that run over those that could run, summed over time. A handler that waits holds its slot,
+/// so it counts like one that computes.
+#[derive(Debug)]
+pub(crate) struct Occupancy {
+    began: Instant,
+    noted: Instant,
+    busy: Duration,
+    handled: u64,
+}
+
+impl Occupancy {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { began: now, noted: now, busy: Duration::ZERO, handled: 0 }
+    }
+
+    /// Since it was noted last, so many handlers ran of so many that could have.
+    pub(crate) fn note(&mut self, now: Instant, running: usize, possible: usize) {
+        let running = u32::try_from(running).unwrap_or(u32::MAX);
+        let possible = u32::try_from(possible).unwrap_or(u32::MAX).max(running).max(1);
+        self.busy += now.saturating_duration_since(self.noted) * running / possible;
+        self.noted = now;
+    }
+
+    pub(crate) fn handled(&mut self) {
+        self.handled += 1;
+    }
+
+    /// How it was since this was asked last, up to what was noted last.
+    pub(crate) fn take(&mut self, outstanding: usize) -> Health {
+        let Self { began, noted, busy, handled } = std::mem::replace(self, Self::new(self.noted));
+        Health { period: noted.saturating_duration_since(began), busy, handled, outstanding: outstanding as u64 }
+    }
+}
+
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn mean(sum_us: u64, count: u64) -> Option<Duration> {
     sum_us.checked_div(count).map(Duration::from_micros)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn busy_is_what_ran_over_what_could_have_run() {
+        let start = Instant::now();
+        let mut occupancy = Occupancy::new(start);
+        let mut second = 0;
+        // One of four slots for 2 s, all four for 1 s, none for 1 s; the order of keys allowed one, and it ran, for 1 s; a slot was
+        // taken away from five running for 1 s.
+        for (seconds, running, possible) in [(2, 1, 4), (1, 4, 4), (1, 0, 4), (1, 1, 1), (1, 5, 4)] {
+            second += seconds;
+            occupancy.note(start + Duration::from_secs(second), running, possible);
+        }
+        occupancy.handled();
+        let health = occupancy.take(3);
+        let (period, busy) = (Duration::from_secs(6), Duration::from_millis(3_500));
+        assert_eq!(health, Health { period, busy, handled: 1, outstanding: 3 });
+        occupancy.note(start + Duration::from_secs(7), 4, 4);
+        let second = Duration::from_secs(1);
+        assert_eq!(occupancy.take(0), Health { period: second, busy: second, handled: 0, outstanding: 0 });
+    }
 }

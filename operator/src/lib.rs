@@ -135,6 +135,7 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
             writer: shared.writer.clone(),
             sessions: Arc::clone(&sessions),
             waker: groups.waker.clone(),
+            agents: push.index(),
         },
         stop.clone(),
     )?;

@@ -29,6 +29,12 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The server sends a heartbeat this often.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
+/// A consumer that reads says this often how it is.
+pub const HEALTH_INTERVAL: Duration = Duration::from_secs(3);
+
+/// What a consumer said of itself says nothing after this time: three of its intervals.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(9);
+
 /// The agent opens a new stream when it heard nothing for this time: three heartbeats.
 pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
 

@@ -109,6 +109,19 @@ impl NackReason {
     }
 }
 
+/// How a consumer was for a while.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// The time that this is about.
+    pub period: Duration,
+    /// The part of it in which the consumer was busy: the handlers that ran over those that could have run, summed over time.
+    pub busy: Duration,
+    /// Records that were finished in that time.
+    pub handled: u64,
+    /// Records taken from Kafka and not yet finished, at its end.
+    pub outstanding: u64,
+}
+
 /// What an agent says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FromAgent {
@@ -149,6 +162,13 @@ pub enum FromAgent {
         reason: NackReason,
         /// One sentence, cut to [`crate::limits::MAX_DETAIL_BYTES`].
         detail: String,
+    },
+    /// How a consumer was since it said so last.
+    Health {
+        /// Which.
+        client: ClientRef,
+        /// How it was.
+        health: Health,
     },
 }
 
@@ -219,6 +239,14 @@ pub enum MessageError {
         /// How many are allowed.
         limit: usize,
     },
+    /// Busy for longer than the time that the message is about.
+    #[error("busy for {busy_ms} of {period_ms} ms")]
+    Busy {
+        /// As it came.
+        busy_ms: u32,
+        /// As it came.
+        period_ms: u32,
+    },
 }
 
 fn check_name(name: &str) -> Result<String, MessageError> {
@@ -251,6 +279,15 @@ fn check_version(revision: i64, hash: String) -> Result<Version, MessageError> {
 
 fn check_size(what: &'static str, size: usize, limit: usize) -> Result<(), MessageError> {
     if size > limit { Err(MessageError::TooLarge { what, size, limit }) } else { Ok(()) }
+}
+
+fn check_health(m: &wire::Health) -> Result<Health, MessageError> {
+    let wire::Health { period_ms, busy_ms, handled, outstanding, .. } = *m;
+    if busy_ms > period_ms {
+        return Err(MessageError::Busy { busy_ms, period_ms });
+    }
+    let time = |ms: u32| Duration::from_millis(ms.into());
+    Ok(Health { period: time(period_ms), busy: time(busy_ms), handled, outstanding })
 }
 
 fn check_reason(reason: i32) -> NackReason {
@@ -295,6 +332,7 @@ impl TryFrom<wire::AgentMessage> for FromAgent {
                 reason: check_reason(m.reason),
                 detail: cut_detail(&m.detail).to_owned(),
             },
+            M::Health(m) => Self::Health { client: check_client(m.kind, &m.name)?, health: check_health(&m)? },
         })
     }
 }
@@ -334,6 +372,10 @@ fn wire_kind(client: &ClientRef) -> i32 {
         Kind::Producer => wire::Kind::Producer.into(),
         Kind::Consumer => wire::Kind::Consumer.into(),
     }
+}
+
+fn wire_ms(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 fn wire_reason(reason: NackReason) -> i32 {
@@ -378,6 +420,14 @@ impl From<FromAgent> for wire::AgentMessage {
                 reason: wire_reason(reason),
                 detail: cut_detail(&detail).to_owned(),
             }),
+            FromAgent::Health { client, health } => M::Health(wire::Health {
+                kind: wire_kind(&client),
+                name: client.name,
+                period_ms: wire_ms(health.period),
+                busy_ms: wire_ms(health.busy),
+                handled: health.handled,
+                outstanding: health.outstanding,
+            }),
         };
         Self { message: Some(message) }
     }
@@ -415,9 +465,7 @@ impl From<FromServer> for wire::ServerMessage {
                     })
                     .collect(),
             }),
-            FromServer::Reconnect { after } => {
-                M::Reconnect(wire::Reconnect { after_ms: u32::try_from(after.as_millis()).unwrap_or(u32::MAX) })
-            }
+            FromServer::Reconnect { after } => M::Reconnect(wire::Reconnect { after_ms: wire_ms(after) }),
         };
         Self { message: Some(message) }
     }

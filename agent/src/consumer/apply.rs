@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mq_core::knobs::{self, Side};
 use mq_core::resolve::ResolvedConsumer;
-use mq_protocol::message::NackReason;
+use mq_protocol::message::{Health, NackReason};
 use rdkafka::config::ClientConfig;
 
 use super::{Consumer, Limits, Prepared, Shared};
@@ -129,6 +129,10 @@ impl Apply for ApplyConsumer {
             Some(running) => running.consumer.wait_closed().await,
             None => std::future::pending().await,
         }
+    }
+
+    fn health(&self) -> Option<Health> {
+        self.running.as_ref()?.consumer.health()
     }
 }
 

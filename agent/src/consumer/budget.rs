@@ -34,6 +34,11 @@ impl Budget {
         self.records
     }
 
+    /// Whether no other record is taken until half of those held are finished.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+
     /// Whether another record may be taken. One record larger than the whole byte budget is still taken, alone.
     pub(crate) fn has_room(&mut self) -> bool {
         let share = |full: bool, max: usize| if full { max / 2 } else { max };

@@ -39,6 +39,11 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         self.limit = limit.max(1);
     }
 
+    /// Slots in use.
+    pub(crate) fn running(&self) -> usize {
+        self.running
+    }
+
     /// Appends an item to the lane of its key.
     pub(crate) fn push(&mut self, key: K, item: T) {
         if let Some(lane) = self.by_key.get_mut(&key) {

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
+use mq_protocol::message::Health;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
@@ -251,6 +252,12 @@ impl Consumer {
             Held { in_flight: state.budget.records(), stopped_keys, paused_partitions, lag: state.lag }
         };
         self.0.shared.counters.read(held)
+    }
+
+    /// How it was since this was asked last; nothing while it does not read.
+    pub(crate) fn health(&self) -> Option<Health> {
+        let health = self.0.shared.lock().health();
+        matches!(*self.phase(), Phase::Running(_)).then_some(health)
     }
 
     /// The name under which the consumer is configured.

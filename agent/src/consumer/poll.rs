@@ -159,6 +159,7 @@ impl Poller {
     fn may_poll(&mut self) -> bool {
         let (room, paused) = {
             let mut state = self.work.shared.lock();
+            state.note_occupancy();
             (state.budget.has_room(), state.paused)
         };
         match (room, paused) {

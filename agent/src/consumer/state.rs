@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use mq_protocol::message::Health;
 use tokio::sync::oneshot;
 
 use super::budget::Budget;
@@ -12,7 +13,7 @@ use super::lanes::Lanes;
 use super::offsets::{Offsets, Sequence};
 use super::waiters::{Refusal, Standing, Waiters};
 use crate::message::Record;
-use crate::stats::ConsumerCounters;
+use crate::stats::{ConsumerCounters, Occupancy};
 
 /// Bytes of records that a consumer takes from Kafka before earlier ones are finished. librdkafka's own queue comes on top of it:
 /// `queued.max.messages.kbytes`.
@@ -87,6 +88,7 @@ pub(super) struct State {
     pub(super) paused_by_service: HashSet<(String, i32)>,
     /// Messages from the finished prefixes to the ends of the logs, as librdkafka told it last.
     pub(super) lag: Option<u64>,
+    occupancy: Occupancy,
     assignments: BTreeMap<AssignmentId, Assignment>,
     ids: HashMap<Arc<str>, HashMap<i32, AssignmentId>>,
     next_id: AssignmentId,
@@ -136,6 +138,7 @@ impl Shared {
             far_ahead: HashSet::new(),
             paused_by_service: HashSet::new(),
             lag: None,
+            occupancy: Occupancy::new(Instant::now()),
             assignments: BTreeMap::new(),
             ids: HashMap::new(),
             next_id: 0,
@@ -188,7 +191,22 @@ impl Shared {
 }
 
 impl State {
+    /// To be called before anything that changes how many handlers run or could run.
+    pub(super) fn note_occupancy(&mut self) {
+        let running = self.lanes.running();
+        // It holds all that it may and slots are free all the same: the order of keys leaves no more than those that run.
+        let possible = if self.budget.is_full() { running } else { self.limits.concurrency };
+        self.occupancy.note(Instant::now(), running, possible);
+    }
+
+    /// How the consumer was since this was asked last.
+    pub(super) fn health(&mut self) -> Health {
+        self.note_occupancy();
+        self.occupancy.take(self.budget.records())
+    }
+
     fn set_limits(&mut self, limits: Limits) {
+        self.note_occupancy();
         self.lanes.set_limit(limits.concurrency);
         self.budget.set_max_records(limits.max_poll_records);
         self.limits = limits;
@@ -262,6 +280,7 @@ impl State {
 
     /// The next record for a free slot.
     pub(super) fn start(&mut self) -> Option<(LaneKey, Job)> {
+        self.note_occupancy();
         let (key, job) = self.lanes.start()?;
         if let Some(assignment) = self.assignments.get_mut(&job.assignment) {
             assignment.offsets.begin(job.sequence);
@@ -272,6 +291,7 @@ impl State {
     /// The record is handled, or safe in the dead-letter topic. Its lane is moved on by the caller.
     pub(super) fn finished(&mut self, job: &Job) {
         self.budget.give_back(job.size);
+        self.occupancy.handled();
         if let Some(assignment) = self.assignments.get_mut(&job.assignment) {
             assignment.offsets.finish(job.sequence);
             if assignment.offsets.ahead() <= MAX_AHEAD / 2 {

@@ -96,6 +96,7 @@ impl Work {
     /// Does what follows from the outcome and takes the next record for the slot.
     fn settle(self: &Arc<Self>, key: LaneKey, mut job: Job, outcome: Result<(), Failure>) -> Option<(LaneKey, Job)> {
         let mut state = self.shared.lock();
+        state.note_occupancy();
         match outcome {
             Ok(()) => {
                 state.finished(&job);

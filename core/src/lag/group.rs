@@ -12,7 +12,7 @@ use super::ring::{EndRing, Past};
 const JUMP: f64 = 10.0;
 /// Messages per second of one partition that are never called a jump: an idle partition wakes up.
 const NEVER_A_JUMP: f64 = 1_000.0;
-/// Cycles that a jump is compared with. Several, because a group may commit less often than it is looked at.
+/// Cycles that one is compared with. Several, because a group may commit less often than it is looked at.
 const RECENT: usize = 3;
 
 /// One partition of one topic.
@@ -75,6 +75,8 @@ pub struct GroupLag {
     pub throughput: Option<f64>,
     /// Every partition had uncommitted work during the whole cycle, so `throughput` is what the group can do.
     pub saturated: bool,
+    /// In some partition there was work all the time for some cycles, and what waits there became more.
+    pub behind: bool,
     /// Records that retention deleted before the group committed them.
     pub lost: u64,
 }
@@ -108,6 +110,8 @@ struct Track {
     committed: Option<(Duration, i64)>,
     /// Rates of the last commits, jumps among them.
     moved: VecDeque<f64>,
+    /// What waited in the last cycles, as long as there was work all the time.
+    waiting: VecDeque<u64>,
 }
 
 /// Follows the offsets of one group from cycle to cycle.
@@ -144,6 +148,7 @@ impl GroupTracker {
                 end: None,
                 committed: None,
                 moved: VecDeque::new(),
+                waiting: VecDeque::new(),
             });
             sum.partitions = sum.partitions.saturating_add(1);
             if let Err(why) = track.observe(at, watch, reading, &mut sum) {
@@ -180,7 +185,15 @@ impl Track {
             *sum.throughput.get_or_insert(0.0) += rate;
         }
         self.committed = committed.map(|offset| (at, offset));
-        sum.saturated &= had_work(before, committed, progress, watch.commit_interval);
+        let had_work = had_work(before, committed, progress, watch.commit_interval);
+        sum.saturated &= had_work;
+        if !had_work {
+            self.waiting.clear();
+        } else if self.waiting.len() == RECENT {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back(lag.lag);
+        sum.behind |= self.waiting.len() == RECENT && self.waiting.front() < self.waiting.back();
         Ok(())
     }
 
@@ -269,6 +282,19 @@ mod tests {
         assert_eq!((rounded(second.arrival), rounded(second.throughput)), (Some(20), Some(12)));
         assert!(!second.saturated, "partition 1 was drained");
         assert!(second.is_complete() && !second.is_unknown());
+    }
+
+    #[test]
+    fn one_partition_that_falls_behind_is_seen_beside_others_that_do_not() {
+        let mut tracker = GroupTracker::new();
+        let mut behind = Vec::new();
+        for n in 0_i64..8 {
+            // The first partition works off 50 of 100 in each cycle until the sixth and then 200; the second has nothing left.
+            let committed = if n < 6 { n * 50 } else { 300 + (n - 6) * 200 };
+            let readings = [reading(0, committed, 200 + n * 100), reading(1, n * 10, n * 10)];
+            behind.push(tracker.observe(CYCLE * u32::try_from(n).unwrap(), &watch(15), &readings).behind);
+        }
+        assert_eq!(behind, [false, false, true, true, true, true, true, false]);
     }
 
     #[test]

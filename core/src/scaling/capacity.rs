@@ -1,4 +1,4 @@
-//! What one replica can do.
+//! What one replica can do: as stated, as measured in saturated cycles, or as its agents say (see [`super::work`]).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,6 +17,8 @@ pub enum Capacity {
     Spec(f64),
     /// Throughput while every partition had work for a whole window.
     Observed(f64),
+    /// Records that agents handled in the time in which they were busy.
+    Reported(f64),
     /// Nobody said it, and the group was never busy enough to show it.
     Unknown,
 }
@@ -25,8 +27,18 @@ impl Capacity {
     /// The number, where there is one.
     pub fn known(self) -> Option<f64> {
         match self {
-            Self::Spec(rate) | Self::Observed(rate) => Some(rate),
+            Self::Spec(rate) | Self::Observed(rate) | Self::Reported(rate) => Some(rate),
             Self::Unknown => None,
+        }
+    }
+
+    /// Where the number comes from, for a person.
+    pub(super) fn source(self) -> &'static str {
+        match self {
+            Self::Spec(_) => "as stated",
+            Self::Observed(_) => "measured while all partitions had work",
+            Self::Reported(_) => "measured by how busy the pods are",
+            Self::Unknown => "not known yet",
         }
     }
 }

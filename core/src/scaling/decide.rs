@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::history::{Situation, Unsettled};
-use super::need::{effective, most, useful, useful_below, whole};
+use super::need::{Load, effective, most, useful, useful_below, whole};
 use super::{Decision, Objective, Policy, Terms};
 use crate::reason::Reason;
 
@@ -136,12 +136,12 @@ fn ceiling(policy: &Policy, now: &Situation) -> u32 {
 }
 
 fn up(policy: &Policy, now: &Situation) -> Option<Verdict> {
-    let (need, load, capacity) = (now.need?, now.load?, now.capacity.known()?);
+    let (need, load, capacity) = (now.need?, now.load?, per_replica(now)?);
     if effective(now.replicas, now.partitions) >= need.least {
         return None;
     }
     let waiting = if load.backlog >= 1.0 { format!(" and {} waiting", number(load.backlog)) } else { String::new() };
-    let words = format!("{} msg/s{waiting} at {} per replica need", number(load.arrival), number(capacity));
+    let words = format!("{} msg/s{waiting} at {capacity}{} need", number(load.arrival), uneven(load));
     Some(grow(policy, now, useful(whole(need.aim), now.partitions), Reason::BelowNeed, &words))
 }
 
@@ -200,7 +200,8 @@ fn down(policy: &Policy, now: &Situation) -> Option<Verdict> {
     let fitting = |need: f64| useful(whole(need).max(1), now.partitions).min(policy.max).max(policy.min);
     // What counts is whole, useful replicas: too many by the formula may still be the fewest that do.
     let enough_now = now.need.is_some_and(|need| fitting(need.aim) >= n);
-    if f64::from(n) <= most(arrival, capacity) || n <= policy.min || enough_now {
+    if f64::from(n) <= most(arrival, now.load.map_or(1.0, |load| load.skew), capacity) || n <= policy.min || enough_now
+    {
         return None;
     }
     let desired = fitting(need);
@@ -211,10 +212,10 @@ fn down(policy: &Policy, now: &Situation) -> Option<Verdict> {
         return None;
     }
     let message = format!(
-        "at most {} msg/s in the last {} at {} per replica need {desired}",
+        "at most {} msg/s in the last {} at {} need {desired}",
         number(arrival),
         time(policy.window),
-        number(capacity)
+        per_replica(now)?
     );
     Some((desired, Reason::AboveNeed, message))
 }
@@ -264,10 +265,8 @@ fn within_band(_: &Policy, now: &Situation) -> Verdict {
     };
     let fit = if now.replicas == 1 { "fits" } else { "fit" };
     let keep = if now.replicas == 1 { "keeps" } else { "keep" };
-    let message = match (now.load, now.capacity.known()) {
-        (Some(load), Some(capacity)) => {
-            format!("{n} {fit} {} msg/s at {} per replica", number(load.arrival), number(capacity))
-        }
+    let message = match (now.load, per_replica(now)) {
+        (Some(load), Some(capacity)) => format!("{n} {fit} {} msg/s at {capacity}", number(load.arrival)),
         (Some(load), None) => {
             format!(
                 "{n} {keep} the promise at {} msg/s; the capacity of a replica is not known yet",
@@ -277,6 +276,21 @@ fn within_band(_: &Policy, now: &Situation) -> Verdict {
         (None, _) => format!("{n} stay as they are"),
     };
     (now.replicas, Reason::WithinBand, message)
+}
+
+/// The capacity in words, with its source.
+fn per_replica(now: &Situation) -> Option<String> {
+    let rate = now.capacity.known()?;
+    Some(format!("{} per replica ({})", number(rate), now.capacity.source()))
+}
+
+/// What the busiest replica adds to the need, if it is much.
+fn uneven(load: Load) -> String {
+    if load.skew < 1.1 {
+        String::new()
+    } else {
+        format!(", of which the busiest has {:.1} times its share,", load.skew)
+    }
 }
 
 /// A rate or a count for a person: whole from ten on.

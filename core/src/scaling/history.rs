@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::capacity::{Capacity, Learner, Sample};
-use super::need::{Load, Need, effective, need};
+use super::need::{Load, Need, effective, need, skew};
 use super::window::WindowMax;
+use super::work::WorkLearner;
 use super::{Decision, Observation, Policy};
 
 /// Assumed until a change was measured: a pod start and one rebalance of a cooperative group.
@@ -80,7 +81,7 @@ pub struct Situation {
     pub judging: bool,
     /// No more steps up for so long, with what the last step brought and what it should have brought.
     pub blocked: Option<(Duration, f64, f64)>,
-    /// Nothing waits beyond what measurement delay explains, nothing breaks the promise, everything is known.
+    /// Nothing waits beyond what measurement delay explains, nothing breaks the promise, everything is known, no replica is full.
     pub quiet: bool,
     /// For how long.
     pub quiet_for: Duration,
@@ -113,6 +114,7 @@ pub struct History {
     blocked: Option<(Duration, f64, f64)>,
     foreign: VecDeque<Duration>,
     capacity: Learner,
+    work: WorkLearner,
     spec_capacity: Option<f64>,
 }
 
@@ -129,12 +131,16 @@ impl History {
         self.gap = from.is_some_and(|from| at <= from || at > from + policy.cycle * 3);
         if self.gap {
             self.asked = 0;
-            self.capacity.interrupt();
+            self.interrupt(at);
         }
         if self.gap || from.is_none() {
             self.watched_since = Some(at);
         }
-        if self.capacity.key(&seen.target.template, &seen.config) || self.spec_capacity != policy.capacity {
+        let other_pods = self.capacity.key(&seen.target.template, &seen.config);
+        if other_pods {
+            self.work = WorkLearner::default();
+        }
+        if other_pods || self.spec_capacity != policy.capacity {
             // Needs of the past were counted in other replicas.
             self.most_need.clear();
             self.watched_since = Some(at);
@@ -156,8 +162,8 @@ impl History {
         let knew = self.capacity_of(policy).known().is_some();
         self.learn(from, policy, seen);
         self.judge_step(at, policy, seen);
-        self.quiet_since =
-            if is_quiet(policy, seen, mean(&self.arrivals)) { self.quiet_since.or(Some(at)) } else { None };
+        let quiet = is_quiet(policy, seen, mean(&self.arrivals)) && !self.work.is_full();
+        self.quiet_since = if quiet { self.quiet_since.or(Some(at)) } else { None };
 
         let load = self.load(policy, seen);
         let capacity = self.capacity_of(policy);
@@ -167,8 +173,8 @@ impl History {
         }
         let replicas = effective(self.replicas.unwrap_or(seen.target.replicas), seen.lag.partitions);
         let asks = need.map_or_else(|| self.worsening(seen), |need| replicas < need.least);
-        // A capacity that was just measured comes from a window without a pause: nothing is left to confirm.
-        let votes = if capacity.known().is_some() && !knew { 2 } else { 1 };
+        // A capacity that was just measured so comes from a window without a pause: nothing is left to confirm.
+        let votes = if matches!(capacity, Capacity::Observed(_)) && !knew { 2 } else { 1 };
         self.asked = if asks { self.asked.saturating_add(votes) } else { 0 };
     }
 
@@ -223,7 +229,7 @@ impl History {
         self.replicas = Some(to);
         self.unsettled = Some((at, Unsettled::Group(format!("{from} -> {to} replicas was just asked for"))));
         self.asked = 0;
-        self.capacity.interrupt();
+        self.interrupt(at);
     }
 
     /// Whether the workload or the group is on the way to its replicas, so that members are worth a look in every cycle.
@@ -240,11 +246,18 @@ impl History {
     }
 
     fn capacity_of(&self, policy: &Policy) -> Capacity {
-        match (policy.capacity, self.capacity.learned()) {
-            (Some(rate), _) => Capacity::Spec(rate),
-            (None, Some(rate)) => Capacity::Observed(rate),
-            (None, None) => Capacity::Unknown,
+        match (policy.capacity, self.capacity.learned(), self.work.learned()) {
+            (Some(rate), _, _) => Capacity::Spec(rate),
+            (None, Some(rate), _) => Capacity::Observed(rate),
+            (None, None, Some(rate)) => Capacity::Reported(rate),
+            (None, None, None) => Capacity::Unknown,
         }
+    }
+
+    /// What was seen so far is not continued by what comes.
+    fn interrupt(&mut self, at: Duration) {
+        self.capacity.interrupt();
+        self.work.interrupt(at);
     }
 
     /// Arrival: the mean of three cycles, except in the second cycle of a step, where the mean is still the past.
@@ -256,7 +269,12 @@ impl History {
             _ => mean_arrival,
         };
         let unseen = mean(&self.throughputs).unwrap_or_default() * policy.commit_interval.as_secs_f64();
-        Some(Load { arrival, backlog: (count(seen.lag.outstanding) - unseen).max(0.0) })
+        let backlog = (count(seen.lag.outstanding) - unseen).max(0.0);
+        Some(Load { arrival, backlog, skew: self.skew(seen) })
+    }
+
+    fn skew(&self, seen: &Observation) -> f64 {
+        skew(self.work.imbalance(seen.lag.behind), self.replicas.unwrap_or_default(), seen.lag.partitions)
     }
 
     fn need(&self, policy: &Policy, load: Option<Load>, capacity: Capacity) -> Option<Need> {
@@ -288,7 +306,7 @@ impl History {
             self.foreign.pop_front();
         }
         self.asked = 0;
-        self.capacity.interrupt();
+        self.interrupt(at);
     }
 
     fn by_hand(&self, at: Duration, policy: &Policy) -> Option<(Duration, bool)> {
@@ -342,6 +360,11 @@ impl History {
     }
 
     fn learn(&mut self, from: Option<Duration>, policy: &Policy, seen: &Observation) {
+        match seen.work {
+            Some(work) if self.unsettled.is_none() && !self.gap => self.work.observe(seen.at, work),
+            Some(_) => self.work.interrupt(seen.at),
+            None => {}
+        }
         let Some(from) = from.filter(|_| self.unsettled.is_none() && !self.gap && seen.lag.is_complete()) else {
             return self.capacity.interrupt();
         };

@@ -14,6 +14,7 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 mod window;
+mod work;
 
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ pub use capacity::Capacity;
 pub use decide::decide;
 pub use history::{History, Situation, Unsettled};
 pub use need::{Load, Need, useful};
+pub use work::Work;
 
 use crate::lag::GroupLag;
 use crate::reason::Reason;
@@ -110,6 +112,8 @@ pub struct Observation {
     pub members: Option<Members>,
     /// Identity of the client configuration that is live.
     pub config: String,
+    /// What the agents in the pods say of their work; none where they said nothing since the observation before.
+    pub work: Option<Work>,
 }
 
 /// The numbers behind a decision. Absent = not known.

@@ -10,12 +10,14 @@ const AIM: f64 = 0.7;
 const LOWEST: f64 = 0.5;
 
 /// What has to be worked off.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Load {
     /// Messages that arrive, per second.
     pub arrival: f64,
     /// Messages that wait.
     pub backlog: f64,
+    /// How many times its share of the arrival the busiest replica has, for another reason than its number of partitions: 1 = even.
+    pub skew: f64,
 }
 
 /// What a load asks for, in replicas.
@@ -34,24 +36,25 @@ pub struct Need {
 ///
 /// While a change is under way the present replicas go on working (cooperative rebalancing, pods that start beside the old
 /// ones), so the backlog grows only by what exceeds them.
+///
+/// Where the load is uneven, the busiest replica has to keep up and to drain; a comfortable utilisation is asked of the average
+/// only, since more replicas relieve the busiest one in coarse steps.
 pub(super) fn need(load: Load, capacity: f64, replicas: u32, drain: Duration, change: Duration) -> Need {
     let drain_s = drain.as_secs_f64().max(1.0);
     let change_s = change.as_secs_f64();
-    let stay = (load.arrival + load.backlog / drain_s) / capacity;
-    let grown = (load.arrival - f64::from(replicas) * capacity).max(0.0) * change_s;
+    let busiest = load.arrival * load.skew;
+    let stay = (busiest + load.backlog / drain_s) / capacity;
+    let least = (busiest / (HIGHEST * capacity)).max(stay);
+    let grown = (busiest - f64::from(replicas) * capacity).max(0.0) * change_s;
     // A change that takes most of the time would ask for any number of replicas for a moment's gain.
     let left_s = (drain_s - change_s).max(drain_s / 2.0);
-    let moving = (load.arrival + (load.backlog + grown) / left_s) / capacity;
-    Need {
-        least: (load.arrival / (HIGHEST * capacity)).max(stay),
-        aim: (load.arrival / (AIM * capacity)).max(moving),
-        too_short: change >= drain,
-    }
+    let moving = (busiest + (load.backlog + grown) / left_s) / capacity;
+    Need { least, aim: (load.arrival / (AIM * capacity)).max(least).max(moving), too_short: change >= drain }
 }
 
 /// Replicas above which the arrival leaves more than half of them idle.
-pub(super) fn most(arrival: f64, capacity: f64) -> f64 {
-    arrival / (LOWEST * capacity)
+pub(super) fn most(arrival: f64, skew: f64, capacity: f64) -> f64 {
+    arrival * skew / (LOWEST * capacity)
 }
 
 /// How many evenly loaded replicas these are worth: the busiest one has the most partitions and sets the pace.
@@ -60,6 +63,12 @@ pub(super) fn effective(replicas: u32, partitions: u32) -> f64 {
         return f64::from(replicas);
     }
     f64::from(partitions) / f64::from(partitions.div_ceil(replicas))
+}
+
+/// How many times as much as its share of partitions explains the busiest replica has to do, when it is `imbalance` times as busy as
+/// all on average. At least 1.
+pub(super) fn skew(imbalance: f64, replicas: u32, partitions: u32) -> f64 {
+    if replicas == 0 { 1.0 } else { (imbalance * effective(replicas, partitions) / f64::from(replicas)).max(1.0) }
 }
 
 /// The fewest replicas, at least `needed`, at which the busiest replica really has fewer partitions than with one less.
@@ -117,6 +126,14 @@ mod tests {
     }
 
     #[test]
+    fn skew_is_what_the_number_of_partitions_does_not_explain() {
+        let close = |a: f64, b: f64| (a - b).abs() < 1e-9;
+        assert!(close(skew(1.8, 4, 12), 1.8), "three partitions each");
+        assert!(close(skew(1.25, 5, 12), 1.0), "of five, one with three is busier than those with two");
+        assert!(close(skew(2.5, 5, 12), 2.0) && close(skew(1.0, 0, 12), 1.0) && close(skew(0.5, 4, 12), 1.0));
+    }
+
+    #[test]
     fn all_of_64_partitions_can_be_reached() {
         assert_eq!(useful(40, 64), 64);
         assert_eq!(useful(64, 64), 64);
@@ -124,13 +141,13 @@ mod tests {
 
     #[test]
     fn steady_arrival_asks_for_comfortable_replicas() {
-        let need = need(Load { arrival: 2_000.0, backlog: 0.0 }, 480.0, 6, seconds(30), seconds(5));
+        let need = need(Load { arrival: 2_000.0, backlog: 0.0, skew: 1.0 }, 480.0, 6, seconds(30), seconds(5));
         assert_eq!((whole(need.least), whole(need.aim), need.too_short), (5, 6, false));
     }
 
     #[test]
     fn a_backlog_asks_for_more_and_a_slow_change_for_still_more() {
-        let load = Load { arrival: 2_000.0, backlog: 12_000.0 };
+        let load = Load { arrival: 2_000.0, backlog: 12_000.0, skew: 1.0 };
         let quick = need(load, 500.0, 2, seconds(30), seconds(0));
         assert!((quick.least - (2_000.0 + 400.0) / 500.0).abs() < 1e-9);
         assert!((quick.aim - 2_000.0 / 350.0).abs() < 1e-9, "the arrival dominates");
@@ -140,8 +157,19 @@ mod tests {
     }
 
     #[test]
+    fn the_busiest_of_uneven_replicas_must_keep_up_and_need_not_be_comfortable() {
+        let load = |backlog| Load { arrival: 200.0, backlog, skew: 2.0 };
+        let even = need(Load { skew: 1.0, ..load(0.0) }, 90.0, 4, seconds(15), seconds(5));
+        assert_eq!((whole(even.least), whole(even.aim)), (3, 4));
+        let uneven = need(load(0.0), 90.0, 4, seconds(15), seconds(5));
+        assert_eq!((whole(uneven.least), whole(uneven.aim)), (5, 5));
+        let behind = need(load(1_000.0), 90.0, 4, seconds(15), seconds(5));
+        assert_eq!(whole(behind.aim), 6, "{behind:?}");
+    }
+
+    #[test]
     fn a_change_longer_than_the_promise_is_said_and_bounded() {
-        let load = Load { arrival: 100.0, backlog: 1_000.0 };
+        let load = Load { arrival: 100.0, backlog: 1_000.0, skew: 1.0 };
         let need = need(load, 100.0, 1, seconds(10), seconds(60));
         assert!(need.too_short);
         assert!((need.aim - 3.0).abs() < 1e-9, "half of the time, never less: {}", need.aim);
@@ -174,15 +202,16 @@ mod tests {
             arrival in 0.0..1e6, backlog in 0.0..1e8, capacity in 1.0..1e5, more in 1.0..10.0, n in 1_u32..100,
         ) {
             let (drain, change) = (seconds(30), seconds(10));
-            let base = need(Load { arrival, backlog }, capacity, n, drain, change);
-            let loaded = need(Load { arrival: arrival * more, backlog }, capacity, n, drain, change);
-            let behind = need(Load { arrival, backlog: backlog * more }, capacity, n, drain, change);
-            let able = need(Load { arrival, backlog }, capacity * more, n, drain, change);
-            for (label, other, above) in [("arrival", loaded, true), ("backlog", behind, true), ("capacity", able, false)] {
+            let base = need(Load { arrival, backlog, skew: 1.0 }, capacity, n, drain, change);
+            let loaded = need(Load { arrival: arrival * more, backlog, skew: 1.0 }, capacity, n, drain, change);
+            let behind = need(Load { arrival, backlog: backlog * more, skew: 1.0 }, capacity, n, drain, change);
+            let uneven = need(Load { arrival, backlog, skew: more }, capacity, n, drain, change);
+            let able = need(Load { arrival, backlog, skew: 1.0 }, capacity * more, n, drain, change);
+            for (label, other, above) in [("arrival", loaded, true), ("backlog", behind, true), ("skew", uneven, true), ("capacity", able, false)] {
                 let (low, high) = if above { (base, other) } else { (other, base) };
                 prop_assert!(low.least <= high.least + 1e-9 && low.aim <= high.aim + 1e-9, "{label}");
             }
-            let scaled = need(Load { arrival: arrival * more, backlog: backlog * more }, capacity * more, n, drain, change);
+            let scaled = need(Load { arrival: arrival * more, backlog: backlog * more, skew: 1.0 }, capacity * more, n, drain, change);
             prop_assert!((scaled.aim - base.aim).abs() <= 1e-6 * base.aim.max(1.0));
             prop_assert!(base.least <= base.aim + 1e-9, "a step always leaves the band's lower end behind");
         }

@@ -28,7 +28,7 @@ fn policy() -> Policy {
 
 /// A settled, quiet group that was watched for long, with so much to do now and never more before.
 fn calm(replicas: u32, arrival: f64, backlog: f64, capacity: Capacity) -> Situation {
-    let load = Load { arrival, backlog };
+    let load = Load { arrival, backlog, skew: 1.0 };
     let needed = capacity.known().map(|rate| need(load, rate, replicas, seconds(30), seconds(5)));
     Situation {
         replicas,
@@ -119,7 +119,14 @@ fn waits_for_rollouts_and_for_the_group() {
 
 #[test]
 fn grows_in_one_jump_to_a_useful_count() {
-    check("step", &policy(), &stated(1, 2_000.0, 0.0), 6, Reason::BelowNeed, "2000 msg/s at 480 per replica need 6");
+    check(
+        "step",
+        &policy(),
+        &stated(1, 2_000.0, 0.0),
+        6,
+        Reason::BelowNeed,
+        "2000 msg/s at 480 per replica (as stated) need 6",
+    );
     check("backlog", &policy(), &stated(6, 2_000.0, 60_000.0), 12, Reason::BelowNeed, "60000 waiting");
     // Five or seven replicas of twelve partitions have as busy a replica as four or six.
     // Of five, the busiest has three partitions, as with four: 1,900 a second are too much for it.
@@ -173,7 +180,7 @@ fn without_a_capacity_it_feels_its_way() {
 
 #[test]
 fn a_promise_shorter_than_a_change_is_said() {
-    let load = Load { arrival: 300.0, backlog: 0.0 };
+    let load = Load { arrival: 300.0, backlog: 0.0, skew: 1.0 };
     let needed = Some(need(load, 480.0, 1, seconds(30), seconds(45)));
     let slow = Situation { need: needed, change: seconds(45), ..stated(1, 300.0, 0.0) };
     let decision = decide(&policy(), &slow);
@@ -193,7 +200,8 @@ fn any_situation() -> impl Strategy<Value = Situation> {
         prop_oneof![
             Just(Capacity::Unknown),
             (1.0..2_000.0).prop_map(Capacity::Spec),
-            (1.0..2_000.0).prop_map(Capacity::Observed)
+            (1.0..2_000.0).prop_map(Capacity::Observed),
+            (1.0..2_000.0).prop_map(Capacity::Reported)
         ],
     );
     let flags = (any::<[bool; 6]>(), 0_u32..4, 0_u64..100, 0_u64..100, 1_u32..40);

@@ -6,7 +6,7 @@ use mq_core::{
     condition::{Condition, ConditionType, Status, Verdict},
     lag::{GroupLag, GroupTracker, Reading, Watch},
     reason::Reason,
-    scaling::{Decision, History, Members, Objective, Observation, Policy, Terms, decide},
+    scaling::{Decision, History, Members, Objective, Observation, Policy, Terms, Work, decide},
 };
 use mq_crds::{Lag, LagState, ScalingStatus};
 
@@ -117,6 +117,7 @@ impl Entry {
         cycle: Duration,
         lag: GroupLag,
         target: Option<Deployed>,
+        work: Option<Work>,
     ) -> Option<(Decision, Option<Step>)> {
         let scaling = self.desired.scaling.clone()?;
         let Some(deployed) = target else {
@@ -136,7 +137,7 @@ impl Entry {
         self.recognise(at, &deployed);
         let policy = policy(&self.desired, &scaling, cycle);
         let config = self.desired.config.clone();
-        let seen = Observation { at, lag, target: deployed.target.clone(), members: self.members, config };
+        let seen = Observation { at, lag, target: deployed.target.clone(), members: self.members, config, work };
         self.history.observe(&policy, &seen);
         let decision = decide(&policy, &self.history.situation(&policy, &seen));
         if !decision.is_step() {
@@ -346,7 +347,7 @@ mod tests {
 
     fn turn(entry: &mut Entry, n: u32, committed: i64, end: i64, target: impl Into<Option<Deployed>>) -> Option<Step> {
         let lag = entry.observe(CYCLE * n, &reading(committed, end), None);
-        entry.decide(CYCLE * n, CYCLE, lag, target.into()).and_then(|(_, step)| step)
+        entry.decide(CYCLE * n, CYCLE, lag, target.into(), None).and_then(|(_, step)| step)
     }
 
     #[test]
@@ -378,7 +379,7 @@ mod tests {
             entry.not_stepped(attempted, "cannot scale Deployment worker: timed out".into());
             entry.events.clear();
             let lag = entry.observe(CYCLE * 4, &reading(2_000, 6_000), None);
-            let (decision, _) = entry.decide(CYCLE * 4, CYCLE, lag, Some(deployed("1", replicas))).unwrap();
+            let (decision, _) = entry.decide(CYCLE * 4, CYCLE, lag, Some(deployed("1", replicas)), None).unwrap();
             assert_eq!(decision.reason.as_str(), reason);
             let scaled = entry.events.iter().any(|event| event.message.starts_with("scaled Deployment worker from 1"));
             assert_eq!((scaled, entry.view.problem.is_none()), (replicas == 4, true), "{:?}", entry.events);

@@ -4,6 +4,7 @@ use mq_core::{
     lag::GroupLag,
     scaling::{Decision, Objective},
 };
+use mq_protocol::message::Health;
 use prometheus::{GaugeVec, Opts, Registry};
 
 use super::DesiredGroup;
@@ -17,6 +18,8 @@ pub(super) struct GroupMetrics {
     desired: GaugeVec,
     arrival: GaugeVec,
     capacity: GaugeVec,
+    busy: GaugeVec,
+    in_hand: GaugeVec,
 }
 
 impl GroupMetrics {
@@ -34,6 +37,14 @@ impl GroupMetrics {
             desired: gauge("mq_group_desired_replicas", "Replicas that the operator decided on.")?,
             arrival: gauge("mq_group_arrival_messages_per_second", "Messages that arrive.")?,
             capacity: gauge("mq_group_capacity_messages_per_second", "Messages that one replica can handle.")?,
+            busy: gauge(
+                "mq_group_busy_ratio",
+                "The part of their time for which the consumers with an agent are busy.",
+            )?,
+            in_hand: gauge(
+                "mq_group_in_hand_messages",
+                "Messages that the consumers with an agent have taken and not finished.",
+            )?,
         })
     }
 
@@ -52,12 +63,30 @@ impl GroupMetrics {
         set(&self.capacity, group, decision.and_then(|decision| decision.terms.capacity));
     }
 
+    pub(super) fn health(&self, group: &DesiredGroup, healths: &[Health]) {
+        set(&self.busy, group, average(healths));
+        let in_hand = healths.iter().map(|health| health.outstanding).reduce(u64::saturating_add);
+        set(&self.in_hand, group, in_hand.map(number));
+    }
+
     pub(super) fn forget(&self, group: &DesiredGroup) {
-        for gauge in [&self.lag, &self.late, &self.unknown, &self.current, &self.desired, &self.arrival, &self.capacity]
-        {
+        let decision = [&self.current, &self.desired, &self.capacity];
+        let seen = [&self.lag, &self.late, &self.unknown, &self.arrival, &self.busy, &self.in_hand];
+        for gauge in seen.into_iter().chain(decision) {
             set(gauge, group, None);
         }
     }
+}
+
+/// The part of its time for which a consumer was busy, 0 to 1.
+pub(super) fn busy(health: &Health) -> f64 {
+    if health.period.is_zero() { 0.0 } else { health.busy.as_secs_f64() / health.period.as_secs_f64() }
+}
+
+/// The mean of that; none of none.
+pub(super) fn average(healths: &[Health]) -> Option<f64> {
+    let pods = u32::try_from(healths.len()).ok().filter(|pods| *pods > 0)?;
+    Some(healths.iter().map(busy).sum::<f64>() / f64::from(pods))
 }
 
 fn set(gauge: &GaugeVec, group: &DesiredGroup, value: Option<f64>) {

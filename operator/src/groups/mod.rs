@@ -29,9 +29,10 @@ use mq_core::{
     condition::{Condition, Verdict},
     effect::ObjectKey,
     lag::{GroupLag, ResetPolicy},
-    scaling::{Decision, Objective},
+    scaling::{Decision, Objective, Work},
 };
 use mq_crds::{Lag, MqConsumerGroup, ScalingStatus};
+use mq_protocol::message::{ClientRef, Kind};
 use target::{Deployed, Targets};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -41,6 +42,10 @@ use crate::{
     lease::Lease,
     metrics::Metrics,
     options::Options,
+    push::{
+        Index,
+        index::{ConfigKey, Healths},
+    },
     reconcile::{Report, Waker},
     session::Sessions,
     writer::Writer,
@@ -116,6 +121,8 @@ pub(crate) struct Environment {
     pub(crate) sessions: Arc<Sessions>,
     /// Wakes `MqConsumerGroup`s.
     pub(crate) waker: Waker,
+    /// What agents say.
+    pub(crate) agents: Index,
 }
 
 impl std::fmt::Debug for Environment {
@@ -294,15 +301,29 @@ impl Groups {
         let readings = offsets.readings(&group.group_id, &group.topics);
         let lag = entry.observe(at, &readings, offsets.members(&group.group_id, &group.topics));
         self.metrics.lag(&group, &lag, group.scaling.as_ref().map(|scaling| scaling.objective));
-        let (decision, step) = self.decide(at, entry, lag).unzip();
+        let healths = self.healths(&group.object);
+        self.metrics.health(&group, &healths.latest);
+        let (decision, step) = self.decide(at, entry, lag, work(&healths)).unzip();
         self.metrics.decision(&group, decision.as_ref());
         step.flatten()
     }
 
-    fn decide(&self, at: Duration, entry: &mut Entry, lag: GroupLag) -> Option<(Decision, Option<Step>)> {
+    /// How the consumers are that run in the pods with an agent.
+    fn healths(&self, object: &ObjectKey) -> Healths {
+        let client = ClientRef::new(Kind::Consumer, object.name.clone());
+        self.environment.agents.health(&ConfigKey { namespace: object.namespace.clone(), client }, Instant::now())
+    }
+
+    fn decide(
+        &self,
+        at: Duration,
+        entry: &mut Entry,
+        lag: GroupLag,
+        work: Option<Work>,
+    ) -> Option<(Decision, Option<Step>)> {
         let target = &entry.desired.scaling.as_ref()?.target;
         let target: Option<Deployed> = self.targets.get(&entry.desired.object.namespace, target).ok()?;
-        entry.decide(at, self.environment.options.lag_interval, lag, target)
+        entry.decide(at, self.environment.options.lag_interval, lag, target, work)
     }
 
     /// False: the target was changed meanwhile, which makes the write void; the next cycle looks anew.
@@ -342,6 +363,19 @@ fn wanted(entries: &HashMap<ObjectKey, Entry>, turn: u32) -> (Wanted, Vec<Object
     let wanted =
         Wanted { groups, members, topics_anew: turn.is_multiple_of(TURNS), starts_anew: turn % TURNS == 2 * TURNS / 3 };
     (wanted, due.into_iter().map(|(key, _)| key.clone()).collect())
+}
+
+/// The sum of what agents say. Not all of them speak in each cycle: how unevenly they are busy is told by the last word of each.
+fn work(healths: &Healths) -> Option<Work> {
+    let news = Some(&healths.news).filter(|news| !news.is_empty())?;
+    let busiest = healths.latest.iter().map(metrics::busy).fold(0.0, f64::max);
+    let average = metrics::average(&healths.latest)?;
+    let period = healths.latest.iter().map(|health| health.period).max()?;
+    Some(news.iter().fold(Work { average, busiest, period, ..Work::default() }, |sum, health| Work {
+        handled: sum.handled.saturating_add(health.handled),
+        busy: sum.busy.saturating_add(health.busy),
+        ..sum
+    }))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -164,6 +164,11 @@ impl Session {
                     entry.subscription.ack(version, effective, not_applied);
                 }
             }
+            Ok(FromAgent::Health { client, health }) => {
+                if let Some(entry) = self.clients.get(&client) {
+                    entry.subscription.health(Instant::now(), health);
+                }
+            }
             Ok(FromAgent::Nack { client, version, reason, detail }) => {
                 let Identity { namespace, pod } = &self.identity;
                 warn!(%namespace, pod = %pod.name, %client, revision = version.revision, ?reason, detail, "refused");

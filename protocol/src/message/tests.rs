@@ -29,6 +29,15 @@ fn every_message_of_an_agent_arrives_as_it_was_sent() {
             reason: NackReason::ProbeFailed,
             detail: "no broker".into(),
         },
+        FromAgent::Health {
+            client: ClientRef::new(Kind::Consumer, "notifications"),
+            health: Health {
+                period: Duration::from_millis(3_001),
+                busy: Duration::from_millis(1_500),
+                handled: 120,
+                outstanding: 7,
+            },
+        },
     ] {
         let bytes = wire::AgentMessage::from(message.clone()).encode_to_vec();
         let read = FromAgent::try_from(wire::AgentMessage::decode(bytes.as_slice()).unwrap());
@@ -69,6 +78,8 @@ fn what_is_no_message_is_a_typed_error() {
     };
     assert!(matches!(held(1, "xyz"), Err(MessageError::Version { .. })));
     assert!(matches!(held(-1, &"0".repeat(64)), Err(MessageError::Version { .. })));
+    let busy = wire::Health { kind: 2, name: "orders".into(), period_ms: 10, busy_ms: 11, handled: 1, outstanding: 0 };
+    assert_eq!(read(M::Health(busy)), Err(MessageError::Busy { busy_ms: 11, period_ms: 10 }));
 }
 
 #[test]

@@ -2,15 +2,18 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{Pod, PodStatus},
+    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+    core::v1::{ConfigMap, Pod, PodStatus, ServiceAccount},
 };
 use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, Patch, PatchParams, PostParams},
 };
+use mq_agent::{Agent, Options};
+use mq_protocol::TOKEN_AUDIENCE;
 use rdkafka::{
     ClientConfig,
     consumer::{Consumer, StreamConsumer},
@@ -19,6 +22,9 @@ use serde_json::json;
 use tokio::time::{Instant, interval, sleep, sleep_until};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+/// Records that an agent's consumer handles at the same time.
+const SLOTS: u32 = 2;
+
 /// What each pod does: consumes `topic` as a member of `group`, so many messages per second.
 #[derive(Clone)]
 pub(super) struct Work {
@@ -26,6 +32,8 @@ pub(super) struct Work {
     pub(super) group: String,
     pub(super) topic: String,
     pub(super) per_second: u32,
+    /// With the agent, as the object with the name of the group tells it.
+    pub(super) agent: bool,
 }
 
 /// Creates the Deployment, whose pods nobody but this kubelet runs.
@@ -82,7 +90,12 @@ async fn turn(pods: &Api<Pod>, work: Option<&Work>, running: &mut Running) -> Re
         if let Some(work) = work {
             running.entry(pod.uid().unwrap_or_default()).or_insert_with(|| {
                 let stop = CancellationToken::new();
-                (stop.clone(), tokio::spawn(told(consume(work.clone(), stop))))
+                let task = if work.agent {
+                    tokio::spawn(told(serve(pods.clone().into_client(), pod.clone(), work.clone(), stop.clone())))
+                } else {
+                    tokio::spawn(told(consume(work.clone(), stop.clone())))
+                };
+                (stop, task)
             });
         }
         let is_ready = |status: &PodStatus| {
@@ -127,16 +140,83 @@ async fn consume(work: Work, stop: CancellationToken) -> Result<()> {
     Ok(())
 }
 
+/// A service with the agent: what a kubelet projects into the pod, and handlers that wait.
+async fn serve(client: Client, pod: Pod, work: Work, stop: CancellationToken) -> Result<()> {
+    let namespace = pod.namespace().unwrap_or_default();
+    let projected = tempfile::tempdir()?;
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
+    // As a kubelet does with a volume that is not there yet.
+    let data = loop {
+        match maps.get_opt("mq-agent").await? {
+            Some(map) => break map.data.unwrap_or_default(),
+            None => sleep(Duration::from_millis(200)).await,
+        }
+    };
+    let bound = BoundObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Pod".into()),
+        name: Some(pod.name_any()),
+        uid: pod.uid(),
+    };
+    let spec = TokenRequestSpec {
+        audiences: vec![TOKEN_AUDIENCE.to_owned()],
+        bound_object_ref: Some(bound),
+        expiration_seconds: Some(3600),
+    };
+    let request = TokenRequest { spec, ..TokenRequest::default() };
+    let accounts: Api<ServiceAccount> = Api::namespaced(client, &namespace);
+    let issued = accounts.create_token_request("default", &PostParams::default(), &request).await?;
+    std::fs::write(projected.path().join("token"), issued.status.context("no token was issued")?.token)?;
+    for name in ["ca.crt", "endpoint"] {
+        std::fs::write(projected.path().join(name), data.get(name).context(name)?)?;
+    }
+    let options = Options::in_folders(projected.path(), &projected.path().join("none")).concurrency(SLOTS as usize);
+    let agent = Agent::connect_with(options).await;
+    let consumer = agent.consumer(&work.group).await?;
+    let each = Duration::from_secs(1) * SLOTS / work.per_second;
+    let handling = consumer.subscribe(move |_| async move {
+        sleep(each).await;
+        Ok(())
+    });
+    let drained = agent.drain_on(stop.cancelled_owned(), Duration::from_secs(5));
+    handling.await?;
+    drained.await?;
+    Ok(())
+}
+
+/// Writes `per_second` messages per second to the partitions in turn as they are listed, until the handle is dropped.
+pub(super) fn load_on(
+    config: &ClientConfig,
+    topic: String,
+    per_second: u32,
+    partitions: &'static [i32],
+) -> Result<AbortOnDropHandle<()>> {
+    write(config, per_second, move |n| {
+        let turn = usize::try_from(n).unwrap_or_default() % partitions.len();
+        (topic.clone(), Some(partitions[turn]))
+    })
+}
+
 /// Writes `per_second` messages per second to random partitions, until the handle is dropped.
 pub(super) fn load(config: &ClientConfig, topic: String, per_second: u32) -> Result<AbortOnDropHandle<()>> {
+    write(config, per_second, move |_| (topic.clone(), None))
+}
+
+fn write(
+    config: &ClientConfig,
+    per_second: u32,
+    place: impl Fn(u64) -> (String, Option<i32>) + Send + 'static,
+) -> Result<AbortOnDropHandle<()>> {
     use rdkafka::producer::{BaseRecord, DefaultProducerContext, ThreadedProducer};
     let producer: ThreadedProducer<DefaultProducerContext> = config.create()?;
     Ok(AbortOnDropHandle::new(tokio::spawn(told(async move {
         let mut ticks = interval(Duration::from_secs(1) / per_second);
         for n in 0_u64.. {
             ticks.tick().await;
+            let (topic, partition) = place(n);
             let key = n.to_be_bytes();
-            let record = BaseRecord::to(&topic).key(&key).payload("x");
+            let mut record = BaseRecord::to(&topic).key(&key).payload("x");
+            record.partition = partition;
             producer.send(record).map_err(|(error, _)| error)?;
         }
         Ok(())

@@ -74,7 +74,13 @@ fn lock(path: &Mutex<Vec<i32>>) -> MutexGuard<'_, Vec<i32>> {
 async fn replicas_follow_the_load_up_in_one_step_and_down_again() -> Result<()> {
     let world = World::new("follow").await?;
     let (topic, group) = (world.topic(12).await?, unique("follow"));
-    let work = Work { config: world.kafka.client_config(), group: group.clone(), topic: topic.clone(), per_second: 50 };
+    let work = Work {
+        config: world.kafka.client_config(),
+        group: group.clone(),
+        topic: topic.clone(),
+        per_second: 50,
+        agent: false,
+    };
     kubelet::deploy(&world.client, world.namespace.name(), "worker", 1).await?;
     let _kubelet = kubelet::run(world.client.clone(), world.namespace.name(), Some(work));
     let (path, _watching) = path(&world);
@@ -124,7 +130,13 @@ async fn replicas_follow_the_load_up_in_one_step_and_down_again() -> Result<()> 
 async fn without_a_stated_capacity_it_is_measured() -> Result<()> {
     let world = World::new("measure").await?;
     let (topic, group) = (world.topic(12).await?, unique("measure"));
-    let work = Work { config: world.kafka.client_config(), group: group.clone(), topic: topic.clone(), per_second: 50 };
+    let work = Work {
+        config: world.kafka.client_config(),
+        group: group.clone(),
+        topic: topic.clone(),
+        per_second: 50,
+        agent: false,
+    };
     kubelet::deploy(&world.client, world.namespace.name(), "worker", 1).await?;
     let _kubelet = kubelet::run(world.client.clone(), world.namespace.name(), Some(work));
     world.declare(&group, &topic, Some(scaling(None))).await?;
@@ -140,6 +152,63 @@ async fn without_a_stated_capacity_it_is_measured() -> Result<()> {
     eprintln!("{}: {}", said.reason, said.message);
     let capacity = said.terms.capacity.context("a capacity")?;
     assert!((40.0..60.0).contains(&capacity), "a replica really handles 50 per second: {}", said.message);
+    Ok(())
+}
+
+/// Keys are not even: of twelve partitions three are hot, four are cold, five have nothing. So there is never work in all of them.
+const UNEVEN: &[i32] = &[0, 4, 8, 0, 4, 8, 1, 5, 9, 2];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_stated_capacity_agents_say_how_busy_they_are() -> Result<()> {
+    let world = World::new("busy").await?;
+    let (topic, group) = (world.topic(12).await?, unique("busy"));
+    let config = world.kafka.client_config();
+    let work = Work { config: config.clone(), group: group.clone(), topic: topic.clone(), per_second: 50, agent: true };
+    kubelet::deploy(&world.client, world.namespace.name(), "worker", 1).await?;
+    let _kubelet = kubelet::run(world.client.clone(), world.namespace.name(), Some(work));
+    let (path, _watching) = path(&world);
+    world.declare(&group, &topic, Some(scaling(None))).await?;
+    world.wait_for(&group, "one replica is enough", |s| reason(s) == "WithinBand").await?;
+    let load = kubelet::load_on(&config, topic.clone(), 20, UNEVEN)?;
+    wait_until("the agent says how busy it is", SOON, async || {
+        let (busy, capacity) = (
+            world.metric("mq_group_busy_ratio", &group).await?,
+            world.metric("mq_group_capacity_messages_per_second", &group).await?,
+        );
+        // 20 a second at 50 a second; the timer and the runtime add a little.
+        ensure!((0.3..0.6).contains(&busy) && (40.0..60.0).contains(&capacity), "busy {busy}, capacity {capacity}");
+        Ok(())
+    })
+    .await?;
+    drop(load);
+
+    let load = kubelet::load_on(&config, topic.clone(), 120, UNEVEN)?;
+    let grown = world.wait_for(&group, "it has grown", |s| reason(s) == "BelowNeed").await?;
+    let said = grown.scaling.context("a decision")?;
+    eprintln!("{}: {}", said.reason, said.message);
+    assert!(said.message.contains("per replica (measured by how busy the pods are)"), "{}", said.message);
+    let capacity = said.terms.capacity.context("a capacity")?;
+    assert!((40.0..60.0).contains(&capacity), "a replica really handles 50 per second: {}", said.message);
+    world.wait_for(&group, "it fits", |s| reason(s) == "WithinBand").await?;
+    wait_until("nothing is late and little waits", SOON, async || {
+        ensure!(world.metric("mq_group_late_messages", &group).await? < 0.5);
+        let lag = world.metric("mq_group_lag_messages", &group).await?;
+        ensure!(lag < 300.0, "{lag} wait");
+        Ok(())
+    })
+    .await?;
+
+    drop(load);
+    wait_until("it is back at one replica", SOON * 2, async || {
+        let path = lock(&path).clone();
+        ensure!(path.last() == Some(&1) && path.len() > 1, "{path:?}, {:?}", world.status(&group).await?.scaling);
+        Ok(())
+    })
+    .await?;
+    let path = lock(&path).clone();
+    eprintln!("replicas: {path:?}");
+    let ups = path.windows(2).filter(|step| step[1] > step[0]).count();
+    assert!(path[1] > 2 && ups <= 2 && path.iter().all(|n| *n < 12), "few steps, each of the right size: {path:?}");
     Ok(())
 }
 
@@ -165,7 +234,13 @@ async fn replicas_set_by_a_person_are_respected_for_a_window() -> Result<()> {
     let world = World::new("hand").await?;
     let (topic, group) = (world.topic(12).await?, unique("hand"));
     kubelet::deploy(&world.client, world.namespace.name(), "worker", 1).await?;
-    let work = Work { config: world.kafka.client_config(), group: group.clone(), topic: topic.clone(), per_second: 50 };
+    let work = Work {
+        config: world.kafka.client_config(),
+        group: group.clone(),
+        topic: topic.clone(),
+        per_second: 50,
+        agent: false,
+    };
     let _kubelet = kubelet::run(world.client.clone(), world.namespace.name(), Some(work));
     world.declare(&group, &topic, Some(scaling(Some(50)))).await?;
     world.wait_for(&group, "one replica is enough", |s| reason(s) == "WithinBand").await?;

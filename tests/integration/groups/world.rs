@@ -59,6 +59,7 @@ impl World {
             format!("--lease-name={cluster}"),
             format!("--lease-namespace={}", namespace.name()),
             format!("--push-addr=127.0.0.1:{push}"),
+            format!("--push-endpoint=https://127.0.0.1:{push}"),
             format!("--metrics-addr=127.0.0.1:{metrics}"),
             "--lag-interval=1s".to_owned(),
         ])?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::lag::{GroupTracker, Reading, ResetPolicy, TopicPartition, Watch};
-use crate::scaling::{Decision, History, Members, Objective, Observation, Policy, Target, decide};
+use crate::scaling::{Decision, History, Members, Objective, Observation, Policy, Target, Work, decide};
 
 pub(super) const CYCLE: Duration = Duration::from_secs(5);
 const TICKS_PER_SECOND: u32 = 10;
@@ -23,11 +23,25 @@ pub(super) struct Plant {
     pub(super) rebalance: f64,
     /// Everything stands still during a rebalance, not only what moves.
     pub(super) eager: bool,
+    /// What arrives at a partition, as a multiple of what arrives at its neighbour: 1 is even; below it the first are hot, the last
+    /// cold.
+    pub(super) skew: f64,
+    /// The pods have agents, which say how busy they are.
+    pub(super) agents: bool,
 }
 
 impl Default for Plant {
     fn default() -> Self {
-        Self { partitions: 24, capacity: 480.0, downstream: f64::INFINITY, start: 2.0, rebalance: 3.0, eager: false }
+        Self {
+            partitions: 24,
+            capacity: 480.0,
+            downstream: f64::INFINITY,
+            start: 2.0,
+            rebalance: 3.0,
+            eager: false,
+            skew: 1.0,
+            agents: false,
+        }
     }
 }
 
@@ -68,14 +82,24 @@ struct World<'a> {
     serving: usize,
     rebalancing_until: f64,
     arrivals: Vec<f64>,
+    /// Handled by each pod since the last cycle.
+    work: Vec<f64>,
 }
 
 impl<'a> World<'a> {
     fn new(plant: &'a Plant, replicas: u32) -> Self {
         let pods = vec![0.0; replicas as usize];
         let partitions = vec![Partition::default(); plant.partitions];
-        let mut world =
-            Self { plant, now: 0.0, partitions, pods, serving: 0, rebalancing_until: 0.0, arrivals: Vec::new() };
+        let mut world = Self {
+            plant,
+            now: 0.0,
+            partitions,
+            pods,
+            serving: 0,
+            rebalancing_until: 0.0,
+            arrivals: Vec::new(),
+            work: Vec::new(),
+        };
         world.rebalance();
         world
     }
@@ -109,9 +133,10 @@ impl<'a> World<'a> {
         if self.ready() != self.serving {
             self.rebalance();
         }
-        let share = arrival * seconds / self.partitions.len() as f64;
-        for partition in &mut self.partitions {
-            partition.arrived += share;
+        let weights = (0..self.partitions.len()).map(|n| self.plant.skew.powf(n as f64));
+        let all: f64 = weights.clone().sum();
+        for (partition, weight) in self.partitions.iter_mut().zip(weights) {
+            partition.arrived += arrival * seconds * weight / all;
         }
         self.arrivals.push(self.partitions[0].arrived);
         let each = self.plant.capacity.min(self.plant.downstream / self.serving.max(1) as f64) * seconds;
@@ -129,6 +154,8 @@ impl<'a> World<'a> {
                     left -= work;
                 }
             }
+            self.work.resize(self.serving, 0.0);
+            self.work[pod] += each - left;
         }
         if commit {
             for partition in &mut self.partitions {
@@ -139,7 +166,9 @@ impl<'a> World<'a> {
 
     /// Age of the oldest message that is not handled, in seconds.
     fn oldest(&self) -> f64 {
-        let behind = self.partitions.iter().map(|p| p.handled).fold(f64::INFINITY, f64::min);
+        // The first partition stands for the arrivals of all: theirs are fixed fractions of its.
+        let done = |p: &Partition| if p.arrived > 0.0 { p.handled / p.arrived } else { 1.0 };
+        let behind = self.partitions.iter().map(done).fold(f64::INFINITY, f64::min) * self.partitions[0].arrived;
         let first = self.arrivals.partition_point(|arrived| *arrived <= behind + 1e-6);
         if first == self.arrivals.len() { 0.0 } else { self.now - first as f64 / f64::from(TICKS_PER_SECOND) }
     }
@@ -152,6 +181,22 @@ impl<'a> World<'a> {
             start: None,
         };
         self.partitions.iter().enumerate().map(read).collect()
+    }
+
+    /// What the agents say of the last cycle, if there are agents.
+    fn work(&mut self) -> Option<Work> {
+        let handled = std::mem::take(&mut self.work);
+        if !self.plant.agents {
+            return None;
+        }
+        let busy = handled.iter().map(|handled| handled / self.plant.capacity);
+        Some(Work {
+            handled: handled.iter().sum::<f64>() as u64,
+            busy: Duration::from_secs_f64(busy.clone().sum()),
+            average: busy.clone().sum::<f64>() / CYCLE.as_secs_f64() / handled.len().max(1) as f64,
+            busiest: busy.fold(0.0, f64::max) / CYCLE.as_secs_f64(),
+            period: CYCLE,
+        })
     }
 
     fn target(&self) -> Target {
@@ -213,7 +258,7 @@ pub(super) fn run(
         let at = Duration::from_secs(u64::from(second));
         let lag = tracker.observe(at, &watch, &world.readings());
         let (target, members) = (world.target(), Some(world.members()));
-        let seen = Observation { at, lag, target, members, config: "one".into() };
+        let seen = Observation { at, lag, target, members, config: "one".into(), work: world.work() };
         history.observe(policy, &seen);
         let decision = decide(policy, &history.situation(policy, &seen));
         run.reasons.insert(decision.reason.as_str());

@@ -31,6 +31,7 @@ fn a_tenfold_step_goes_up_in_one_jump_and_down_again() {
     let top = *counts.iter().max().unwrap();
     assert!(1 < top && top < 12, "{:?}", done.path);
     assert_eq!(counts.first(), Some(&top), "one jump: {:?}", done.path);
+    assert_eq!(done.path[0].0, 130, "two cycles show it: {:?}", done.path);
     assert_eq!(done.replicas, 1, "{:?}", done.path);
     assert!(counts.len() <= 4, "{:?}", done.path);
     // The change takes 5 s, detection 10 s, the backlog is worked off within the promised age.
@@ -59,6 +60,26 @@ fn a_short_promise_without_a_stated_capacity_does_not_take_the_maximum() {
         assert!(counts.first().is_some_and(|k| (3..12).contains(k)), "{:?}", done.path);
         assert_eq!(counts.iter().max(), counts.first(), "one jump: {:?}", done.path);
         assert_eq!(done.replicas, 1, "{:?}", done.path);
+    }
+}
+
+/// Keys are never even: hot partitions are behind while cold ones have nothing to do, so the group is never busy in all of them.
+#[test]
+fn hot_and_cold_partitions_without_a_stated_capacity() {
+    let plant = Plant { partitions: 12, capacity: 90.0, skew: 0.8, agents: true, ..Plant::default() };
+    for begins in 100..105 {
+        let load = |second: u32| if (begins..begins + 120).contains(&second) { 200.0 } else { 20.0 };
+        let done = run(&plant, &policy(15, 12, 20), 1, 500, &[], load);
+        let path = &done.path;
+        let ups =
+            done.counts().iter().scan(1, |before, n| Some(*n > std::mem::replace(before, *n))).filter(|up| *up).count();
+        let top = done.counts().into_iter().max().unwrap_or_default();
+        assert!((3..12).contains(&top) && ups <= 2, "{path:?}");
+        assert!(path[0].2.contains("at 90 per replica (measured by how busy the pods are)"), "{path:?}");
+        assert_eq!(done.replicas, 1, "{path:?}");
+        // Seen, decided, changed, and the backlog worked off.
+        let kept = |second: &u64| (u64::from(begins)..u64::from(begins) + 60).contains(second);
+        assert!(done.breached.iter().all(kept), "{:?} {path:?}", done.breached);
     }
 }
 
@@ -117,6 +138,16 @@ proptest! {
         let load = |second| arrival * (1.0 + 0.1 * noise(seed, second / 5));
         let done = run(&Plant::default(), &stated(policy(30, 24, 60)), start, 2_000, &[], load);
         prop_assert!(done.path.len() <= 2, "{:?}", done.path);
+    }
+
+    /// The same with what agents say of uneven loads: found in few steps, then nothing.
+    #[test]
+    fn noise_changes_nothing_once_uneven_replicas_fit(seed in any::<u64>(), start in 1_u32..=12, arrival in 100.0..800.0, skew in 0.75..1.0) {
+        let plant = Plant { partitions: 12, capacity: 90.0, skew, agents: true, ..Plant::default() };
+        let load = |second| arrival * (1.0 + 0.1 * noise(seed, second / 5));
+        let done = run(&plant, &policy(30, 12, 30), start, 2_000, &[], load);
+        prop_assert!(done.path.len() <= 5, "{:?}", done.path);
+        prop_assert!(done.path.iter().all(|(second, _, _)| *second < 1_000), "{:?}", done.path);
     }
 
     #[test]

@@ -1,10 +1,13 @@
-//! What connected clients say: what they run, what they refuse.
+//! What connected clients say: what they run, what they refuse, how they are.
 
 use std::collections::BTreeMap;
 
 use mq_core::rollout::{Clients, Rejection};
-use mq_protocol::message::{NackReason, Version};
-use tokio::sync::watch;
+use mq_protocol::{
+    limits::HEALTH_TIMEOUT,
+    message::{Health, NackReason, Version},
+};
+use tokio::{sync::watch, time::Instant};
 
 use super::{Answer, ConfigKey, Index, Inner, Pod, Subscribers};
 
@@ -32,6 +35,15 @@ pub struct Deviating {
     pub message: String,
 }
 
+/// How the consumers of a group are, one of each pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Healths {
+    /// What each said last. One that was silent for too long is not known to be any way, so it is not here.
+    pub latest: Vec<Health>,
+    /// Those of them that were not asked for before.
+    pub news: Vec<Health>,
+}
+
 #[derive(Debug)]
 pub(super) struct Client {
     pod: Pod,
@@ -39,6 +51,14 @@ pub(super) struct Client {
     refused: Option<(i64, String)>,
     effective: BTreeMap<String, String>,
     not_applied: Vec<String>,
+    health: Option<Heard>,
+}
+
+#[derive(Debug)]
+struct Heard {
+    at: Instant,
+    health: Health,
+    asked: bool,
 }
 
 /// One client of one stream. Dropping it ends the subscription.
@@ -91,9 +111,28 @@ impl Index {
     }
 }
 
+impl Index {
+    /// How the clients of a configuration are at `now`. For one asker: what it heard is no news the next time.
+    pub fn health(&self, key: &ConfigKey, now: Instant) -> Healths {
+        let mut inner = self.lock();
+        let streams = inner.clients.get_mut(key).into_iter().flat_map(|clients| clients.streams.values_mut());
+        let heard = streams.filter_map(|client| Some((&client.pod, client.health.as_mut()?)));
+        let fresh = heard.filter(|(_, heard)| now.saturating_duration_since(heard.at) < HEALTH_TIMEOUT);
+        let pods: BTreeMap<&Pod, &mut Heard> = fresh.collect();
+        let mut healths = Healths::default();
+        for heard in pods.into_values() {
+            healths.latest.push(heard.health);
+            if !std::mem::replace(&mut heard.asked, true) {
+                healths.news.push(heard.health);
+            }
+        }
+        healths
+    }
+}
+
 impl Client {
     fn new(pod: Pod) -> Self {
-        Self { pod, running: None, refused: None, effective: BTreeMap::new(), not_applied: Vec::new() }
+        Self { pod, running: None, refused: None, effective: BTreeMap::new(), not_applied: Vec::new(), health: None }
     }
 
     fn add_to(&self, report: &mut Report, in_force: Option<&Version>, newest: Option<i64>) {
@@ -133,6 +172,13 @@ impl Subscription {
         client.effective = effective;
         client.not_applied = not_applied;
         self.index.changed(&inner, Some(&self.key), false);
+    }
+
+    /// The client was so until `at`.
+    pub fn health(&self, at: Instant, health: Health) {
+        if let Some(client) = self.index.lock().client(self) {
+            client.health = Some(Heard { at, health, asked: false });
+        }
     }
 
     /// The client refuses `version`, which is not sent to anybody from now on, unless this process alone cannot change to

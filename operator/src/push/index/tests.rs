@@ -2,7 +2,11 @@ use std::collections::BTreeSet;
 
 use super::*;
 use mq_core::{canonical, rollout::Clients};
-use mq_protocol::message::NackReason;
+use mq_protocol::{
+    limits::{HEALTH_INTERVAL, HEALTH_TIMEOUT},
+    message::{Health, NackReason},
+};
+use tokio::time::{Duration, Instant};
 
 const UID: &str = "uid-orders";
 
@@ -199,4 +203,28 @@ fn an_edit_of_the_cluster_is_due_at_each_of_its_configurations() {
     index.delete_cluster("main");
     index.delete_cluster("other");
     assert!(!index.is_granted("shop"));
+}
+
+#[test]
+fn how_a_pod_is_is_told_once_as_news_and_not_at_all_when_it_is_old() {
+    let (index, _changes) = index(1, Some(1));
+    let health = |handled| Health { period: HEALTH_INTERVAL, busy: HEALTH_INTERVAL / 2, handled, outstanding: 1 };
+    let (a, _answers) = index.subscribe(key(), pod("a"), 1);
+    let (again, _answers) = index.subscribe(key(), pod("a"), 2);
+    let (b, _answers) = index.subscribe(key(), pod("b"), 3);
+    let start = Instant::now();
+    let told = |after: Duration| {
+        let Healths { latest, news } = index.health(&key(), start + after);
+        let handled = |healths: Vec<Health>| healths.iter().map(|health| health.handled).collect::<Vec<_>>();
+        (handled(latest), handled(news))
+    };
+    assert_eq!(told(Duration::ZERO), (vec![], vec![]), "nothing is not idle");
+    a.health(start, health(1));
+    b.health(start, health(3));
+    assert_eq!(told(Duration::ZERO), (vec![1, 3], vec![1, 3]), "the new stream of a pod did not speak yet");
+    again.health(start + HEALTH_INTERVAL, health(2));
+    assert_eq!(told(HEALTH_INTERVAL), (vec![2, 3], vec![2]), "one word of each pod");
+    drop(b);
+    assert_eq!(told(HEALTH_INTERVAL * 2), (vec![2], vec![]));
+    assert_eq!(told(HEALTH_INTERVAL + HEALTH_TIMEOUT), (vec![], vec![]), "and nothing of one that is silent");
 }
