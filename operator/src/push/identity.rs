@@ -17,8 +17,9 @@ use tonic::Status;
 
 use super::index::Pod;
 
-/// A token that was accepted is asked about again after this time at the latest, so that one of a deleted pod ends.
-const CACHE_TIME: Duration = Duration::from_mins(10);
+/// A token that was accepted is asked about again after this time at the latest, so that one of a deleted pod ends. It spares
+/// requests for pods that come back often; a pod alone costs one in this time.
+const CACHE_TIME: Duration = Duration::from_mins(1);
 /// Tokens remembered. Beyond it each connection costs a request.
 const CACHE_SIZE: usize = 20_000;
 /// Requests under way at once: pods that all return at the same time must not become a load on the API server.

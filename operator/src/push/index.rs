@@ -80,6 +80,8 @@ pub struct Index {
     inner: Arc<Mutex<Inner>>,
     changes: mpsc::UnboundedSender<Change>,
     touched: Arc<Notify>,
+    /// Counts changes of clusters.
+    grants: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -116,7 +118,7 @@ impl Index {
     /// a change is a name and its reader only collects names.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Change>) {
         let (changes, receiver) = mpsc::unbounded_channel();
-        (Self { inner: Arc::default(), changes, touched: Arc::default() }, receiver)
+        (Self { inner: Arc::default(), changes, touched: Arc::default(), grants: watch::Sender::new(0) }, receiver)
     }
 
     /// An object and what its status says. Another uid is another object: what clients said of the old one is forgotten.

@@ -26,7 +26,13 @@ use tonic::{
     transport::{Identity as TlsIdentity, Server, ServerTlsConfig, server::TcpIncoming},
 };
 
-use super::{identity::Reviewer, index::Index, metrics::Metrics, stream::Session, tls::Material};
+use super::{
+    identity::Reviewer,
+    index::Index,
+    metrics::Metrics,
+    stream::{Session, not_granted},
+    tls::Material,
+};
 
 /// Messages that wait for a slow reader; configurations themselves wait in the index, where the newest replaces others.
 const OUTBOUND: usize = 4;
@@ -138,10 +144,7 @@ impl ConfigPush for Service {
         };
         if !push.index.is_granted(&identity.namespace) {
             push.metrics.turned_away();
-            return Err(Status::permission_denied(format!(
-                "no MqCluster grants anything to the namespace {}; a platform admin can, in MqCluster.spec.namespaces",
-                identity.namespace
-            )));
+            return Err(not_granted(&identity.namespace));
         }
         let (outbound, messages) = mpsc::channel(OUTBOUND);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);

@@ -64,6 +64,13 @@ enum End {
     Refused(Status),
 }
 
+/// What a pod is told whose namespace no cluster grants anything.
+pub(super) fn not_granted(namespace: &str) -> Status {
+    Status::permission_denied(format!(
+        "no MqCluster grants anything to the namespace {namespace}; a platform admin can, in MqCluster.spec.namespaces"
+    ))
+}
+
 impl Session {
     pub(super) fn new(
         index: Index,
@@ -127,10 +134,16 @@ impl Session {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let life = sleep(STREAM_LIFE + STREAM_LIFE_JITTER.mul_f64(fastrand::f64()));
         tokio::pin!(life);
+        let mut grants = self.index.grants();
+        // The grant may have gone since it was looked at.
+        grants.mark_changed();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(End::Return),
                 () = &mut life => return Ok(End::Return),
+                Ok(()) = grants.changed() => if self.index.is_revoked(&self.identity.namespace) {
+                    return Err(End::Refused(not_granted(&self.identity.namespace)));
+                },
                 message = inbound.next() => match message {
                     None | Some(Err(_)) => return Ok(End::Closed),
                     Some(Ok(message)) => self.hear(message).await?,

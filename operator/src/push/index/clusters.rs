@@ -6,6 +6,7 @@ use std::{
 };
 
 use mq_crds::MqClusterSpec;
+use tokio::sync::watch;
 
 use super::{Index, Inner};
 
@@ -14,7 +15,7 @@ impl Index {
     pub fn apply_cluster(&self, name: &str, spec: MqClusterSpec) {
         let mut inner = self.lock();
         if inner.unreadable.remove(name) {
-            self.touched.notify_one();
+            self.grants_changed();
         }
         if inner.clusters.get(name).is_some_and(|present| **present == spec) {
             return;
@@ -62,16 +63,31 @@ impl Index {
         self.lock().clusters.values().any(|cluster| cluster.namespaces.iter().any(|grant| grant.name == namespace))
     }
 
+    /// Whether it is certain that no cluster grants this namespace anything.
+    pub fn is_revoked(&self, namespace: &str) -> bool {
+        self.knows_all_grants() && !self.is_granted(namespace)
+    }
+
+    /// Changes whenever a grant may have.
+    pub fn grants(&self) -> watch::Receiver<u64> {
+        self.grants.subscribe()
+    }
+
     /// Every granted namespace.
     pub fn granted(&self) -> BTreeSet<String> {
         let inner = self.lock();
         inner.clusters.values().flat_map(|cluster| &cluster.namespaces).map(|grant| grant.name.clone()).collect()
     }
 
-    pub(super) fn cluster_changed(&self, inner: &Inner, cluster: &str) {
-        self.touched.notify_one();
+    fn cluster_changed(&self, inner: &Inner, cluster: &str) {
+        self.grants_changed();
         for (key, _) in inner.objects.iter().filter(|(_, object)| object.cluster == cluster) {
             self.changed(inner, Some(key), true);
         }
+    }
+
+    fn grants_changed(&self) {
+        self.touched.notify_one();
+        self.grants.send_modify(|changes| *changes = changes.wrapping_add(1));
     }
 }

@@ -31,11 +31,19 @@ pub(crate) fn version(number: i64) -> Version {
 /// An index with the object `orders`, its revisions up to `newest`, and `current` in force.
 pub(crate) fn index(newest: i64, current: Option<i64>) -> (Index, mpsc::UnboundedReceiver<Change>) {
     let (index, changes) = Index::new();
+    grant(&index, &["shop"]);
     for number in 1..=newest {
         index.apply_revision(UID, revision(number));
     }
     in_force(&index, current);
     (index, changes)
+}
+
+/// What the cluster of `orders` grants.
+pub(crate) fn grant(index: &Index, namespaces: &[&str]) {
+    let grants: Vec<_> = namespaces.iter().map(|name| serde_json::json!({"name": name, "topics": ["*"]})).collect();
+    let spec = serde_json::json!({"brokers": ["main:1"], "namespaces": grants});
+    index.apply_cluster("main", serde_json::from_value(spec).unwrap());
 }
 
 pub(crate) fn in_force(index: &Index, current: Option<i64>) {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::push::index::tests::{in_force, index, key, pod, revision, version};
+use crate::push::index::tests::{grant, in_force, index, key, pod, revision, version};
 use mq_protocol::message::{Kind, NackReason};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -195,4 +195,20 @@ async fn a_pod_has_a_bounded_number_of_clients() {
             assert!(matches!(answer, FromServer::NotReady { detail, .. } if detail.contains("256")));
         }
     }
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_last_grant_of_its_namespace() {
+    let (index, _changes) = index(2, Some(1));
+    let mut agent = Agent::greeted(&index).await;
+    agent.subscribe(None).await;
+    assert_eq!(agent.hears().await.unwrap(), config(1));
+    index.unreadable_cluster("other");
+    grant(&index, &["bank"]);
+    in_force(&index, Some(2));
+    assert_eq!(agent.hears().await.unwrap(), config(2), "the cluster that cannot be read may grant it");
+    index.delete_cluster("other");
+    let end = agent.hears().await.unwrap_err();
+    assert_eq!(end.code(), tonic::Code::PermissionDenied);
+    assert!(end.message().contains("the namespace shop; a platform admin can"), "{end}");
 }
