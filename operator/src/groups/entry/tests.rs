@@ -1,0 +1,191 @@
+use super::*;
+use mq_core::{
+    effect::ObjectKey,
+    lag::{ResetPolicy, TopicPartition},
+    scaling::Target,
+};
+
+const CYCLE: Duration = Duration::from_secs(5);
+
+fn group() -> DesiredGroup {
+    DesiredGroup {
+        object: ObjectKey { namespace: "shop".into(), name: "notifications".into(), uid: "1".into() },
+        cluster: "main".into(),
+        group_id: "notifications".into(),
+        topics: ["orders".to_owned()].into(),
+        reset: ResetPolicy::Earliest,
+        commit_interval: Duration::from_secs(1),
+        config: "1".into(),
+        paused: false,
+        scaling: Some(DesiredScaling {
+            target: "worker".into(),
+            objective: Objective::Age(Duration::from_secs(30)),
+            min: 1,
+            max: 12,
+            capacity: Some(100.0),
+            window: Duration::from_secs(20),
+        }),
+    }
+}
+
+fn deployed(uid: &str, replicas: u32) -> Deployed {
+    Deployed::for_test(uid, Target { replicas, ready: replicas, rolling: false, template: "a".into() })
+}
+
+fn reading(committed: i64, end: i64) -> Vec<Reading> {
+    let reading = |partition| Reading {
+        of: TopicPartition { topic: "orders".into(), partition },
+        committed: Ok(Some(committed / 4)),
+        end: Ok(end / 4),
+        start: None,
+    };
+    (0..4).map(reading).collect()
+}
+
+fn turn(entry: &mut Entry, n: u32, committed: i64, end: i64, target: impl Into<Option<Deployed>>) -> Option<Step> {
+    let lag = entry.observe(CYCLE * n, &reading(committed, end), None);
+    entry.decide(CYCLE * n, CYCLE, lag, target.into(), None).and_then(|(_, step)| step)
+}
+
+#[test]
+fn a_step_is_shown_once_it_was_written() {
+    let mut entry = Entry::new(group());
+    let mut steps = Vec::new();
+    for n in 0..4 {
+        // 300 messages per second for one replica of 100.
+        steps.extend(turn(&mut entry, n, i64::from(n) * 500, i64::from(n) * 1_500, deployed("1", 1)));
+    }
+    let step = steps.first().expect("it must want to grow");
+    assert_ne!(entry.view.scaling.as_ref().unwrap().reason, "BelowNeed", "not written, not said");
+    entry.events.clear();
+    entry.stepped(step);
+    let said = entry.view.scaling.clone().unwrap();
+    assert_eq!((said.current, said.reason.as_str()), (Some(1), "BelowNeed"));
+    assert_eq!(said.terms.capacity, Some(100.0));
+    assert!(entry.events[0].message.starts_with("scaled Deployment worker from 1 to 4: "), "{:?}", entry.events);
+}
+
+#[test]
+fn a_step_whose_answer_was_lost_is_not_a_persons() {
+    for (replicas, reason) in [(4, "AtMaximum"), (3, "ScaledByHand")] {
+        let mut entry = Entry::new(group());
+        let attempted = (0..4)
+            .filter_map(|n| turn(&mut entry, n, i64::from(n) * 500, i64::from(n) * 1_500, deployed("1", 1)))
+            .last()
+            .expect("it must want to grow");
+        entry.not_stepped(attempted, "cannot scale Deployment worker: timed out".into());
+        entry.events.clear();
+        let lag = entry.observe(CYCLE * 4, &reading(2_000, 6_000), None);
+        let (decision, _) = entry.decide(CYCLE * 4, CYCLE, lag, Some(deployed("1", replicas)), None).unwrap();
+        assert_eq!(decision.reason.as_str(), reason);
+        let scaled = entry.events.iter().any(|event| event.message.starts_with("scaled Deployment worker from 1"));
+        assert_eq!((scaled, entry.view.problem.is_none()), (replicas == 4, true), "{:?}", entry.events);
+    }
+}
+
+#[test]
+fn nothing_new_says_nothing() {
+    let mut entry = Entry::new(group());
+    for n in 0..30 {
+        let before = entry.view.clone();
+        assert!(turn(&mut entry, n, i64::from(n) * 350, i64::from(n) * 350, deployed("1", 1)).is_none());
+        assert!(n < 3 || entry.view == before, "cycle {n}: {before:?} became {:?}", entry.view);
+    }
+    assert_eq!(entry.view.scaling.unwrap().reason, "WithinBand");
+    assert!(entry.events.is_empty(), "{:?}", entry.events);
+}
+
+#[test]
+fn a_missing_target_is_said_once_and_heals() {
+    let mut entry = Entry::new(group());
+    for n in 0..3 {
+        turn(&mut entry, n, 0, 0, None);
+    }
+    assert_eq!(entry.events.len(), 1, "{:?}", entry.events);
+    assert_eq!(entry.view.problem.as_ref().unwrap().reason, Reason::TargetNotFound);
+    for n in 3..6 {
+        turn(&mut entry, n, 0, 0, deployed("1", 1));
+    }
+    assert_eq!(entry.view.problem, None);
+    assert_eq!(entry.view.scaling.as_ref().unwrap().reason, "WithinBand");
+}
+
+#[test]
+fn lag_is_rounded_and_renewed_once_a_minute() {
+    let mut entry = Entry::new(group());
+    let mut shown = Vec::new();
+    for n in 0..=13_u32 {
+        // What waits is five seconds old: never late.
+        let (committed, end) = (i64::from(n) * 4_000, i64::from(n) * 4_000 + 4_321 * i64::from(n > 0));
+        turn(&mut entry, n, committed, end, deployed("1", 12));
+        let lag = entry.view.lag.clone().unwrap();
+        shown.push((lag.state, lag.messages));
+    }
+    assert_eq!(shown[0], (LagState::Known, Some(0)));
+    assert_eq!(shown[1..12], vec![(LagState::Known, Some(0)); 11]);
+    assert_eq!(shown[12], (LagState::Known, Some(4_300)));
+}
+
+#[test]
+fn that_the_promise_breaks_is_told_at_once() {
+    let mut entry = Entry::new(group());
+    let mut late = Vec::new();
+    for n in 0..=9_u32 {
+        // All that ever arrived waits from the second cycle on; in the last it is handled.
+        let end = 4_000 * i64::from(n > 0);
+        turn(&mut entry, n, if n == 9 { end } else { 0 }, end, deployed("1", 12));
+        late.push(entry.view.lag.clone().unwrap().late.unwrap());
+    }
+    assert_eq!(late, [0, 0, 0, 0, 0, 0, 0, 4_000, 4_000, 0]);
+}
+
+#[test]
+fn two_digits_count() {
+    let cases = [(0, 0), (7, 7), (99, 99), (123, 120), (4_321, 4_300), (u64::MAX, i64::MAX)];
+    for (messages, shown) in cases {
+        assert_eq!(rounded(messages), shown);
+    }
+}
+
+/// Reasons that the status shows while 12 replicas are as many as may be, and in each cycle so many messages arrive.
+fn shown_at_maximum(arrivals: &[i64]) -> Vec<String> {
+    let (mut entry, mut end, mut shown) = (Entry::new(group()), 0, Vec::new());
+    for (n, arrived) in (0..).zip(arrivals) {
+        end += arrived;
+        turn(&mut entry, n, end, end, deployed("1", 4));
+        let reason = entry.view.scaling.as_ref().unwrap().reason.clone();
+        if shown.last() != Some(&reason) {
+            shown.push(reason);
+        }
+    }
+    shown
+}
+
+#[test]
+fn a_load_at_the_edge_of_a_rule_does_not_rewrite_the_status() {
+    let edge: Vec<i64> = (0..60).map(|n| if n / 2 % 2 == 0 { 1_600 } else { 2_000 }).collect();
+    assert_eq!(shown_at_maximum(&edge), ["Measuring", "WithinBand"]);
+    let over: Vec<i64> = (0..30).map(|n| if n < 15 { 1_600 } else { 2_400 }).collect();
+    assert_eq!(shown_at_maximum(&over), ["Measuring", "WithinBand", "AtMaximum"]);
+}
+
+#[test]
+fn one_missed_answer_does_not_turn_the_status() {
+    let mut entry = Entry::new(group());
+    let mut shown = Vec::new();
+    for n in 0..16_u32 {
+        let at = i64::from(n) * 1_500;
+        let mut readings = reading(at, at);
+        if [5, 8, 9, 12, 13, 14].contains(&n) {
+            readings.iter_mut().for_each(|reading| reading.end = Err("no leader".into()));
+        }
+        let lag = entry.observe(CYCLE * n, &readings, None);
+        entry.decide(CYCLE * n, CYCLE, lag, Some(deployed("1", 4)), None);
+        let active = entry.view.active.as_ref().unwrap();
+        shown.push((entry.view.lag.as_ref().unwrap().state, active.reason));
+    }
+    let known = (LagState::Known, Reason::WithinBand);
+    assert_eq!(shown[3..14], vec![known; 11]);
+    assert_eq!(shown[14..], [(LagState::Unknown, Reason::LagUnknown), known]);
+    assert!(entry.events.iter().filter(|event| event.message.contains("no leader")).count() == 1, "{:?}", entry.events);
+}
