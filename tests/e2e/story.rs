@@ -67,6 +67,24 @@ async fn consumers_scale_out_and_in() -> Result<()> {
     Ok(())
 }
 
+/// The same where nobody said what a pod can do: the operator learns it from how busy the pods say that they are, and the reader
+/// compares it with what the busiest pod really handled.
+#[tokio::test]
+async fn consumers_scale_out_and_in_without_a_stated_capacity() -> Result<()> {
+    let shop = Shop::open("unstated", None).await?;
+    let unstated = r#"{"spec":{"scaling":{"capacityPerReplica":null}}}"#;
+    let forget = wait_until("the group is there", Duration::from_mins(1), async || {
+        shop.kubectl(&["patch", "mqconsumergroup/notifications", "--type=merge", "-p", unstated])
+    });
+    let (forgotten, told) = tokio::join!(forget, tell(&shop, "load-step", None));
+    let told = told.and_then(|told| forgotten.map(|_| told))?;
+    let group = shop.kubectl(&["get", "mqconsumergroup/notifications", "-o", "jsonpath={.spec.scaling}"])?;
+    assert!(!group.contains("capacityPerReplica"), "{group}");
+    assert!(told.wrong.is_empty(), "{:?} in:\n{}", told.wrong, told.shown);
+    println!("{}", told.shown);
+    Ok(())
+}
+
 /// Each claim is broken once by a fault in a running service, the whole world else being sound; the reader has no way to know.
 #[tokio::test]
 async fn demo_summary_detects_faults() -> Result<()> {
