@@ -206,9 +206,9 @@ async fn a_drain_keeps_its_budget_and_leaves_time_for_the_producers() -> Result<
     stage.kafka.produce(&stage.topic, [("k", "0")]).await?;
     begun.acquire().await?.forget();
     let delivery = agent.producer("p").await?.send(Message::to(&stage.topic).key("k").payload("1")).await?;
-    let began = Instant::now();
+    let since = Instant::now();
     agent.drain(DRAIN).await;
-    ensure!(began.elapsed() < DRAIN, "{:?}", began.elapsed());
+    ensure!(since.elapsed() < DRAIN, "{:?}", since.elapsed());
     ensure!(delivery.await.is_ok(), "the message was not flushed");
     subscription.await??;
     Ok(())

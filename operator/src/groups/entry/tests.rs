@@ -177,7 +177,9 @@ fn one_missed_answer_does_not_turn_the_status() {
         let at = i64::from(n) * 1_500;
         let mut readings = reading(at, at);
         if [5, 8, 9, 12, 13, 14].contains(&n) {
-            readings.iter_mut().for_each(|reading| reading.end = Err("no leader".into()));
+            for reading in &mut readings {
+                reading.end = Err("no leader".into());
+            }
         }
         let lag = entry.observe(CYCLE * n, &readings, None);
         entry.decide(CYCLE * n, CYCLE, lag, Some(deployed("1", 4)), None);
