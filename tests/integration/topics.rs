@@ -351,8 +351,9 @@ async fn an_object_that_does_not_deserialize_stops_no_other() -> Result<()> {
     world.declare("rival", json!({"topicName": world.kafka_name("broken"), "adoption": "Always"})).await?;
     let loser = world.until("rival", "ResourceConflict").await?;
     assert!(message(&loser).contains("/broken"), "{}", message(&loser));
+    assert!((operator.metric("mq_undeserializable_objects", "MqTopic").await? - 1.0).abs() < f64::EPSILON);
     // Its deletion waits, and says how to let go.
-    world.delete("broken").await?;
+    untyped.delete("broken", &kube::api::DeleteParams::default()).await?;
     wait_until("the status says how to let go", Duration::from_secs(30), async || {
         let broken = untyped.get("broken").await?;
         let status = broken.data["status"].to_string();
@@ -364,6 +365,5 @@ async fn an_object_that_does_not_deserialize_stops_no_other() -> Result<()> {
     untyped.patch("broken", &PatchParams::default(), &let_go).await?;
     world.until_gone("broken").await?;
     assert_eq!(world.partitions("broken").await?, Some(3));
-    assert!((operator.metric("mq_undeserializable_objects", "MqTopic").await? - 1.0).abs() < f64::EPSILON);
     Ok(())
 }
