@@ -202,7 +202,8 @@ pub const AUTO_OFFSET_RESET: Knob = Knob {
     domain: Domain::Word { words: &["earliest", "latest"], numbers: &[] },
     presets: &[same(Value::Word("earliest"))],
     change: Change::ConsumerRecreate,
-    doc: "Where a partition without a committed offset begins: earliest (nothing is skipped) or latest.",
+    doc: "Where a partition begins that has no committed offset, or whose offset is not in its log (retention passed it, or \
+          the topic was created anew): earliest (nothing is skipped) or latest.",
 };
 
 /// `enableAutoCommit`.
