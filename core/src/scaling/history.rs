@@ -360,10 +360,10 @@ impl History {
     }
 
     fn learn(&mut self, from: Option<Duration>, policy: &Policy, seen: &Observation) {
-        match seen.work {
-            Some(work) if self.unsettled.is_none() && !self.gap => self.work.observe(seen.at, work),
-            Some(_) => self.work.interrupt(seen.at),
-            None => {}
+        if self.unsettled.is_some() || self.gap {
+            self.work.interrupt(seen.at);
+        } else if let Some(work) = seen.work {
+            self.work.observe(seen.at, work);
         }
         let Some(from) = from.filter(|_| self.unsettled.is_none() && !self.gap && seen.lag.is_complete()) else {
             return self.capacity.interrupt();
