@@ -58,19 +58,20 @@ impl ControlPlane {
 
     fn program(&self, name: &str) -> Command {
         let mut command = Command::new(self.bin.join(name));
-        command.env("KUBECONFIG", &self.kubeconfig).env("KUBECACHEDIR", self.cache()).stdin(Stdio::null());
+        command.env("KUBECONFIG", &self.kubeconfig).env("KUBECACHEDIR", self.cache("programs")).stdin(Stdio::null());
         command
     }
 
     /// What makes a person's shell one of this cluster's administrator.
     pub fn exports(&self) -> String {
-        let (kubeconfig, cache, bin) = (self.kubeconfig.display(), self.cache(), self.bin.display());
+        let (kubeconfig, cache, bin) = (self.kubeconfig.display(), self.cache("shell"), self.bin.display());
         format!("export KUBECONFIG={kubeconfig} KUBECACHEDIR={} PATH={bin}:$PATH", cache.display())
     }
 
-    /// Which kinds there are. The usual place goes by the address, which the next run has again.
-    fn cache(&self) -> PathBuf {
-        self.kubeconfig.with_file_name("kube-cache")
+    /// Where a user's kubectl remembers which kinds there are. The usual place goes by the address, which the next run has again; and
+    /// what Helm remembers is older than the kinds that it installs, so a person's shell has a place of its own.
+    fn cache(&self, user: &str) -> PathBuf {
+        self.kubeconfig.with_file_name(format!("kube-cache-{user}"))
     }
 
     /// Creates the namespace `<base>-<random>` and returns once pods may be created in it.
