@@ -102,6 +102,7 @@ lint: rust $(CARGO_DENY) ## formatting, lints, each crate alone, licences and so
 	$(CARGO_DENY) --workspace --locked check --hide-inclusion-graph bans licenses sources
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	hack/crates-alone.sh
+	hack/outside.sh
 	hack/source-map.sh
 	diff -r --exclude=Cargo.toml --exclude=src crds charts/mq-operator/files/crds
 

@@ -51,6 +51,12 @@ struct Named<C> {
     task: JoinHandle<()>,
 }
 
+impl<C> Named<C> {
+    fn runs(&self, is_closed: impl Fn(&C) -> bool) -> bool {
+        self.ready.borrow().as_ref().is_some_and(|client| !is_closed(client))
+    }
+}
+
 impl Agent {
     /// Starts the agent of a pod. Never fails and never waits: an operator that is not there is looked for in the background.
     pub async fn connect() -> Self {
@@ -110,6 +116,22 @@ impl Agent {
         let apply = ApplyConsumer::new(name, &self.0.options)?;
         let ready = self.named(&client, apply, |clients| &mut clients.consumers, Consumer::is_closed)?;
         self.wait(&client, ready).await
+    }
+
+    /// Whether every client that was asked for is configured and none is closed, for a readiness probe. False once a drain has begun.
+    ///
+    /// A service that has asked for no client is ready. A broker that does not answer makes nobody unready: all pods would be taken out
+    /// at once, and what they have to do besides Kafka with them.
+    pub fn ready(&self) -> bool {
+        let clients = self.clients();
+        !clients.closed
+            && clients.producers.values().all(|named| named.runs(Producer::is_closed))
+            && clients.consumers.values().all(|named| named.runs(Consumer::is_closed))
+    }
+
+    /// Whether every consumer is alive, for a liveness probe; see [`Consumer::live`].
+    pub fn live(&self) -> bool {
+        self.clients().consumers.values().all(|named| named.ready.borrow().as_ref().is_none_or(Consumer::live))
     }
 
     /// Ends every client in order when `signal` completes: consumers stop intake, let running handlers end, commit and leave; then

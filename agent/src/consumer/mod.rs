@@ -46,6 +46,8 @@ use crate::stats::{ConsumerStats, Held};
 
 /// How long leaving the group may take after the drain, the last commit included.
 const LEAVE: Duration = Duration::from_secs(10);
+/// Longer than anything that the poll thread does in one turn.
+const STALLED: Duration = Duration::from_mins(1);
 /// Drain budget of a consumer whose `subscribe` future was dropped.
 const DROP_BUDGET: Duration = Duration::from_secs(10);
 
@@ -260,6 +262,13 @@ impl Consumer {
         matches!(*self.phase(), Phase::Running(_)).then_some(health)
     }
 
+    /// Whether the consumer is alive, for a liveness probe: false once its poll thread has had no turn for a minute. A drain and a
+    /// rebalance, which wait for handlers, stay below that. A consumer that is not subscribed is alive.
+    pub fn live(&self) -> bool {
+        let running = matches!(*self.phase(), Phase::Running(_));
+        !running || self.0.shared.lock().turn.elapsed() < STALLED
+    }
+
     /// The name under which the consumer is configured.
     pub fn name(&self) -> &str {
         &self.0.shared.name
@@ -308,6 +317,7 @@ impl Consumer {
         let mut phase = self.phase();
         match std::mem::replace(&mut *phase, Phase::Closed) {
             Phase::Idle { consumer, topics } => {
+                self.0.shared.lock().turn = Instant::now();
                 *phase = Phase::Running(commands);
                 Ok((*consumer, topics))
             }

@@ -229,8 +229,9 @@ impl Poller {
 
     fn commit_if_due(&mut self) {
         let due = {
-            let state = self.work.shared.lock();
-            state.waiters.is_due(Instant::now())
+            let mut state = self.work.shared.lock();
+            state.turn = Instant::now();
+            state.waiters.is_due(state.turn)
                 || state.limits.auto_commit.is_some_and(|interval| self.last_commit.elapsed() >= interval)
         };
         if due {

@@ -78,6 +78,8 @@ pub(super) struct State {
     pub(super) limits: Limits,
     pub(super) lanes: Lanes<LaneKey, Job>,
     pub(super) budget: Budget,
+    /// When the poll thread had its last turn.
+    pub(super) turn: Instant,
     /// Intake is paused: partitions that are assigned now must be paused too.
     pub(super) paused: bool,
     /// Keys whose dead letter cannot be delivered until somebody mends it. Waiting for them is waiting for a person.
@@ -133,6 +135,7 @@ impl Shared {
             lanes: Lanes::new(limits.concurrency),
             budget: Budget::new(limits.max_poll_records, MAX_BYTES),
             limits,
+            turn: Instant::now(),
             paused: false,
             stopped: HashSet::new(),
             far_ahead: HashSet::new(),

@@ -131,7 +131,9 @@ async fn stats_are_reported_again_and_again() -> Result<()> {
         Ok(())
     })
     .await?;
+    assert!(agent.ready() && agent.live());
     agent.drain(DRAIN).await;
+    assert!(!agent.ready(), "a service that drains wants no more requests");
     Ok(())
 }
 
