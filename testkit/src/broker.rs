@@ -8,7 +8,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use crate::unique;
+use crate::{Secure, unique};
 
 /// One broker of the running instance.
 #[derive(Clone, Debug)]
@@ -17,17 +17,32 @@ pub struct Broker {
     name: &'static str,
     bootstrap: String,
     metrics: String,
+    secure: Option<Secure>,
     control: PathBuf,
 }
 
 impl Broker {
-    pub(crate) fn attach(name: &'static str, bootstrap: String, metrics: String, control: PathBuf) -> Self {
-        Self { name, bootstrap, metrics, control }
+    pub(crate) fn attach(
+        name: &'static str,
+        bootstrap: String,
+        metrics: String,
+        secure: Option<Secure>,
+        control: PathBuf,
+    ) -> Self {
+        Self { name, bootstrap, metrics, secure, control }
     }
 
     /// `host:port` of its PLAINTEXT listener.
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
+    }
+
+    /// Its listeners with TLS and SASL.
+    ///
+    /// # Errors
+    /// The broker of a node has none.
+    pub fn secure(&self) -> Result<&Secure> {
+        self.secure.as_ref().context("this broker has no listener with TLS or SASL; the one of TestEnv::kafka has")
     }
 
     /// A topic or group name that no other test uses.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
 
-use crate::{Audit, Broker, ControlPlane, Process};
+use crate::{Audit, Broker, ControlPlane, Process, Secure};
 
 const VARIABLE: &str = "MQ_TESTKIT";
 
@@ -32,6 +32,7 @@ struct ControlPlaneDescription {
 struct BrokerDescription {
     bootstrap: String,
     metrics: String,
+    secure: Option<Secure>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -69,7 +70,7 @@ impl TestEnv {
     pub async fn kafka() -> Result<Broker> {
         let description = read()?;
         let found = description.kafka.context(missing("--kafka"))?;
-        Ok(Broker::attach("kafka", found.bootstrap, found.metrics, description.control))
+        Ok(Broker::attach("kafka", found.bootstrap, found.metrics, found.secure, description.control))
     }
 
     /// A whole node: pods run, and one Kafka broker is reachable from them and from the host by the same address.
@@ -81,7 +82,7 @@ impl TestEnv {
         let found = description.node.context(missing("--node"))?;
         Ok(Node {
             control_plane: ControlPlane::attach(found.kubeconfig, &description.bin).await?,
-            kafka: Broker::attach("node-kafka", found.kafka.bootstrap, found.kafka.metrics, description.control),
+            kafka: Broker::attach("node-kafka", found.kafka.bootstrap, found.kafka.metrics, None, description.control),
             address: found.address,
             audit_log: found.audit_log,
             images: found.images,

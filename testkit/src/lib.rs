@@ -16,6 +16,7 @@ mod control_plane;
 mod env;
 mod process;
 mod records;
+mod secure;
 mod wait;
 
 pub use audit::{Audit, Write};
@@ -24,6 +25,7 @@ pub use control_plane::{ControlPlane, Namespace};
 pub use env::{Node, TestEnv};
 pub use process::{Paused, Process};
 pub use records::Record;
+pub use secure::{Secure, User};
 pub use wait::wait_until;
 
 /// A name that no other test uses: `base` and eight hex digits, valid for Kubernetes objects and for topics.

@@ -25,6 +25,8 @@ type kafka struct {
 	ControllerPort int    `json:"controllerPort"`
 	MetricsPort    int    `json:"metricsPort"`
 
+	Secure *secureListeners `json:"-"` // beside the plain one, if it has them
+
 	mayArchive bool // this broker writes the class archive if there is none
 
 	faults  sync.Mutex // one at a time
@@ -40,6 +42,11 @@ func (k *kafka) metrics() string {
 
 // prepare writes the configuration and formats the data folder.
 func (k *kafka) prepare(ctx context.Context) error {
+	if k.Secure != nil {
+		if err := k.Secure.prepare(); err != nil {
+			return err
+		}
+	}
 	for template, file := range map[string]string{"server.properties": k.config(), "jmx.yaml": k.jmx()} {
 		if err := render(template, file, k); err != nil {
 			return err
@@ -50,6 +57,7 @@ func (k *kafka) prepare(ctx context.Context) error {
 		return err
 	}
 	args = append(args, "kafka.tools.StorageTool", "format", "-t", "mqTestClusterIdAAAAAAAA", "-c", k.config())
+	args = append(args, k.Secure.users()...)
 	format := exec.CommandContext(ctx, args[0], args[1:]...)
 	format.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if out, err := format.CombinedOutput(); err != nil {

@@ -86,7 +86,7 @@ func (n *node) description() (*nodeDescription, error) {
 		short, _, _ := strings.Cut(name[strings.LastIndexByte(name, '/')+1:], ":")
 		names[short] = name
 	}
-	kafka := brokerAccess{n.Kafka.bootstrap(), n.Kafka.metrics()}
+	kafka := brokerAccess{n.Kafka.bootstrap(), n.Kafka.metrics(), nil}
 	return &nodeDescription{n.ControlPlane.conf("admin"), n.ControlPlane.auditLog(), n.Address, kafka, names}, nil
 }
 

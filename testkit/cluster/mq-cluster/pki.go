@@ -90,11 +90,11 @@ func (p *pki) issue(name string, subject pkix.Name, usage x509.ExtKeyUsage, adju
 	if err != nil {
 		return err
 	}
-	private, err := x509.MarshalECPrivateKey(key)
+	private, err := x509.MarshalPKCS8PrivateKey(key) // the only form that Kafka reads
 	if err != nil {
 		return err
 	}
-	if err := writePEM(p.path(name+".key"), "EC PRIVATE KEY", private); err != nil {
+	if err := writePEM(p.path(name+".key"), "PRIVATE KEY", private); err != nil {
 		return err
 	}
 	return writePEM(p.path(name+".crt"), "CERTIFICATE", der)

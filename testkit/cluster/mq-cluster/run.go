@@ -188,8 +188,9 @@ type access struct {
 }
 
 type brokerAccess struct {
-	Bootstrap string `json:"bootstrap"`
-	Metrics   string `json:"metrics"`
+	Bootstrap string        `json:"bootstrap"`
+	Metrics   string        `json:"metrics"`
+	Secure    *secureAccess `json:"secure,omitempty"`
 }
 
 type nodeDescription struct {

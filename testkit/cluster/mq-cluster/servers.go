@@ -49,7 +49,7 @@ func startServers(ctx context.Context, o *options) (*servers, error) {
 }
 
 func (s *servers) start(ctx context.Context, o *options, bin string) error {
-	ports, err := freePorts(s.inst.number, 8)
+	ports, err := freePorts(s.inst.number, 12)
 	if err != nil {
 		return err
 	}
@@ -72,7 +72,9 @@ func (s *servers) start(ctx context.Context, o *options, bin string) error {
 	if o.kafka {
 		s.broker = &kafka{Root: s.inst.root, Home: filepath.Join(bin, "kafka-home"), Bind: "127.0.0.1", Address: "127.0.0.1",
 			Port: ports[5], ControllerPort: ports[6], MetricsPort: ports[7], mayArchive: true}
-		found.Kafka = &brokerAccess{s.broker.bootstrap(), s.broker.metrics()}
+		s.broker.Secure = &secureListeners{Folder: s.inst.path("kafka-tls"), Address: s.broker.Address,
+			TLS: ports[8], MutualTLS: ports[9], SASL: ports[10], SASLTLS: ports[11]}
+		found.Kafka = &brokerAccess{s.broker.bootstrap(), s.broker.metrics(), s.broker.Secure.access()}
 		steps = append(steps, func(ctx context.Context) error {
 			if err := s.broker.prepare(ctx); err != nil {
 				return err

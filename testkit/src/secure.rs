@@ -1,0 +1,110 @@
+//! The broker's listeners with TLS and SASL: addresses, certificates and users.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use bytes::{Buf as _, Bytes, BytesMut};
+use kafka_protocol::messages::alter_user_scram_credentials_request::ScramCredentialUpsertion;
+use kafka_protocol::messages::{
+    AlterUserScramCredentialsRequest, AlterUserScramCredentialsResponse, ApiKey, RequestHeader, ResponseHeader,
+};
+use kafka_protocol::protocol::{Decodable as _, Encodable as _, HeaderVersion as _, StrBytes};
+use ring::pbkdf2;
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::Broker;
+
+/// Ways into the broker beside the plain one. Its certificate names 127.0.0.1 and localhost.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Secure {
+    folder: PathBuf,
+    /// `host:port` of TLS alone.
+    pub ssl: String,
+    /// `host:port` of TLS with a certificate of the client.
+    pub mutual_tls: String,
+    /// `host:port` of SASL without TLS. With SCRAM-SHA-512 a connection must prove itself again within 5 s.
+    pub sasl_plaintext: String,
+    /// `host:port` of SASL inside TLS; as above.
+    pub sasl_ssl: String,
+    /// Users of every mechanism.
+    pub users: Vec<User>,
+}
+
+/// A user of the SASL listeners.
+#[derive(Clone, Debug, Deserialize)]
+pub struct User {
+    pub username: String,
+    pub password: String,
+}
+
+impl Secure {
+    /// A file of the authority, as PEM: `ca.crt`, and two clients' `client.crt`, `client.key`, `client-2.crt`, `client-2.key`.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn pem(&self, name: &str) -> Result<String> {
+        let path = self.folder.join(name);
+        std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+    }
+}
+
+/// Kafka's number of SCRAM-SHA-512.
+const SCRAM_SHA_512: i8 = 2;
+const VERSION: i16 = 0;
+
+impl Broker {
+    /// Gives a user this password for SCRAM-SHA-512, from the next login on; a new user appears.
+    ///
+    /// # Errors
+    /// The broker does not answer or refuses.
+    pub async fn set_scram_password(&self, username: &str, password: &str) -> Result<()> {
+        let attempt = || format!("setting the SCRAM password of {username}");
+        let salt = username.as_bytes();
+        let iterations = 4096;
+        let mut salted = [0; 64];
+        pbkdf2::derive(
+            pbkdf2::PBKDF2_HMAC_SHA512,
+            std::num::NonZero::new(iterations).context("no iterations")?,
+            salt,
+            password.as_bytes(),
+            &mut salted,
+        );
+        let user = ScramCredentialUpsertion::default()
+            .with_name(StrBytes::from_string(username.to_owned()))
+            .with_mechanism(SCRAM_SHA_512)
+            .with_iterations(i32::try_from(iterations)?)
+            .with_salt(Bytes::copy_from_slice(salt))
+            .with_salted_password(Bytes::copy_from_slice(&salted));
+        let request = AlterUserScramCredentialsRequest::default().with_upsertions(vec![user]);
+        let answer = alter_scram(self.bootstrap(), &request).await.with_context(attempt)?;
+        for result in answer.results {
+            ensure!(result.error_code == 0, "{}: the broker refuses: {:?}", attempt(), result.error_message);
+        }
+        Ok(())
+    }
+}
+
+async fn alter_scram(
+    bootstrap: &str,
+    request: &AlterUserScramCredentialsRequest,
+) -> Result<AlterUserScramCredentialsResponse> {
+    let header = RequestHeader::default()
+        .with_request_api_key(ApiKey::AlterUserScramCredentials as i16)
+        .with_request_api_version(VERSION);
+    let mut message = BytesMut::new();
+    header.encode(&mut message, AlterUserScramCredentialsRequest::header_version(VERSION))?;
+    request.encode(&mut message, VERSION)?;
+    let mut socket = TcpStream::connect(bootstrap).await?;
+    socket.write_i32(i32::try_from(message.len())?).await?;
+    socket.write_all(&message).await?;
+    let mut answer = vec![0; usize::try_from(socket.read_i32().await?)?];
+    socket.read_exact(&mut answer).await?;
+    let mut answer = Bytes::from(answer);
+    ResponseHeader::decode(&mut answer, AlterUserScramCredentialsResponse::header_version(VERSION))?;
+    let response = AlterUserScramCredentialsResponse::decode(&mut answer, VERSION)?;
+    ensure!(!answer.has_remaining(), "{} bytes after the end of the answer", answer.remaining());
+    Ok(response)
+}
