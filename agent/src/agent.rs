@@ -11,12 +11,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::consumer::{ApplyConsumer, Consumer};
+use crate::credentials::CredentialFiles;
 use crate::drive::{Apply, Driver};
 use crate::error::Error;
 use crate::hub::Hub;
 use crate::options::Options;
 use crate::producer::{ApplyProducer, Producer};
-use crate::source::{ConfigFiles, LastGood, Pushed, Sources};
+use crate::source::{ConfigFiles, LastGood, Pushed, Sources, watch as watch_files};
 use crate::stream;
 
 /// How often a client without any configuration says so in the log.
@@ -32,6 +33,7 @@ struct Inner {
     options: Options,
     hub: Arc<Hub>,
     files: ConfigFiles,
+    credentials: CredentialFiles,
     last_good: LastGood,
     clients: Mutex<Clients>,
     tasks: Vec<JoinHandle<()>>,
@@ -68,15 +70,21 @@ impl Agent {
     pub async fn connect_with(options: Options) -> Self {
         let hub = Arc::new(Hub::default());
         let files = ConfigFiles::new(options.config_folder.clone());
-        let watch = {
+        let credentials = CredentialFiles::new(&options.credentials_folder, &options.config);
+        let watch_config = {
             let (hub, files) = (Arc::clone(&hub), files.clone());
-            files.clone().watch(move || {
+            watch_files(files.watched(), move || {
                 for client in hub.clients() {
                     hub.file(&client, files.read(&client));
                 }
             })
         };
-        let mut tasks = vec![tokio::spawn(watch), tokio::spawn(stream::run(Arc::clone(&hub), options.clone()))];
+        let watch_credentials = {
+            let (hub, credentials) = (Arc::clone(&hub), credentials.clone());
+            watch_files(credentials.watched(), move || hub.credentials(&credentials.read()))
+        };
+        let mut tasks = vec![tokio::spawn(watch_config), tokio::spawn(watch_credentials)];
+        tasks.push(tokio::spawn(stream::run(Arc::clone(&hub), options.clone())));
         if let Some(report) = options.report.clone() {
             let metrics = options.metrics.clone();
             tasks.push(tokio::spawn(async move {
@@ -87,7 +95,7 @@ impl Agent {
             }));
         }
         let last_good = LastGood::new(options.state_folder.clone());
-        Self(Arc::new(Inner { options, hub, files, last_good, clients: Mutex::default(), tasks }))
+        Self(Arc::new(Inner { options, hub, files, credentials, last_good, clients: Mutex::default(), tasks }))
     }
 
     /// The producer that `MqProducerConfig/<name>` of the pod's namespace configures, or files, or the code's own [`Config`](crate::Config).
@@ -213,6 +221,7 @@ impl Agent {
     fn start<A: Apply>(&self, client: &ClientRef, apply: A) -> Result<Named<A::Client>, Error> {
         let inner = &self.0;
         let sources = Sources {
+            credentials: inner.credentials.read(),
             code: inner.options.config.value(client)?,
             file: inner.files.read(client),
             last_good: inner.last_good.load(client),

@@ -1,15 +1,17 @@
 //! The librdkafka configuration of a body.
 
+use std::collections::BTreeMap;
+
 use mq_core::resolve::{ResolvedConsumer, ResolvedProducer};
-use mq_protocol::body::{
-    BodyError, Connection, ConsumerBody, Decoded, ProducerBody, SecurityProtocol, decode, decode_unhashed,
-};
+use mq_protocol::body::{BodyError, Connection, ConsumerBody, Decoded, ProducerBody, decode, decode_unhashed};
 use mq_protocol::message::NackReason;
-use rdkafka::config::ClientConfig;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::consumer::Target;
+use crate::credentials::{Credentials, Login};
 use crate::drive::{NotApplied, rejected};
+use crate::security;
 use crate::source::{Source, Value};
 
 /// How long a new client may take to prove that it reaches the cluster.
@@ -38,17 +40,17 @@ pub(crate) fn read<B: Serialize + DeserializeOwned>(value: &Value) -> Result<Dec
     decoded.map_err(|error: BodyError| rejected(NackReason::Unreadable, error.to_string()))
 }
 
-pub(crate) fn producer(name: &str, body: &Producer) -> ClientConfig {
-    let mut config = connection(name, &body.connection);
+pub(crate) fn producer(name: &str, body: &Producer, credentials: &Credentials) -> Result<ClientConfig, NotApplied> {
+    let mut config = connection(name, &body.connection, credentials)?;
     config.set("statistics.interval.ms", STATISTICS_MS);
     for (key, value) in body.settings.to_librdkafka() {
         config.set(key, value);
     }
-    config
+    Ok(config)
 }
 
-pub(crate) fn consumer(name: &str, body: &Consumer) -> ClientConfig {
-    let mut config = connection(name, &body.connection);
+pub(crate) fn consumer(name: &str, body: &Consumer, credentials: &Credentials) -> Result<ClientConfig, NotApplied> {
+    let mut config = connection(name, &body.connection, credentials)?;
     config.set("group.id", &body.group_id);
     config.set("statistics.interval.ms", STATISTICS_MS);
     config.set("queued.max.messages.kbytes", FETCH_QUEUE_KIB);
@@ -56,24 +58,92 @@ pub(crate) fn consumer(name: &str, body: &Consumer) -> ClientConfig {
     for (key, value) in body.settings.to_librdkafka() {
         config.set(key, value);
     }
-    config
+    Ok(config)
 }
 
-pub(crate) fn dead_letters(name: &str, body: &Consumer) -> Target {
-    let mut config = connection(&format!("{name}-dead-letters"), &body.connection);
+pub(crate) fn dead_letters(name: &str, body: &Consumer, credentials: &Credentials) -> Result<Target, NotApplied> {
+    let mut config = connection(&format!("{name}-dead-letters"), &body.connection, credentials)?;
     config.set("acks", "all").set("enable.idempotence", "true").set("partitioner", "murmur2_random");
     config.set("message.timeout.ms", DEAD_LETTER_TIMEOUT_MS).set("linger.ms", "0");
     config.set("message.max.bytes", DEAD_LETTER_MAX_BYTES);
     // A topic that nobody declared would have neither the retention nor the readers that dead letters need.
     config.set("allow.auto.create.topics", "false");
-    Target { topic: body.dead_letter.topic.clone(), group: body.group_id.clone(), config }
+    Ok(Target { topic: body.dead_letter.topic.clone(), group: body.group_id.clone(), config })
 }
 
-fn connection(name: &str, connection: &Connection) -> ClientConfig {
-    let SecurityProtocol::Plaintext = connection.security_protocol;
+fn connection(name: &str, connection: &Connection, credentials: &Credentials) -> Result<ClientConfig, NotApplied> {
+    let security = security::properties(connection, credentials);
+    let security = security.map_err(|detail| rejected(NackReason::Invalid, detail))?;
     let mut config = ClientConfig::new();
+    // librdkafka's own default. The wrapper's follows the crate `log`: without a logger there it would never tell why a connection ended.
+    if (config.log_level as i32) < RDKafkaLogLevel::Info as i32 {
+        config.set_log_level(RDKafkaLogLevel::Info);
+    }
     config.set("bootstrap.servers", connection.brokers.join(","));
-    config.set("security.protocol", "plaintext");
     config.set("client.id", format!("mq-{name}"));
-    config
+    for (key, value) in security {
+        config.set(key, value);
+    }
+    Ok(config)
+}
+
+/// What it takes to make a running client one of another configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    Nothing,
+    /// The running client can be told.
+    Login(Login),
+    Recreate,
+}
+
+pub(crate) fn change(running: &ClientConfig, wanted: &ClientConfig) -> Change {
+    // The map itself hides passwords: of those only `get` tells the truth.
+    let login = |config: &ClientConfig| {
+        let username = config.get(security::USERNAME)?.to_owned();
+        Some(Login { username, password: config.get(security::PASSWORD)?.into() })
+    };
+    let others = |config: &ClientConfig| {
+        let all = config.config_map().into_iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let others = all.filter(|(key, _)| ![security::USERNAME, security::PASSWORD].contains(&key.as_str()));
+        others.collect::<BTreeMap<String, String>>()
+    };
+    let (before, after) = (login(running), login(wanted));
+    match after {
+        _ if others(running) != others(wanted) => Change::Recreate,
+        after if before == after => Change::Nothing,
+        Some(after) if before.is_some() => Change::Login(after),
+        _ => Change::Recreate,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(pairs: &[(&str, &str)]) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        for (key, value) in pairs {
+            config.set(*key, *value);
+        }
+        config
+    }
+
+    #[test]
+    fn only_a_login_can_be_told_to_a_running_client() {
+        let sasl = |username: &str, password: &str| {
+            config(&[("linger.ms", "5"), (security::USERNAME, username), (security::PASSWORD, password)])
+        };
+        let plain = config(&[("linger.ms", "5")]);
+        let login = |username: &str, password: &str| {
+            Change::Login(Login { username: username.to_owned(), password: password.into() })
+        };
+        assert_eq!(change(&sasl("u", "p"), &sasl("u", "p")), Change::Nothing);
+        assert_eq!(change(&sasl("u", "p"), &sasl("u", "new")), login("u", "new"));
+        assert_eq!(change(&sasl("u", "p"), &sasl("v", "p")), login("v", "p"));
+        assert_eq!(change(&sasl("u", "p"), &plain), Change::Recreate);
+        assert_eq!(change(&plain, &sasl("u", "p")), Change::Recreate);
+        let key = |key: &str| config(&[("ssl.key.pem", key)]);
+        assert_eq!(change(&key("one"), &key("one")), Change::Nothing);
+        assert_eq!(change(&key("one"), &key("two")), Change::Recreate);
+    }
 }

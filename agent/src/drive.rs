@@ -9,6 +9,7 @@ use mq_protocol::message::{ClientRef, FromAgent, Health, NackReason, Version};
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
+use crate::credentials::Credentials;
 use crate::error::Error;
 use crate::hub::Hub;
 use crate::source::{LastGood, Pushed, Source, Sources, Value};
@@ -21,18 +22,26 @@ pub(crate) trait Apply: Send + 'static {
     type Client: Clone + Send + Sync + 'static;
 
     /// Makes the client run with this configuration, or leaves it as it was. Applying what it runs with already changes nothing.
-    fn apply(&mut self, value: &Value) -> impl Future<Output = Result<Applied, NotApplied>> + Send;
+    fn apply(
+        &mut self,
+        value: &Value,
+        credentials: &Credentials,
+    ) -> impl Future<Output = Result<Applied, NotApplied>> + Send;
 
     /// The client, once a configuration was applied.
     fn client(&self) -> Option<Self::Client>;
 
     /// The client of a configuration that never changes.
-    fn only(mut self, value: &Value) -> impl Future<Output = Result<Self::Client, Error>> + Send
+    fn only(
+        mut self,
+        value: &Value,
+        credentials: &Credentials,
+    ) -> impl Future<Output = Result<Self::Client, Error>> + Send
     where
         Self: Sized,
     {
         async move {
-            self.apply(value).await.map_err(NotApplied::into_error)?;
+            self.apply(value, credentials).await.map_err(NotApplied::into_error)?;
             self.client().ok_or(Error::Closed)
         }
     }
@@ -92,6 +101,7 @@ pub(crate) struct Driver<A: Apply> {
 /// What became of the value that was looked at last.
 struct Settled {
     hash: String,
+    credentials: Credentials,
     outcome: Result<Applied, NotApplied>,
 }
 
@@ -101,7 +111,7 @@ impl<A: Apply> Driver<A> {
         // Nothing heard in time: the client starts with what there is, and changes when the operator speaks.
         let _ = tokio::time::timeout(self.patience, self.sources.wait_for(|sources| !sources.is_silent())).await;
         let mut settled: Option<Settled> = None;
-        let mut running: Option<Source> = None;
+        let mut running: Option<Value> = None;
         let mut answered = 0;
         let mut health = interval(HEALTH_INTERVAL);
         health.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -113,15 +123,24 @@ impl<A: Apply> Driver<A> {
                 self.last_good.forget(&self.client);
             }
             let mut again = false;
-            for value in choose(&sources, running) {
+            for value in choose(&sources, running.as_ref().map(|running| running.source)) {
                 let known = settled
                     .as_ref()
-                    .filter(|settled| settled.hash == value.version.hash)
+                    .filter(|settled| settled.hash == value.version.hash && settled.credentials == sources.credentials)
                     .map(|settled| settled.outcome.clone());
                 let fresh = known.is_none();
                 let outcome = match known {
                     Some(outcome) => outcome,
-                    None => self.apply.apply(value).await,
+                    None => self.apply.apply(value, &sources.credentials).await,
+                };
+                let outcome = match outcome {
+                    // What runs is not refused for credentials that changed under it: the rest of them may be on its way.
+                    Err(NotApplied::Rejected { detail, .. })
+                        if running.as_ref().is_some_and(|running| running.version.hash == value.version.hash) =>
+                    {
+                        Err(NotApplied::Later { detail })
+                    }
+                    outcome => outcome,
                 };
                 if outcome == Err(NotApplied::Closed) {
                     self.hub.leave(&self.client, &self.sources);
@@ -130,9 +149,13 @@ impl<A: Apply> Driver<A> {
                 again = matches!(outcome, Err(NotApplied::Later { .. }));
                 self.conclude(value, &outcome, fresh, asked);
                 let applied = outcome.is_ok();
-                settled = (!again).then(|| Settled { hash: value.version.hash.clone(), outcome });
+                settled = (!again).then(|| Settled {
+                    hash: value.version.hash.clone(),
+                    credentials: sources.credentials.clone(),
+                    outcome,
+                });
                 if applied {
-                    running = Some(value.source);
+                    running = Some(value.clone());
                 }
                 if applied || again {
                     break;

@@ -5,6 +5,8 @@ use std::fmt;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use thiserror::Error;
 
+use crate::librdkafka::Trouble;
+
 /// The agent could not give or change a client.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -80,6 +82,14 @@ impl SendError {
     /// Whether sending the same message again can succeed.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::NotAcknowledged { .. })
+    }
+
+    /// With what is known about its connections.
+    pub(crate) fn because(mut self, trouble: Option<&Trouble>) -> Self {
+        if let (Self::NotAcknowledged { detail, .. }, Some(trouble)) = (&mut self, trouble) {
+            *detail = format!("{detail}; {}", trouble.sentence());
+        }
+        self
     }
 
     pub(crate) fn new(topic: &str, error: &KafkaError) -> Self {

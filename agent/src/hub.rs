@@ -7,6 +7,7 @@ use bytes::Bytes;
 use mq_protocol::message::{ClientRef, FromAgent, Version};
 use tokio::sync::{mpsc, watch};
 
+use crate::credentials::Credentials;
 use crate::source::{Pushed, Source, Sources, Value};
 
 #[derive(Debug, Default)]
@@ -129,6 +130,17 @@ impl Hub {
             entry.sources.send_if_modified(|sources| {
                 let changed = sources.file != file;
                 sources.file = file;
+                changed
+            });
+        }
+    }
+
+    /// The credentials of the process may have changed.
+    pub(crate) fn credentials(&self, credentials: &Credentials) {
+        for entry in self.lock().clients.values() {
+            entry.sources.send_if_modified(|sources| {
+                let changed = sources.credentials != *credentials;
+                sources.credentials.clone_from(credentials);
                 changed
             });
         }

@@ -31,7 +31,7 @@
 //! agent      the named clients of the process      options, config   how they are set up
 //! source/    code < files < last good < stream     hub, stream       the one stream to the operator
 //! drive      one task per client: take the strongest configuration, apply it, answer
-//! connect, effective                               a body to librdkafka's properties, and what it really runs with
+//! connect, security, credentials, effective        a body and secrets to librdkafka's properties, and what it really runs with
 //! producer/  gate (exchange without loss), client (librdkafka), apply
 //! consumer/  poll (one thread), lanes (ready-key queue), offsets, budget, work (slots, retries), dead_letter, context, apply
 //! ```
@@ -44,6 +44,7 @@ mod cloud_event;
 mod config;
 mod connect;
 mod consumer;
+mod credentials;
 mod drive;
 mod effective;
 mod error;
@@ -54,6 +55,7 @@ mod metrics;
 mod options;
 mod payload;
 mod producer;
+mod security;
 mod source;
 mod stats;
 mod stream;
@@ -63,8 +65,12 @@ mod trace;
 
 pub use agent::{Agent, sigterm};
 pub use cloud_event::{CloudEvent, CloudEventError};
-pub use config::{Acks, AutoOffsetReset, Compression, Config, ConsumerSettings, Env, ProducerSettings};
+pub use config::{
+    Acks, AutoOffsetReset, Compression, Config, ConsumerSettings, Env, ProducerSettings, SaslMechanism,
+    SecurityProtocol,
+};
 pub use consumer::{Acker, Consumer, Delivered, Deliveries};
+pub use credentials::Password;
 pub use error::{ConsumeError, Error, Failure, FlushError, SendError};
 pub use message::{Ack, ConsumerMetadata, Header, Message, Record};
 pub use metrics::{ClientStats, Metrics};

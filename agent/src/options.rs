@@ -34,6 +34,7 @@ pub struct Options {
     pub(crate) ca: PathBuf,
     pub(crate) token: PathBuf,
     pub(crate) config_folder: PathBuf,
+    pub(crate) credentials_folder: PathBuf,
     pub(crate) state_folder: Option<PathBuf>,
     pub(crate) config: Config,
     pub(crate) patience: Duration,
@@ -66,10 +67,10 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The contract of a pod: `/var/run/mq/{endpoint, ca.crt, token}`, `/config/mq/`, and the variables `MQ_STATE_DIR`,
-    /// `MQ_BROKERS` and `MQ_ENV`. Every part may be absent.
+    /// The contract of a pod: `/var/run/mq/{endpoint, ca.crt, token}`, `/var/run/mq/credentials/`, `/config/mq/`, and the variables
+    /// `MQ_STATE_DIR` and those of [`Config::from_env`]. Every part may be absent.
     ///
-    /// An `MQ_ENV` that names no environment is reported in the log and counts as production.
+    /// Variables that cannot be used are reported in the log, and none of them counts.
     pub fn in_pod() -> Self {
         let config = Config::from_env().unwrap_or_else(|error| {
             tracing::error!(%error, "the environment variables are not used");
@@ -86,6 +87,7 @@ impl Options {
             ca: run.join("ca.crt"),
             token: run.join("token"),
             config_folder: config.to_owned(),
+            credentials_folder: run.join("credentials"),
             state_folder: None,
             config: Config::default(),
             patience: Duration::from_secs(3),
@@ -100,6 +102,15 @@ impl Options {
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Where the credentials of the clients lie (`/var/run/mq/credentials`): `username` and `password` for SASL, `tls.crt` and
+    /// `tls.key` for a client certificate, `ca.crt` for the authorities of the brokers; every one may be absent. The pair of files is
+    /// used before the one in [`Options::config`]. Changes are noticed and taken over by the clients of an [`Agent`](crate::Agent).
+    #[must_use]
+    pub fn credentials_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.credentials_folder = folder.into();
         self
     }
 

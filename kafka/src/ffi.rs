@@ -3,17 +3,19 @@
 
 #![allow(unsafe_code, reason = "the calls exist in C alone; the rest of the crate has none")]
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char};
 use std::time::Duration;
 
 use rdkafka::bindings::{
-    rd_kafka_commit_queue, rd_kafka_conf, rd_kafka_conf_get, rd_kafka_event_destroy, rd_kafka_event_error,
+    rd_kafka_commit_queue, rd_kafka_conf, rd_kafka_conf_get, rd_kafka_error_code, rd_kafka_error_destroy,
+    rd_kafka_event_destroy, rd_kafka_event_error, rd_kafka_event_error_string, rd_kafka_event_log,
     rd_kafka_event_topic_partition_list, rd_kafka_flush, rd_kafka_outq_len, rd_kafka_queue_destroy,
-    rd_kafka_queue_get_consumer, rd_kafka_queue_new, rd_kafka_queue_poll, rd_kafka_topic_partition_list_find,
+    rd_kafka_queue_get_consumer, rd_kafka_queue_new, rd_kafka_queue_poll, rd_kafka_sasl_set_credentials,
+    rd_kafka_topic_partition_list_find,
 };
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::{RDKafkaConfRes, RDKafkaRespErr};
 
@@ -124,6 +126,72 @@ pub fn commit<C: ConsumerContext>(
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
         code => Err(KafkaError::ConsumerCommit(code.into())),
     }
+}
+
+/// User name and password of every connection that a running client opens, or proves again, from now on (PLAIN and SCRAM).
+/// Connections that stand are left as they are.
+///
+/// # Errors
+/// A text with a zero byte.
+pub fn set_sasl_credentials<C: ClientContext>(client: &Client<C>, username: &str, password: &str) -> KafkaResult<()> {
+    let (username, password) = (CString::new(username)?, CString::new(password)?);
+    // SAFETY: the handle lives as long as `client`; both texts are copied. The error is ours, read once and given back.
+    unsafe {
+        let error = rd_kafka_sasl_set_credentials(client.native_ptr(), username.as_ptr(), password.as_ptr());
+        if error.is_null() {
+            return Ok(());
+        }
+        let code = rd_kafka_error_code(error);
+        rd_kafka_error_destroy(error);
+        Err(KafkaError::Global(code.into()))
+    }
+}
+
+/// What librdkafka says of a client's connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An error, with its sentence.
+    Error(RDKafkaErrorCode, String),
+    /// A line of its log.
+    Log {
+        /// What the line is about, in capitals.
+        facility: String,
+        /// The line.
+        message: String,
+    },
+}
+
+/// What a consumer that has not joined its group was told since the last call. The wrapper's own poll keeps the sentences to itself.
+/// On a subscribed consumer it would throw records away.
+pub fn events<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Vec<Event> {
+    let mut events = Vec::new();
+    // SAFETY: the handle lives as long as `consumer`. The queue is a counted reference that is given back once; each event is read
+    // before it is destroyed, and its texts belong to it. Those of a log line are set by the call that returns 0, and of others null.
+    unsafe {
+        let text = |text: *const c_char| (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned());
+        let queue = rd_kafka_queue_get_consumer(consumer.client().native_ptr());
+        if queue.is_null() {
+            return events;
+        }
+        loop {
+            let event = rd_kafka_queue_poll(queue, 0);
+            if event.is_null() {
+                break;
+            }
+            let (mut facility, mut message, mut level) = (std::ptr::null(), std::ptr::null(), 0);
+            let code = rd_kafka_event_error(event);
+            if rd_kafka_event_log(event, &raw mut facility, &raw mut message, &raw mut level) == 0 {
+                let line = text(facility).zip(text(message));
+                events.extend(line.map(|(facility, message)| Event::Log { facility, message }));
+            } else if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                let sentence = text(rd_kafka_event_error_string(event));
+                events.extend(sentence.map(|sentence| Event::Error(code.into(), sentence)));
+            }
+            rd_kafka_event_destroy(event);
+        }
+        rd_kafka_queue_destroy(queue);
+    }
+    events
 }
 
 /// Messages of a producer that wait for their acknowledgement, with the events that wait to be polled.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::limits::MAX_BODY_BYTES;
+pub use crate::security::{SaslMechanism, SecurityProtocol, UnknownWord};
 
 /// How to reach the cluster. Credentials come from files of the pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,14 +20,19 @@ pub struct Connection {
     pub brokers: Vec<String>,
     /// Protocol of every broker.
     pub security_protocol: SecurityProtocol,
+    /// Authorities that a broker's certificate must come from, as PEM. Absent: those of the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_bundle: Option<String>,
+    /// How clients log in, with a protocol that has SASL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sasl_mechanism: Option<SaslMechanism>,
 }
 
-/// Kafka's `security.protocol`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum SecurityProtocol {
-    /// Neither encrypted nor authenticated.
-    Plaintext,
+impl Connection {
+    /// A connection that is neither encrypted nor authenticated.
+    pub fn plaintext(brokers: Vec<String>) -> Self {
+        Self { brokers, security_protocol: SecurityProtocol::Plaintext, ca_bundle: None, sasl_mechanism: None }
+    }
 }
 
 /// Body of a `MqProducerConfig`; `S` are its resolved settings.
@@ -186,10 +192,7 @@ mod tests {
 
     fn body() -> Body {
         ProducerBody {
-            connection: Connection {
-                brokers: vec!["kafka:9092".into()],
-                security_protocol: SecurityProtocol::Plaintext,
-            },
+            connection: Connection::plaintext(vec!["kafka:9092".into()]),
             settings: Settings { linger_ms: 5 },
         }
     }
@@ -229,6 +232,24 @@ mod tests {
             "{}",
             consumer.json
         );
+    }
+
+    #[test]
+    fn a_secure_connection_is_read_by_kafkas_names_and_other_words_are_named() {
+        let json = r#"{"brokers":["a:1"],"caBundle":"PEM","saslMechanism":"SCRAM-SHA-512","securityProtocol":"SASL_SSL","settings":{"lingerMs":5}}"#;
+        let decoded = decode_unhashed::<Body>(json.as_bytes()).unwrap();
+        assert_eq!(decoded.unknown_keys, [""; 0]);
+        assert_eq!(encode(&decoded.body).unwrap().json, json);
+        let connection = decoded.body.connection;
+        assert_eq!(connection.security_protocol, SecurityProtocol::SaslSsl);
+        assert_eq!(connection.sasl_mechanism, Some(SaslMechanism::ScramSha512));
+        for (good, bad, words) in [
+            ("SASL_SSL", "TLS", r#"securityProtocol is "TLS"; use PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"#),
+            ("SCRAM-SHA-512", "GSSAPI", r#"saslMechanism is "GSSAPI"; use PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"#),
+        ] {
+            let error = decode_unhashed::<Body>(json.replace(good, bad).as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]

@@ -12,6 +12,8 @@ mod dead_letters;
 mod deliveries;
 mod fake_operator;
 mod producer;
+mod rotation;
+mod security;
 mod settings;
 mod sources;
 mod stage;
@@ -24,7 +26,7 @@ use anyhow::{Context, Result, ensure};
 use mq_core::presets::PRESET_VERSION;
 use mq_core::settings::{ConsumerSettings, ProducerSettings};
 use mq_kafka::NewTopic;
-use mq_protocol::body::{Connection, ConsumerBody, DeadLetter, ProducerBody, SecurityProtocol, encode};
+use mq_protocol::body::{Connection, ConsumerBody, DeadLetter, ProducerBody, encode};
 use mq_testkit::{Broker, wait_until};
 
 /// Long enough for anything that happens at all on a busy machine.
@@ -32,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const DRAIN: Duration = Duration::from_secs(10);
 
 fn connection(brokers: &str) -> Connection {
-    Connection { brokers: vec![brokers.to_owned()], security_protocol: SecurityProtocol::Plaintext }
+    Connection::plaintext(vec![brokers.to_owned()])
 }
 
 fn producer_body(brokers: &str, settings: &ProducerSettings) -> Result<String> {

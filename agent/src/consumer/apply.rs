@@ -9,8 +9,9 @@ use mq_core::resolve::ResolvedConsumer;
 use mq_protocol::message::{Health, NackReason};
 use rdkafka::config::ClientConfig;
 
-use super::{Consumer, Limits, Prepared, Shared};
-use crate::connect::{self, PROBE_TIMEOUT};
+use super::{Consumer, Limits, Prepared, Shared, Target};
+use crate::connect::{self, Change, PROBE_TIMEOUT};
+use crate::credentials::Credentials;
 use crate::drive::{Applied, Apply, NotApplied, rejected};
 use crate::effective::effective;
 use crate::error::Error;
@@ -35,6 +36,7 @@ struct Running {
     consumer: Consumer,
     body: connect::Consumer,
     config: ClientConfig,
+    dead_letters: Target,
     /// Read back from the client that runs.
     properties: BTreeMap<String, String>,
 }
@@ -45,18 +47,19 @@ impl ApplyConsumer {
         Ok(Self { name: name.to_owned(), keep, concurrency: options.concurrency, metrics, running: None })
     }
 
-    async fn run_with(&mut self, body: connect::Consumer) -> Result<(), NotApplied> {
+    async fn run_with(&mut self, body: connect::Consumer, credentials: &Credentials) -> Result<(), NotApplied> {
         let refused = |error: Error| rejected(NackReason::ClientRefused, error.to_string());
-        let config = connect::consumer(&self.name, &body);
+        let failed = |error: String| rejected(NackReason::ClientRefused, error);
+        let config = connect::consumer(&self.name, &body, credentials)?;
+        let dead_letters = connect::dead_letters(&self.name, &body, credentials)?;
         let Some(running) = &mut self.running else {
             let shared = Arc::new(Shared::new(&self.name, limits(&body.settings, self.concurrency)));
             // No probe: a service must start while its brokers are down, and there is nothing to fall back to.
             let prepared = Prepared::new(&shared, &config).map_err(refused)?;
             let properties = read_back(&prepared, &body.settings);
-            let consumer =
-                Consumer::with_client(shared, prepared, body.topics.clone(), connect::dead_letters(&self.name, &body));
+            let consumer = Consumer::with_client(shared, prepared, body.topics.clone(), dead_letters.clone());
             self.metrics.watch_consumer(&consumer);
-            self.running = Some(Running { consumer, body, config, properties });
+            self.running = Some(Running { consumer, body, config, dead_letters, properties });
             return Ok(());
         };
         if running.consumer.is_closed() {
@@ -69,23 +72,29 @@ impl ApplyConsumer {
             );
             return Err(rejected(NackReason::NeedsRestart, detail));
         }
-        if running.config.config_map() != config.config_map() {
+        let change = connect::change(&running.config, &config);
+        if change != Change::Nothing {
             let prepared = Prepared::new(running.consumer.shared(), &config).map_err(refused)?;
             let prepared = match prepared.probe(PROBE_TIMEOUT).await {
                 Ok(prepared) => prepared,
                 Err(error) => return Err(unreachable(running, &error).await),
             };
-            let properties = read_back(&prepared, &body.settings);
-            let exchanged = running.consumer.exchange(prepared, &body.topics, DRAIN_BUDGET).await;
-            exchanged.map_err(|error| rejected(NackReason::ClientRefused, error))?;
+            if let Change::Login(login) = &change {
+                prepared.discard();
+                running.consumer.log_in(login.clone()).await.map_err(failed)?;
+            } else {
+                let properties = read_back(&prepared, &body.settings);
+                running.consumer.exchange(prepared, &body.topics, DRAIN_BUDGET).await.map_err(failed)?;
+                running.properties = properties;
+            }
             running.config = config;
-            running.properties = properties;
-        } else if running.body.topics != body.topics {
-            let changed = running.consumer.resubscribe(&body.topics).await;
-            changed.map_err(|error| rejected(NackReason::ClientRefused, error))?;
         }
-        if (&running.body.connection, &running.body.dead_letter) != (&body.connection, &body.dead_letter) {
-            running.consumer.set_dead_letter_target(connect::dead_letters(&self.name, &body));
+        if change != Change::Recreate && running.body.topics != body.topics {
+            running.consumer.resubscribe(&body.topics).await.map_err(failed)?;
+        }
+        if running.dead_letters != dead_letters {
+            running.consumer.set_dead_letter_target(dead_letters.clone());
+            running.dead_letters = dead_letters;
         }
         let concurrency = running.consumer.shared().limits().concurrency;
         running.consumer.set_limits(limits(&body.settings, concurrency));
@@ -97,13 +106,13 @@ impl ApplyConsumer {
 impl Apply for ApplyConsumer {
     type Client = Consumer;
 
-    async fn apply(&mut self, value: &Value) -> Result<Applied, NotApplied> {
+    async fn apply(&mut self, value: &Value, credentials: &Credentials) -> Result<Applied, NotApplied> {
         let decoded = connect::read::<connect::Consumer>(value)?;
         decoded.body.settings.validate().map_err(|error| rejected(NackReason::Invalid, error.to_string()))?;
-        let told = connect::consumer(&self.name, &decoded.body);
+        let told = connect::consumer(&self.name, &decoded.body, credentials)?;
         let mut body = decoded.body.clone();
         self.keep.consumer(&mut body.settings);
-        self.run_with(body).await?;
+        self.run_with(body, credentials).await?;
         let Some(running) = &self.running else { return Ok(Applied::default()) };
         let limits = running.consumer.shared().limits();
         let interval = running.body.settings.auto_commit_interval_ms;
@@ -137,9 +146,9 @@ impl Apply for ApplyConsumer {
 }
 
 /// The new client reaches nothing: its own fault, or an outage that the old brokers have too?
-async fn unreachable(running: &Running, error: &rdkafka::error::KafkaError) -> NotApplied {
+async fn unreachable(running: &Running, error: &str) -> NotApplied {
     let Ok(old) = Prepared::new(running.consumer.shared(), &running.config) else {
-        return NotApplied::Later { detail: error.to_string() };
+        return NotApplied::Later { detail: error.to_owned() };
     };
     match old.probe(PROBE_TIMEOUT).await {
         Ok(old) => {

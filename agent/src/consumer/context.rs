@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::state::{AssignmentId, Position, Shared, State};
 use super::waiters::{COMMIT_AGAIN, Refusal};
+use crate::librdkafka::Health;
 
 /// How long a leaving consumer, or one that gives partitions away, waits for the answer to its last commit.
 pub(super) const LAST_COMMIT: Duration = Duration::from_secs(5);
@@ -25,11 +26,12 @@ pub(crate) type KafkaConsumer = BaseConsumer<Context>;
 #[derive(Debug)]
 pub(crate) struct Context {
     shared: Arc<Shared>,
+    pub(super) health: Health,
 }
 
 impl Context {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        Self { shared, health: Health::default() }
     }
 
     fn assigned(&self, consumer: &KafkaConsumer, partitions: &TopicPartitionList) {
@@ -176,6 +178,7 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.health.logged(facility, message);
         crate::librdkafka::log(&self.shared.name, level, facility, message);
     }
 

@@ -9,6 +9,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+use crate::connect;
 use crate::error::{Failure, SendError};
 use crate::message::{Header, Message, Record};
 use crate::producer::{Client, Completion, NotTaken, Pending};
@@ -29,12 +30,26 @@ pub(super) const ERROR: &str = "mq-exception-message";
 pub(super) const VALUE_OMITTED: &str = "mq-value-omitted-bytes";
 
 /// Where dead letters go.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) topic: String,
     pub(crate) group: String,
     /// A client that waits for all replicas.
     pub(crate) config: ClientConfig,
+}
+
+impl PartialEq for Target {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |target: &Self| (target.topic.clone(), target.group.clone());
+        parts(self) == parts(other) && connect::change(&self.config, &other.config) == connect::Change::Nothing
+    }
+}
+
+/// Without the configuration, which holds a password or a key.
+impl std::fmt::Debug for Target {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Target").field("topic", &self.topic).field("group", &self.group).finish_non_exhaustive()
+    }
 }
 
 /// Why a dead letter is not in its topic yet.
@@ -102,7 +117,7 @@ impl DeadLetters {
             match client.topic_exists(&target.topic, METADATA_TIMEOUT).await {
                 Ok(true) => {}
                 Ok(false) => return Err(Undelivered::TopicMissing { topic: target.topic }),
-                Err(error) => return Err(Undelivered::Unreachable(error.to_string())),
+                Err(error) => return Err(Undelivered::Unreachable(error)),
             }
         }
         let mut message = letter(record, &target, attempts, failure);

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
+use mq_kafka::ffi::Event;
 use mq_protocol::message::Health;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::Consumer as _;
@@ -38,8 +39,10 @@ use state::Shared;
 use work::Work;
 
 use crate::config::Config;
+use crate::credentials::{CredentialFiles, Login};
 use crate::drive::Apply as _;
 use crate::error::{ConsumeError, Error, Failure};
+use crate::librdkafka::Trouble;
 use crate::message::Record;
 use crate::options::Options;
 use crate::stats::{ConsumerStats, Held};
@@ -111,13 +114,27 @@ impl Prepared {
 
     /// Asks the cluster for its metadata: proof that the brokers answer a client of this configuration.
     ///
-    /// Gives itself back if they do; if not, it ends where ending may block.
-    pub(crate) async fn probe(self, timeout: Duration) -> Result<Self, KafkaError> {
+    /// Gives itself back if they do; if not, it ends where ending may block, and the error is what its connections suffered from.
+    pub(crate) async fn probe(self, timeout: Duration) -> Result<Self, String> {
         crate::librdkafka::blocking(move || {
-            self.0.fetch_metadata(Some(crate::librdkafka::PROBE_TOPIC), timeout)?;
+            let asked = self.0.fetch_metadata(Some(crate::librdkafka::PROBE_TOPIC), timeout).map(drop);
+            asked.map_err(|error| {
+                let health = &self.0.client().context().health;
+                for event in mq_kafka::ffi::events(&self.0) {
+                    match event {
+                        Event::Error(code, reason) => health.told(code, &reason),
+                        Event::Log { facility, message } => health.logged(&facility, &message),
+                    }
+                }
+                Trouble::explain(health.trouble().as_ref(), &error)
+            })?;
             Ok(self)
         })
         .await
+    }
+
+    fn log_in(&self, login: &Login) -> Result<(), KafkaError> {
+        poll::log_in(&self.0, login)
     }
 
     /// Ends where ending may block.
@@ -144,7 +161,8 @@ impl Drop for CloseOnDrop {
 
 impl Consumer {
     /// A consumer without an agent: configured by `config` alone, for as long as it lives. Its dead letters go to `<group id>.dlq`. Of
-    /// the options it takes the metrics, where its name is the group id, and the concurrency.
+    /// the options it takes the metrics, where its name is the group id, the concurrency, and the folder of credentials, which is read
+    /// once.
     ///
     /// Needs a running tokio runtime and contacts no broker: a service starts while its brokers are down.
     ///
@@ -167,7 +185,8 @@ impl Consumer {
         options: &Options,
     ) -> Result<Self, Error> {
         let topics: Vec<String> = topics.into_iter().map(Into::into).collect();
-        ApplyConsumer::new(group_id, options)?.only(&config.consumer_value(group_id, &topics)?).await
+        let credentials = CredentialFiles::new(&options.credentials_folder, config).read();
+        ApplyConsumer::new(group_id, options)?.only(&config.consumer_value(group_id, &topics)?, &credentials).await
     }
 
     pub(crate) fn with_client(shared: Arc<Shared>, consumer: Prepared, topics: Vec<String>, target: Target) -> Self {
@@ -398,6 +417,17 @@ impl Consumer {
                 return Ok(());
             }
             Phase::Running(commands) => drop(commands.send(Command::Subscribe(new_topics.to_owned(), done))),
+            Phase::Closed => return Ok(()),
+        }
+        answer(outcome).await
+    }
+
+    /// User name and password of connections from now on.
+    pub(crate) async fn log_in(&self, login: Login) -> Result<(), String> {
+        let (done, outcome) = oneshot::channel();
+        match &*self.phase() {
+            Phase::Idle { consumer, .. } => return consumer.log_in(&login).map_err(|error| error.to_string()),
+            Phase::Running(commands) => drop(commands.send(Command::LogIn(login, done))),
             Phase::Closed => return Ok(()),
         }
         answer(outcome).await

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::context::{KafkaConsumer, LAST_COMMIT, SLICE, offsets, refusal};
 use super::state::{AssignmentId, MAX_AHEAD};
 use super::work::Work;
+use crate::credentials::Login;
 use crate::error::ConsumeError;
 
 /// How long a poll waits for a record, and so how late a command can be.
@@ -29,6 +30,8 @@ const SEEK: Duration = Duration::from_secs(5);
 pub(super) enum Command {
     /// Subscribe to these topics from now on.
     Subscribe(Vec<String>, oneshot::Sender<KafkaResult<()>>),
+    /// Use this login for connections from now on.
+    LogIn(Login, oneshot::Sender<KafkaResult<()>>),
     /// Drain, commit, leave, go on with another Kafka consumer.
     Exchange(Box<Exchange>),
     /// Read these partitions of the topic from elsewhere.
@@ -73,6 +76,9 @@ impl Poller {
                 match self.commands.try_recv() {
                     Ok(Command::Subscribe(topics, done)) => {
                         let _ = done.send(subscribe(&self.consumer, &topics));
+                    }
+                    Ok(Command::LogIn(login, done)) => {
+                        let _ = done.send(log_in(&self.consumer, &login));
                     }
                     Ok(Command::Exchange(exchange)) => self = self.exchange(*exchange),
                     Ok(Command::Seek(topic, to, done)) => {
@@ -317,6 +323,10 @@ fn list(partitions: &[(Arc<str>, i32)]) -> TopicPartitionList {
         list.add_partition(topic, *partition);
     }
     list
+}
+
+pub(super) fn log_in(consumer: &KafkaConsumer, login: &Login) -> KafkaResult<()> {
+    mq_kafka::ffi::set_sasl_credentials(consumer.client(), &login.username, login.password.reveal())
 }
 
 pub(super) fn subscribe(consumer: &KafkaConsumer, topics: &[String]) -> KafkaResult<()> {

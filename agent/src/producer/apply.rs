@@ -8,7 +8,8 @@ use mq_protocol::message::NackReason;
 use rdkafka::config::ClientConfig;
 
 use super::{Client, NotRecreated, Producer};
-use crate::connect::{self, PROBE_TIMEOUT};
+use crate::connect::{self, Change, PROBE_TIMEOUT};
+use crate::credentials::Credentials;
 use crate::drive::{Applied, Apply, NotApplied, rejected};
 use crate::effective::effective;
 use crate::error::Error;
@@ -47,7 +48,8 @@ impl ApplyProducer {
             return Ok(client);
         };
         let old = running.producer.client().await.ok_or(NotApplied::Closed)?;
-        if running.config.config_map() == config.config_map() {
+        let change = connect::change(&running.config, &config);
+        if change == Change::Nothing {
             return Ok(old);
         }
         let new = running.producer.prepare(&config).map_err(refused)?;
@@ -62,6 +64,11 @@ impl ApplyProducer {
                     detail: format!("neither the running client nor a new one reaches the cluster: {error}"),
                 },
             });
+        }
+        if let Change::Login(login) = change {
+            old.log_in(&login).map_err(|error| rejected(NackReason::ClientRefused, error.to_string()))?;
+            running.config = config;
+            return Ok(old);
         }
         // Nor is a queue that does not empty: its messages are sent in the end, or fail. Until then sends must not wait at the gate.
         if old.waiting() > 0
@@ -89,13 +96,13 @@ fn not_drained(waiting: usize, why: &str) -> NotApplied {
 impl Apply for ApplyProducer {
     type Client = Producer;
 
-    async fn apply(&mut self, value: &Value) -> Result<Applied, NotApplied> {
+    async fn apply(&mut self, value: &Value, credentials: &Credentials) -> Result<Applied, NotApplied> {
         let decoded = connect::read::<connect::Producer>(value)?;
         decoded.body.settings.validate().map_err(|error| rejected(NackReason::Invalid, error.to_string()))?;
-        let told = connect::producer(&self.name, &decoded.body);
+        let told = connect::producer(&self.name, &decoded.body, credentials)?;
         let mut body = decoded.body.clone();
         self.keep.producer(&mut body.settings);
-        let client = self.run_with(connect::producer(&self.name, &body)).await?;
+        let client = self.run_with(connect::producer(&self.name, &body, credentials)?).await?;
         Ok(effective(
             Side::Producer,
             &decoded.body.settings,

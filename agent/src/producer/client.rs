@@ -14,7 +14,9 @@ use serde::Deserialize;
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, oneshot};
 
+use crate::credentials::Login;
 use crate::error::{Error, SendError};
+use crate::librdkafka::{Health, Trouble};
 use crate::message::{Ack, Message};
 use crate::stats::ProducerCounters;
 
@@ -63,6 +65,7 @@ pub(crate) struct Deliveries {
     space: Arc<Notify>,
     /// Requests that this client sent again, as librdkafka counted them last.
     retries: AtomicU64,
+    health: Health,
 }
 
 /// What is read of librdkafka's statistics.
@@ -92,10 +95,14 @@ impl std::fmt::Debug for Client {
 
 impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.health.logged(facility, message);
         crate::librdkafka::log(&self.name, level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if let Some(code) = error.rdkafka_error_code() {
+            self.health.told(code, reason);
+        }
         tracing::warn!(producer = self.name, %error, reason, "librdkafka reports an error");
     }
 
@@ -124,7 +131,12 @@ impl ProducerContext for Deliveries {
             }
             Err((error, _)) => {
                 self.counters.failed();
-                Err(SendError::new(&topic, error))
+                // Time ran out; why it did is known from elsewhere.
+                let trouble = self
+                    .health
+                    .trouble()
+                    .filter(|_| error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut));
+                Err(SendError::new(&topic, error).because(trouble.as_ref()))
             }
         };
         completion.complete(outcome);
@@ -134,8 +146,13 @@ impl ProducerContext for Deliveries {
 
 impl Client {
     pub(crate) fn new(name: &str, config: &ClientConfig, counters: Arc<ProducerCounters>) -> Result<Self, Error> {
-        let context =
-            Deliveries { name: name.to_owned(), counters, space: Arc::default(), retries: AtomicU64::default() };
+        let context = Deliveries {
+            name: name.to_owned(),
+            counters,
+            space: Arc::default(),
+            retries: AtomicU64::default(),
+            health: Health::default(),
+        };
         let base: BaseProducer<Deliveries> = config
             .create_with_context(context)
             .map_err(|source| Error::Refused { what: format!("the producer {name}"), source })?;
@@ -201,20 +218,25 @@ impl Client {
         Arc::clone(&self.base.client().context().space).notified_owned()
     }
 
-    /// Asks the cluster for its metadata: proof that the brokers answer a client of this configuration.
-    pub(crate) async fn probe(self: &Arc<Self>, timeout: Duration) -> Result<(), KafkaError> {
-        let base = Arc::clone(&self.base);
-        crate::librdkafka::blocking(move || {
-            base.client().fetch_metadata(Some(crate::librdkafka::PROBE_TOPIC), timeout).map(drop)
-        })
-        .await
+    /// User name and password of connections from now on.
+    pub(crate) fn log_in(&self, login: &Login) -> Result<(), KafkaError> {
+        mq_kafka::ffi::set_sasl_credentials(self.base.client(), &login.username, login.password.reveal())
     }
 
-    /// Whether the cluster has the topic.
-    pub(crate) async fn topic_exists(self: &Arc<Self>, topic: &str, timeout: Duration) -> Result<bool, KafkaError> {
+    /// Asks the cluster for its metadata: proof that the brokers answer a client of this configuration. The error is what its
+    /// connections suffer from.
+    pub(crate) async fn probe(self: &Arc<Self>, timeout: Duration) -> Result<(), String> {
+        self.topic_exists(crate::librdkafka::PROBE_TOPIC, timeout).await.map(drop)
+    }
+
+    /// Whether the cluster has the topic; errors as [`Client::probe`].
+    pub(crate) async fn topic_exists(self: &Arc<Self>, topic: &str, timeout: Duration) -> Result<bool, String> {
         let (base, topic) = (Arc::clone(&self.base), topic.to_owned());
         crate::librdkafka::blocking(move || {
-            let metadata = base.client().fetch_metadata(Some(&topic), timeout)?;
+            let metadata = base
+                .client()
+                .fetch_metadata(Some(&topic), timeout)
+                .map_err(|error| Trouble::explain(base.client().context().health.trouble().as_ref(), &error))?;
             Ok(metadata.topics().iter().any(|found| found.name() == topic && found.error().is_none()))
         })
         .await

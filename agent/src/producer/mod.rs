@@ -17,6 +17,7 @@ pub(crate) use client::{Client, Completion, NotTaken, Pending};
 use gate::{Gate, NotExchanged};
 
 use crate::config::Config;
+use crate::credentials::CredentialFiles;
 use crate::drive::Apply as _;
 use crate::error::{Error, FlushError, SendError};
 use crate::message::{Ack, Message};
@@ -89,7 +90,7 @@ pub(crate) enum NotRecreated {
 
 impl Producer {
     /// A producer without an agent: configured by `config` alone, for as long as it lives. Of the options it takes the metrics, where
-    /// its name is `producer-1`, `producer-2` and so on.
+    /// its name is `producer-1`, `producer-2` and so on, and the folder of credentials, which is read once.
     ///
     /// Needs a running tokio runtime and contacts no broker: a service starts while its brokers are down.
     ///
@@ -108,7 +109,8 @@ impl Producer {
     pub async fn new(config: &Config, options: &Options) -> Result<Self, Error> {
         static MADE: AtomicU64 = AtomicU64::new(1);
         let name = format!("producer-{}", MADE.fetch_add(1, Ordering::Relaxed));
-        ApplyProducer::new(&name, options)?.only(&config.producer_value()?).await
+        let credentials = CredentialFiles::new(&options.credentials_folder, config).read();
+        ApplyProducer::new(&name, options)?.only(&config.producer_value()?, &credentials).await
     }
 
     pub(crate) fn with_client(name: &str, config: &ClientConfig) -> Result<Self, Error> {

@@ -2,12 +2,16 @@
 
 mod files;
 mod last_good;
+mod watch;
 
 use bytes::Bytes;
 use mq_protocol::message::Version;
 
 pub(crate) use files::ConfigFiles;
 pub(crate) use last_good::LastGood;
+pub(crate) use watch::watch;
+
+use crate::credentials::Credentials;
 
 /// The sources, the weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +56,7 @@ pub(crate) enum Pushed {
 /// Everything that is known about one client's configuration.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
+    pub(crate) credentials: Credentials,
     pub(crate) code: Option<Value>,
     pub(crate) file: Option<Value>,
     pub(crate) last_good: Option<Value>,
@@ -92,6 +97,7 @@ mod tests {
     fn sources(present: [bool; 3], pushed: Pushed) -> Sources {
         let [code, file, last_good] = present;
         Sources {
+            credentials: Credentials::default(),
             code: code.then(|| value(Source::Code)),
             file: file.then(|| value(Source::File)),
             last_good: last_good.then(|| value(Source::LastGood)),

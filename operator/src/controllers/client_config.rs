@@ -120,10 +120,8 @@ pub(crate) fn connection(name: &str, namespace: &str, facts: &Facts) -> Result<C
     if let Some(wrong) = facts.health.as_ref().filter(|verdict| verdict.reason == Reason::WrongCluster) {
         return Err(wrong.clone());
     }
-    let security_protocol = match cluster.security_protocol {
-        SecurityProtocol::Plaintext => body::SecurityProtocol::Plaintext,
-    };
-    Ok(Connection { brokers: cluster.brokers.clone(), security_protocol })
+    let SecurityProtocol::Plaintext = cluster.security_protocol;
+    Ok(Connection::plaintext(cluster.brokers.clone()))
 }
 
 /// The body as bytes.

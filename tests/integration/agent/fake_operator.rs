@@ -72,6 +72,11 @@ impl FakeOperator {
         mq_agent::Options::in_folders(self.run.path(), self.config.path())
     }
 
+    /// The folder that a pod mounts at `/var/run/mq`.
+    pub(super) fn run_folder(&self) -> &Path {
+        self.run.path()
+    }
+
     /// Makes this the configuration of a client and pushes it on every open stream.
     pub(super) fn push(&self, kind: Kind, name: &str, revision: i64, json: &str) -> Version {
         let client = ClientRef::new(kind, name);

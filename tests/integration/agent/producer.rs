@@ -13,21 +13,24 @@ use mq_testkit::{Broker, TestEnv, wait_until};
 use super::fake_operator::FakeOperator;
 use super::{DRAIN, PATIENCE, producer_body, producer_settings};
 
-/// Senders of one key each that send as fast as they can until told to stop, and then say how many were acknowledged.
-struct Load {
+/// As fast as a broker takes it.
+const FAST: Duration = Duration::from_millis(5);
+
+/// Senders of one key each that send a hundred messages per pause until told to stop, and then say how many were acknowledged.
+pub(super) struct Load {
     stop: Arc<AtomicBool>,
     senders: Vec<tokio::task::JoinHandle<Result<u32, SendError>>>,
 }
 
 impl Load {
-    fn start(producer: &Producer, topic: &str, keys: usize) -> Self {
+    pub(super) fn start(producer: &Producer, topic: &str, keys: usize, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let senders =
-            (0..keys).map(|key| tokio::spawn(send(producer.clone(), topic.to_owned(), key, Arc::clone(&stop))));
+            (0..keys).map(|key| tokio::spawn(send(producer.clone(), topic.to_owned(), key, pause, Arc::clone(&stop))));
         Self { senders: senders.collect(), stop }
     }
 
-    async fn stop(self) -> Result<Vec<u32>> {
+    pub(super) async fn stop(self) -> Result<Vec<u32>> {
         self.stop.store(true, Ordering::Relaxed);
         let mut sent = Vec::new();
         for sender in self.senders {
@@ -37,14 +40,20 @@ impl Load {
     }
 }
 
-async fn send(producer: Producer, topic: String, key: usize, stop: Arc<AtomicBool>) -> Result<u32, SendError> {
+async fn send(
+    producer: Producer,
+    topic: String,
+    key: usize,
+    pause: Duration,
+    stop: Arc<AtomicBool>,
+) -> Result<u32, SendError> {
     let mut deliveries = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let number = deliveries.len().to_string();
         deliveries.push(producer.send(Message::to(&topic).key(format!("k{key}")).payload(number)).await?);
         tokio::task::yield_now().await;
         if deliveries.len() % 100 == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(pause).await;
         }
     }
     let count = u32::try_from(deliveries.len()).unwrap_or(u32::MAX);
@@ -55,7 +64,7 @@ async fn send(producer: Producer, topic: String, key: usize, stop: Arc<AtomicBoo
 }
 
 /// The topic holds exactly what was acknowledged, each key in its order, nothing twice.
-async fn check_topic(kafka: &Broker, topic: &str, sent: &[u32]) -> Result<()> {
+pub(super) async fn check_topic(kafka: &Broker, topic: &str, sent: &[u32]) -> Result<()> {
     let mut next: BTreeMap<String, u32> = BTreeMap::new();
     for record in kafka.read_all(topic).await? {
         let key = record.key_str().unwrap_or_default().to_owned();
@@ -82,7 +91,7 @@ async fn exchanges_under_load_lose_and_reorder_nothing() -> Result<()> {
     operator.push(Kind::Producer, "p", 1, &body(5)?);
     let agent = Agent::connect_with(operator.options()).await;
     let producer = agent.producer("p").await?;
-    let load = Load::start(&producer, &topic, 6);
+    let load = Load::start(&producer, &topic, 6, FAST);
     for revision in 2..=6 {
         let version = operator.push(Kind::Producer, "p", revision, &body(revision * 10)?);
         let (effective, _) = operator.acknowledged(&version).await?;
@@ -105,7 +114,7 @@ async fn a_dead_broker_address_is_rejected_and_loses_nothing() -> Result<()> {
     let agent = Agent::connect_with(operator.options()).await;
     let producer = agent.producer("p").await?;
     operator.acknowledged(&good).await?;
-    let load = Load::start(&producer, &topic, 3);
+    let load = Load::start(&producer, &topic, 3, FAST);
     // Port 1: nothing listens there.
     let dead = operator.push(Kind::Producer, "p", 2, &producer_body("127.0.0.1:1", &settings)?);
     let (reason, detail) = operator.rejected(&dead).await?;

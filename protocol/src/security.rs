@@ -1,0 +1,149 @@
+//! How a connection to Kafka is protected, in Kafka's own names.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Kafka's `security.protocol`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "&'static str", try_from = "String")]
+pub enum SecurityProtocol {
+    /// `PLAINTEXT`: neither encrypted nor authenticated.
+    #[default]
+    Plaintext,
+    /// `SSL`: encrypted with TLS; the client shows a certificate if it has one.
+    Ssl,
+    /// `SASL_PLAINTEXT`: authenticated, not encrypted.
+    SaslPlaintext,
+    /// `SASL_SSL`: authenticated inside TLS.
+    SaslSsl,
+}
+
+/// Kafka's `sasl.mechanism`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "&'static str", try_from = "String")]
+pub enum SaslMechanism {
+    /// `PLAIN`: the password travels as it is; use it inside TLS.
+    Plain,
+    /// `SCRAM-SHA-256`.
+    ScramSha256,
+    /// `SCRAM-SHA-512`.
+    ScramSha512,
+}
+
+/// A word that is none of those that a field may have.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{field} is {found:?}; use {allowed}")]
+pub struct UnknownWord {
+    field: &'static str,
+    found: String,
+    allowed: &'static str,
+}
+
+impl SecurityProtocol {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Plaintext, Self::Ssl, Self::SaslPlaintext, Self::SaslSsl];
+
+    /// The name as users write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plaintext => "PLAINTEXT",
+            Self::Ssl => "SSL",
+            Self::SaslPlaintext => "SASL_PLAINTEXT",
+            Self::SaslSsl => "SASL_SSL",
+        }
+    }
+
+    /// Whether connections are encrypted and the broker shows a certificate.
+    pub fn has_tls(self) -> bool {
+        matches!(self, Self::Ssl | Self::SaslSsl)
+    }
+
+    /// Whether the client logs in with a user name and a password.
+    pub fn has_sasl(self) -> bool {
+        matches!(self, Self::SaslPlaintext | Self::SaslSsl)
+    }
+}
+
+impl SaslMechanism {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Plain, Self::ScramSha256, Self::ScramSha512];
+
+    /// What users may write, for messages.
+    pub const ALLOWED: &str = "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512";
+
+    /// The name as users write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+}
+
+impl FromStr for SecurityProtocol {
+    type Err = UnknownWord;
+
+    fn from_str(name: &str) -> Result<Self, UnknownWord> {
+        Self::ALL.into_iter().find(|known| known.as_str() == name).ok_or_else(|| UnknownWord {
+            field: "securityProtocol",
+            found: name.to_owned(),
+            allowed: "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL",
+        })
+    }
+}
+
+impl FromStr for SaslMechanism {
+    type Err = UnknownWord;
+
+    fn from_str(name: &str) -> Result<Self, UnknownWord> {
+        Self::ALL.into_iter().find(|known| known.as_str() == name).ok_or_else(|| UnknownWord {
+            field: "saslMechanism",
+            found: name.to_owned(),
+            allowed: Self::ALLOWED,
+        })
+    }
+}
+
+impl TryFrom<String> for SecurityProtocol {
+    type Error = UnknownWord;
+
+    fn try_from(name: String) -> Result<Self, UnknownWord> {
+        name.parse()
+    }
+}
+
+impl TryFrom<String> for SaslMechanism {
+    type Error = UnknownWord;
+
+    fn try_from(name: String) -> Result<Self, UnknownWord> {
+        name.parse()
+    }
+}
+
+impl From<SecurityProtocol> for &'static str {
+    fn from(protocol: SecurityProtocol) -> Self {
+        protocol.as_str()
+    }
+}
+
+impl From<SaslMechanism> for &'static str {
+    fn from(mechanism: SaslMechanism) -> Self {
+        mechanism.as_str()
+    }
+}
+
+impl fmt::Display for SecurityProtocol {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for SaslMechanism {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
