@@ -178,19 +178,31 @@ pub enum ConsumeError {
 /// Not an [`std::error::Error`] itself, so that `?` turns any error inside a handler into [`Failure::retry`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    pub(crate) retry: bool,
+    pub(crate) kind: FailureKind,
     pub(crate) message: String,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FailureKind {
+    Retry,
+    Reject,
+    /// Nobody was there to handle it, or will be: it is read again by whoever gets the partition.
+    Abandon,
+}
+
 impl Failure {
+    pub(crate) fn abandoned() -> Self {
+        Self { kind: FailureKind::Abandon, message: "nobody reads the stream any more".to_owned() }
+    }
+
     /// Try again: up to 3 attempts in all, 1 s and then 2 s apart, while later records of the same key wait; then the dead-letter topic.
     pub fn retry(error: impl fmt::Display) -> Self {
-        Self { retry: true, message: error.to_string() }
+        Self { kind: FailureKind::Retry, message: error.to_string() }
     }
 
     /// Trying again cannot help: to the dead-letter topic at once.
     pub fn reject(error: impl fmt::Display) -> Self {
-        Self { retry: false, message: error.to_string() }
+        Self { kind: FailureKind::Reject, message: error.to_string() }
     }
 }
 

@@ -44,17 +44,15 @@ impl Hub {
 
     /// Removes a client.
     pub(crate) fn close(&self, client: &ClientRef) {
-        let mut state = self.lock();
-        if state.clients.remove(client).is_some() {
-            state.send(FromAgent::Unsubscribe(client.clone()));
-        }
+        self.lock().remove(client);
     }
 
     /// Removes the client that listens on `sources`, unless another one took its name meanwhile.
     pub(crate) fn leave(&self, client: &ClientRef, sources: &watch::Receiver<Sources>) {
         let listens = |entry: &Entry| entry.sources.subscribe().same_channel(sources);
-        if self.lock().clients.get(client).is_some_and(listens) {
-            self.close(client);
+        let mut state = self.lock();
+        if state.clients.get(client).is_some_and(listens) {
+            state.remove(client);
         }
     }
 
@@ -172,6 +170,12 @@ impl Hub {
 }
 
 impl State {
+    fn remove(&mut self, client: &ClientRef) {
+        if self.clients.remove(client).is_some() {
+            self.send(FromAgent::Unsubscribe(client.clone()));
+        }
+    }
+
     fn send(&mut self, message: FromAgent) {
         if self.outgoing.as_ref().is_some_and(|outgoing| outgoing.send(message).is_err()) {
             self.outgoing = None;

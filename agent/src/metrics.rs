@@ -12,8 +12,8 @@ use crate::stats::{ConsumerStats, ProducerStats};
 ///
 /// With the feature `prometheus` it is a collector: `registry.register(Box::new(metrics.clone()))` shows
 /// `mq_producer_{messages_sent, bytes_sent, send_errors, retry_count, average_latency_ms, queue_size}` and
-/// `mq_consumer_{messages_consumed, bytes_consumed, processing_errors, commit_errors, average_process_time_ms, lag}`, each with the
-/// label `name`. A client that was dropped is no longer shown.
+/// `mq_consumer_{messages_consumed, bytes_consumed, processing_errors, commit_errors, average_process_time_ms, lag}`
+/// and a few more of the counters that are not of the original design, each with the label `name`. A client that was dropped is no longer shown.
 ///
 /// ```
 /// use mq_agent::{Metrics, Options};
@@ -122,7 +122,7 @@ mod collector {
         };
     }
 
-    const SHOWN: [Shown; 12] = [
+    const SHOWN: [Shown; 18] = [
         shown!(Producer "mq_producer_messages_sent" "Messages that the broker acknowledged." COUNTER |s| number(s.messages_sent)),
         shown!(Producer "mq_producer_bytes_sent" "Bytes of key and payload of those." COUNTER |s| number(s.bytes_sent)),
         shown!(Producer "mq_producer_send_errors" "Messages that were refused or never acknowledged." COUNTER |s| number(s.send_errors)),
@@ -135,6 +135,12 @@ mod collector {
         shown!(Consumer "mq_consumer_commit_errors" "Commits that failed." COUNTER |s| number(s.commit_errors)),
         shown!(Consumer "mq_consumer_average_process_time_ms" "Mean time of one attempt of the handler since the start." GAUGE |s| milliseconds(s.average_process_time)),
         shown!(Consumer "mq_consumer_lag" "Messages of the assigned partitions that are not finished; absent while unknown." GAUGE |s| s.lag.and_then(number)),
+        shown!(Producer "mq_producer_recreated" "Exchanges of the Kafka client for a new configuration or after a fatal error." COUNTER |s| number(s.recreated)),
+        shown!(Producer "mq_producer_fatal_errors" "Fatal errors of an idempotent client, each followed by a new client." COUNTER |s| number(s.fatal_errors)),
+        shown!(Consumer "mq_consumer_dead_letters" "Records that went to the dead-letter topic." COUNTER |s| number(s.dead_letters)),
+        shown!(Consumer "mq_consumer_stopped_keys" "Keys that stand still because their dead letter cannot be delivered." GAUGE |s| number(s.stopped_keys as u64)),
+        shown!(Consumer "mq_consumer_paused_partitions" "Partitions that pause far beyond a record that is not finished." GAUGE |s| number(s.paused_partitions as u64)),
+        shown!(Consumer "mq_consumer_in_flight" "Records taken from Kafka and not finished." GAUGE |s| number(s.in_flight as u64)),
     ];
 
     /// The same for every collector, so that a registry takes one of them.

@@ -96,6 +96,8 @@ fn unreadable<T>(record: &Record, form: &str, error: impl std::fmt::Display) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(any(feature = "json", feature = "protobuf"))]
+    use crate::error::FailureKind;
 
     #[test]
     fn the_last_content_type_stands_alone() {
@@ -113,7 +115,7 @@ mod tests {
         assert_eq!((record.content_type(), record.version()), (Some("application/json"), Some("2")));
         assert_eq!(record.json::<Vec<u8>>(), Ok(vec![1, 2]));
         let failure = record.json::<String>().unwrap_err();
-        assert!(!failure.retry, "{failure:?}");
+        assert_eq!(failure.kind, FailureKind::Reject, "{failure:?}");
         assert!(
             failure.message.starts_with("the payload of 5 bytes is no JSON of a alloc::string::String"),
             "{failure:?}"
@@ -126,6 +128,7 @@ mod tests {
         let record = Record::of(Message::to("t").protobuf(&"text".to_owned()), 0);
         assert_eq!(record.content_type(), Some("application/protobuf"));
         assert_eq!(record.protobuf::<String>(), Ok("text".to_owned()));
-        assert!(!Record::of(Message::to("t").payload("\u{1}\u{1}"), 0).protobuf::<String>().unwrap_err().retry);
+        let failure = Record::of(Message::to("t").payload("\u{1}\u{1}"), 0).protobuf::<String>().unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Reject);
     }
 }

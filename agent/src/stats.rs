@@ -52,7 +52,7 @@ pub struct ConsumerStats {
     /// All the time that handlers have run, summed over the slots.
     pub busy: Duration,
     /// Messages of the assigned partitions that are not finished yet, read or not; looked at every 5 s. Of a transactional topic also
-    /// its markers. `None`: not known of every partition yet.
+    /// its markers. `None`: not known of every partition, for example because one is paused.
     pub lag: Option<u64>,
     /// Records taken from Kafka and not yet finished.
     pub in_flight: usize,

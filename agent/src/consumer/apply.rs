@@ -84,6 +84,8 @@ impl ApplyConsumer {
                 running.consumer.log_in(login.clone()).await.map_err(failed)?;
             } else {
                 let properties = read_back(&prepared, &body.settings);
+                // Whatever comes of it, the old client is gone: the next value exchanges again, also the one from before.
+                running.config = ClientConfig::new();
                 running.consumer.exchange(prepared, &body.topics, DRAIN_BUDGET).await.map_err(failed)?;
                 running.properties = properties;
             }
@@ -109,6 +111,7 @@ impl Apply for ApplyConsumer {
     async fn apply(&mut self, value: &Value, credentials: &Credentials) -> Result<Applied, NotApplied> {
         let decoded = connect::read::<connect::Consumer>(value)?;
         decoded.body.settings.validate().map_err(|error| rejected(NackReason::Invalid, error.to_string()))?;
+        check_topics(&decoded.body.topics).map_err(|detail| rejected(NackReason::Invalid, detail))?;
         let told = connect::consumer(&self.name, &decoded.body, credentials)?;
         let mut body = decoded.body.clone();
         self.keep.consumer(&mut body.settings);
@@ -143,6 +146,22 @@ impl Apply for ApplyConsumer {
     fn health(&self) -> Option<Health> {
         self.running.as_ref()?.consumer.health()
     }
+}
+
+/// What librdkafka would refuse only after the old client has left its group.
+fn check_topics(topics: &[String]) -> Result<(), String> {
+    if topics.is_empty() {
+        return Err("topics is empty; name at least one".to_owned());
+    }
+    for (at, topic) in topics.iter().enumerate() {
+        if topic.is_empty() {
+            return Err(format!("topics[{at}] is empty; give it a name"));
+        }
+        if topics[..at].contains(topic) {
+            return Err(format!("topics[{at}], {topic}, is there twice; leave one out"));
+        }
+    }
+    Ok(())
 }
 
 /// The new client reaches nothing: its own fault, or an outage that the old brokers have too?

@@ -40,8 +40,12 @@ impl Context {
             let mut state = self.shared.lock();
             for partition in partitions.elements() {
                 let (topic, partition) = (partition.topic(), partition.partition());
-                state.assign(topic, partition);
-                let paused = state.paused || state.paused_by_service.contains(&(topic.to_owned(), partition));
+                let id = state.assign(topic, partition);
+                let alone = state.paused_by_service.contains(&(topic.to_owned(), partition));
+                if alone {
+                    state.held.insert(id);
+                }
+                let paused = state.paused || alone;
                 if paused { &mut pause } else { &mut resume }.add_partition(topic, partition);
             }
         }
@@ -145,12 +149,11 @@ impl Context {
         let mut list = offsets(positions);
         let timeout = deadline.saturating_duration_since(Instant::now()).clamp(SLICE, LAST_COMMIT);
         let outcome = mq_kafka::ffi::commit(consumer, &mut list, timeout);
-        let again = outcome.as_ref().is_err_and(is_retryable);
-        self.committed(outcome, &list);
-        again
+        self.committed(outcome, &list).as_ref().is_some_and(is_retryable)
     }
 
-    fn committed(&self, outcome: KafkaResult<()>, list: &TopicPartitionList) {
+    /// Takes the answer to a commit. The error, if one of the partitions was refused.
+    fn committed(&self, outcome: KafkaResult<()>, list: &TopicPartitionList) -> Option<KafkaError> {
         let failed = outcome.err();
         let elements = list.elements();
         // With an error of one partition the outcome is that error too, and says nothing about the others.
@@ -162,11 +165,16 @@ impl Context {
             state.committed(element.topic(), element.partition(), offset, refused.as_ref());
         }
         drop(state);
-        if let Some(error) = failed {
+        // librdkafka reports an error of the whole only if every partition was refused.
+        let refused = elements.iter().find(|element| element.error().is_err());
+        let error = failed.or_else(|| refused?.error().err());
+        if let Some(error) = &error {
             self.shared.counters.commit_failed();
-            tracing::warn!(consumer = self.shared.name, %error, "offsets were not committed; they go with the next commit");
+            let partition = refused.map(|element| format!("{}-{}", element.topic(), element.partition()));
+            tracing::warn!(consumer = self.shared.name, %error, partition, "offsets were not committed; they go with the next commit");
         }
         self.shared.notify();
+        error
     }
 
     fn report(&self, attempt: &str, outcome: KafkaResult<()>) {
@@ -222,6 +230,10 @@ struct PartitionStatistics {
 impl Statistics {
     /// The lag of all assigned partitions; unknown if that of one is.
     fn lag(&self, state: &State) -> Option<u64> {
+        // The end of a paused partition is not asked for; what librdkafka says of it is old.
+        if state.paused || !state.held.is_empty() {
+            return None;
+        }
         let assigned = state.partitions(state.all().into_iter());
         let lags = assigned.iter().map(|(topic, partition)| {
             let known = self.topics.get(&**topic)?.partitions.get(partition)?;

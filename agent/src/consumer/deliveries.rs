@@ -49,7 +49,7 @@ impl Acker {
 }
 
 /// The records of a consumer. Ends after [`Consumer::close`] or a drain; the last item is an error if the consumer could not go on.
-/// Dropping it closes the consumer in the background.
+/// Dropping it closes the consumer in the background: what was not acknowledged by then is read again by whoever gets the partition.
 #[must_use = "a stream does nothing until it is polled"]
 pub struct Deliveries {
     records: mpsc::Receiver<Delivered>,
@@ -72,10 +72,15 @@ impl Stream for Deliveries {
                 self.subscription = None;
                 outcome
             }
-            Some(Poll::Pending) => return self.records.poll_recv(context).map(|next| next.map(Ok)),
+            Some(Poll::Pending) => {
+                return match self.records.poll_recv(context) {
+                    Poll::Ready(Some(delivered)) => Poll::Ready(Some(Ok(delivered))),
+                    // Nothing will come; how it ended is about to be said.
+                    Poll::Ready(None) | Poll::Pending => Poll::Pending,
+                };
+            }
             None => Ok(()),
         };
-        // What was handed over and not taken is read again by whoever gets the partition: it was not acknowledged.
         Poll::Ready(ended.err().map(Err))
     }
 }
@@ -105,9 +110,12 @@ impl Consumer {
                 async move {
                     let (acker, outcome) = oneshot::channel();
                     let delivered = Delivered { record, acker: Acker(acker) };
-                    sender.send(delivered).await.map_err(|_| Failure::retry("nobody reads the stream"))?;
-                    let silent = |_| Err(Failure::retry("the record was dropped without an acknowledgement"));
-                    outcome.await.unwrap_or_else(silent)
+                    sender.send(delivered).await.map_err(|_| Failure::abandoned())?;
+                    match outcome.await {
+                        Ok(outcome) => outcome,
+                        Err(_) if sender.is_closed() => Err(Failure::abandoned()),
+                        Err(_) => Err(Failure::retry("the record was dropped without an acknowledgement")),
+                    }
                 }
             };
             consumer.subscribe(handler).await

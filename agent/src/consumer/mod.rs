@@ -49,6 +49,8 @@ use crate::stats::{ConsumerStats, Held};
 
 /// How long leaving the group may take after the drain, the last commit included.
 const LEAVE: Duration = Duration::from_secs(10);
+/// How often a consumer that is not subscribed is served.
+const IDLE: Duration = Duration::from_secs(30);
 /// Longer than anything that the poll thread does in one turn.
 const STALLED: Duration = Duration::from_mins(1);
 /// Drain budget of a consumer whose `subscribe` future was dropped.
@@ -148,6 +150,19 @@ impl Prepared {
     }
 }
 
+/// Takes the events of a consumer that nobody has subscribed yet: librdkafka's statistics would pile up.
+async fn serve_idle(consumer: WeakConsumer) {
+    loop {
+        tokio::time::sleep(IDLE).await;
+        let Some(consumer) = consumer.upgrade() else { return };
+        let Phase::Idle { consumer: prepared, .. } = &*consumer.phase() else { return };
+        // More than come in the meantime. It is in no group, so there are no records among them.
+        for _ in 0..IDLE.as_secs() {
+            let _ = prepared.0.poll(Duration::ZERO);
+        }
+    }
+}
+
 /// Closes the consumer when the future of `subscribe` is dropped.
 struct CloseOnDrop(Option<Consumer>);
 
@@ -192,7 +207,9 @@ impl Consumer {
     pub(crate) fn with_client(shared: Arc<Shared>, consumer: Prepared, topics: Vec<String>, target: Target) -> Self {
         let dead_letters = Arc::new(DeadLetters::new(&shared.name, target));
         let phase = Mutex::new(Phase::Idle { consumer: Box::new(consumer), topics });
-        Self(Arc::new(Inner { shared, dead_letters, phase, ended: watch::Sender::new(false) }))
+        let consumer = Self(Arc::new(Inner { shared, dead_letters, phase, ended: watch::Sender::new(false) }));
+        tokio::spawn(serve_idle(consumer.downgrade()));
+        consumer
     }
 
     /// Joins the group and calls `handler` with every record until the consumer is closed or drained.
@@ -328,7 +345,11 @@ impl Consumer {
     /// There is no poll thread any more.
     fn end(&self) {
         *self.phase() = Phase::Closed;
-        self.0.shared.lock().waiters.close();
+        {
+            let mut state = self.0.shared.lock();
+            state.waiters.close();
+            state.lag = None;
+        }
         self.0.ended.send_replace(true);
     }
 
@@ -359,7 +380,11 @@ impl Consumer {
     fn tell_to_close(&self, deadline: Instant) -> bool {
         let mut phase = self.phase();
         match &*phase {
-            Phase::Running(commands) => commands.send(Command::Close(deadline)).is_ok(),
+            Phase::Running(commands) => {
+                let mut state = self.0.shared.lock();
+                state.close_by = Some(state.close_by.map_or(deadline, |close_by| close_by.min(deadline)));
+                commands.send(Command::Close(deadline)).is_ok()
+            }
             Phase::Closed => false,
             Phase::Idle { .. } => {
                 let idle = std::mem::replace(&mut *phase, Phase::Closed);

@@ -1,5 +1,5 @@
-//! The poll thread: the only one that talks to the Kafka consumer. Nothing blocks it longer than a moment, except a revocation,
-//! which waits for handlers inside its budget.
+//! The poll thread: the only one that talks to the Kafka consumer. Nothing blocks it longer than a moment, except what waits for
+//! handlers inside a budget: a revocation, a seek, an exchange, the end.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -60,13 +60,11 @@ pub(super) struct Poller {
     commands: Receiver<Command>,
     last_commit: Instant,
     full_since: Option<Instant>,
-    /// Assignments that are paused alone.
-    held: HashSet<AssignmentId>,
 }
 
 impl Poller {
     pub(super) fn new(consumer: KafkaConsumer, work: Arc<Work>, commands: Receiver<Command>) -> Self {
-        Self { consumer, work, commands, last_commit: Instant::now(), full_since: None, held: HashSet::new() }
+        Self { consumer, work, commands, last_commit: Instant::now(), full_since: None }
     }
 
     /// Runs until it is told to close or until librdkafka gives up.
@@ -126,16 +124,32 @@ impl Poller {
             SeekTo::Offset(partition, offset) => vec![(*partition, Offset::Offset(*offset))],
             SeekTo::Time(milliseconds) => self.find_time(topic, *milliseconds)?,
         };
+        let mut moved = Vec::new();
+        let mut outcome = Ok(());
         for (partition, offset) in targets {
-            let found = self.work.shared.lock().find(topic, partition);
-            let (id, name) = found.ok_or_else(|| format!("{topic} {partition} is not assigned to this consumer"))?;
-            let gone_to = self.consumer.seek(topic, partition, offset, SEEK);
-            gone_to.map_err(|error| format!("librdkafka did not go to {offset:?} of {topic} {partition}: {error}"))?;
-            let context = self.consumer.client().context();
-            context.retire(&self.consumer, &list(&[(name, partition)]), &HashSet::from([id]));
-            self.work.shared.lock().assign(topic, partition);
+            let Some((id, name)) = self.work.shared.lock().find(topic, partition) else {
+                outcome = Err(format!("{topic} {partition} is not assigned to this consumer"));
+                break;
+            };
+            if let Err(error) = self.consumer.seek(topic, partition, offset, SEEK) {
+                outcome = Err(format!("librdkafka did not go to {offset:?} of {topic} {partition}: {error}"));
+                break;
+            }
+            moved.push((id, name, partition));
         }
-        Ok(())
+        let ids = moved.iter().map(|(id, ..)| *id).collect();
+        let partitions: Vec<_> = moved.iter().map(|(_, name, partition)| (Arc::clone(name), *partition)).collect();
+        let paused: HashSet<AssignmentId> = self.work.shared.lock().held.intersection(&ids).copied().collect();
+        self.consumer.client().context().retire(&self.consumer, &list(&partitions), &ids);
+        let mut state = self.work.shared.lock();
+        for (old, name, partition) in moved {
+            let new = state.assign(&name, partition);
+            // A seek does not resume.
+            if paused.contains(&old) {
+                state.held.insert(new);
+            }
+        }
+        outcome
     }
 
     fn find_time(&self, topic: &str, milliseconds: i64) -> Result<Vec<(i32, Offset)>, String> {
@@ -190,7 +204,7 @@ impl Poller {
     fn set_paused(&self, paused: bool) {
         let partitions = {
             let state = self.work.shared.lock();
-            list(&state.partitions(state.all().into_iter().filter(|id| paused || !self.held.contains(id))))
+            list(&state.partitions(state.all().into_iter().filter(|id| paused || !state.held.contains(id))))
         };
         let outcome = if paused { self.consumer.pause(&partitions) } else { self.consumer.resume(&partitions) };
         match outcome {
@@ -203,16 +217,16 @@ impl Poller {
 
     /// Pauses the partitions that are to be, because they are far ahead of their first unfinished record or because the service said
     /// so, and resumes those that are no longer.
-    fn hold(&mut self) {
+    fn hold(&self) {
         let (wanted, hold, go_on, far_ahead, paused) = {
             let state = self.work.shared.lock();
             let wanted = state.to_hold();
-            if wanted == self.held {
+            if wanted == state.held {
                 return;
             }
-            let hold = state.partitions(wanted.difference(&self.held).copied());
-            let go_on = state.partitions(self.held.difference(&wanted).copied());
-            let far_ahead = state.partitions(state.far_ahead.difference(&self.held).copied());
+            let hold = state.partitions(wanted.difference(&state.held).copied());
+            let go_on = state.partitions(state.held.difference(&wanted).copied());
+            let far_ahead = state.partitions(state.far_ahead.difference(&state.held).copied());
             (wanted, hold, go_on, far_ahead, state.paused)
         };
         for (topic, partition) in &far_ahead {
@@ -226,7 +240,7 @@ impl Poller {
         // While everything is paused nothing is resumed alone.
         let resumed = if paused { Ok(()) } else { self.consumer.resume(&list(&go_on)) };
         match self.consumer.pause(&list(&hold)).and(resumed) {
-            Ok(()) => self.held = wanted,
+            Ok(()) => self.work.shared.lock().held = wanted,
             Err(error) => {
                 tracing::warn!(consumer = self.work.shared.name, %error, "could not pause or resume a partition; tried again");
             }
@@ -275,7 +289,7 @@ impl Poller {
             all
         };
         let mut idle = false;
-        while !idle && Instant::now() < deadline {
+        while !idle && Instant::now() < self.until(deadline) {
             idle = self.work.shared.wait_idle(&all, deadline.min(Instant::now() + SLICE));
             // A handler that is waited for may itself wait for its commit.
             self.commit_if_due();
@@ -298,6 +312,11 @@ impl Poller {
         let mut state = self.work.shared.lock();
         let all = state.all();
         state.release(&all);
+    }
+
+    /// A close that was asked for meanwhile may come earlier.
+    fn until(&self, deadline: Instant) -> Instant {
+        self.work.shared.lock().close_by.map_or(deadline, |close_by| close_by.min(deadline))
     }
 
     fn leave(mut self, deadline: Instant) {

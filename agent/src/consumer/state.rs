@@ -78,6 +78,8 @@ pub(super) struct State {
     pub(super) limits: Limits,
     pub(super) lanes: Lanes<LaneKey, Job>,
     pub(super) budget: Budget,
+    /// When the consumer was told to be closed by.
+    pub(super) close_by: Option<Instant>,
     /// When the poll thread had its last turn.
     pub(super) turn: Instant,
     /// Intake is paused: partitions that are assigned now must be paused too.
@@ -86,6 +88,8 @@ pub(super) struct State {
     pub(super) stopped: HashSet<LaneKey>,
     /// Assignments that take nothing in until their first unfinished record is finished.
     pub(super) far_ahead: HashSet<AssignmentId>,
+    /// Assignments that are paused alone, as librdkafka was told.
+    pub(super) held: HashSet<AssignmentId>,
     /// Partitions that the service paused, assigned or not.
     pub(super) paused_by_service: HashSet<(String, i32)>,
     /// Messages from the finished prefixes to the ends of the logs, as librdkafka told it last.
@@ -135,10 +139,12 @@ impl Shared {
             lanes: Lanes::new(limits.concurrency),
             budget: Budget::new(limits.max_poll_records, MAX_BYTES),
             limits,
+            close_by: None,
             turn: Instant::now(),
             paused: false,
             stopped: HashSet::new(),
             far_ahead: HashSet::new(),
+            held: HashSet::new(),
             paused_by_service: HashSet::new(),
             lag: None,
             occupancy: Occupancy::new(Instant::now()),
@@ -215,11 +221,12 @@ impl State {
         self.limits = limits;
     }
 
-    pub(super) fn assign(&mut self, topic: &str, partition: i32) {
+    pub(super) fn assign(&mut self, topic: &str, partition: i32) -> AssignmentId {
         self.next_id += 1;
         let topic: Arc<str> = Arc::from(topic);
         self.ids.entry(Arc::clone(&topic)).or_default().insert(partition, self.next_id);
         self.assignments.insert(self.next_id, Assignment { topic, partition, offsets: Offsets::default() });
+        self.next_id
     }
 
     /// The assignment of a partition and the shared name of its topic.
@@ -327,6 +334,7 @@ impl State {
         }
         self.stopped.retain(|key| !ids.contains(&key.assignment()));
         self.far_ahead.retain(|id| !ids.contains(id));
+        self.held.retain(|id| !ids.contains(id));
         for id in ids {
             if let Some(assignment) = self.assignments.remove(id)
                 && let Some(partitions) = self.ids.get_mut(&assignment.topic)

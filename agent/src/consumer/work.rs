@@ -12,7 +12,7 @@ use tracing::Instrument as _;
 
 use super::dead_letter::DeadLetters;
 use super::state::{Accepted, Job, LaneKey, Shared};
-use crate::error::Failure;
+use crate::error::{Failure, FailureKind};
 use crate::message::Record;
 use crate::trace::{TraceContext, TraceId};
 
@@ -103,6 +103,14 @@ impl Work {
                 state.lanes.finish(&key);
                 self.shared.counters.consumed(job.size);
             }
+            Err(Failure { kind: FailureKind::Abandon, .. }) => {
+                // The consumer is about to close. Its drain does not wait for the record, and the slot takes no other one.
+                state.lanes.park(&key);
+                state.stopped.insert(key);
+                drop(state);
+                self.shared.notify();
+                return None;
+            }
             Err(failure) => {
                 state.lanes.park(&key);
                 tracing::warn!(
@@ -114,7 +122,7 @@ impl Work {
                     error = failure.message,
                     "a record was not handled"
                 );
-                if failure.retry && job.attempt < ATTEMPTS {
+                if failure.kind == FailureKind::Retry && job.attempt < ATTEMPTS {
                     let pause = RETRY_STEP * job.attempt;
                     job.attempt += 1;
                     self.runtime.spawn(Arc::clone(self).retry(key, job, pause));

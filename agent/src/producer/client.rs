@@ -1,6 +1,7 @@
 //! One librdkafka producer and the thread that polls it.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,7 +39,13 @@ impl Completion {
         match self {
             // Nobody waits for it any more: that is how a caller says that it does not care.
             Self::Waiter(waiter) => drop(waiter.send(outcome)),
-            Self::Callback(callback) => callback.into_inner().unwrap_or_else(PoisonError::into_inner)(outcome),
+            Self::Callback(callback) => {
+                let callback = callback.into_inner().unwrap_or_else(PoisonError::into_inner);
+                // The thread that is told of deliveries serves every other message too.
+                if catch_unwind(AssertUnwindSafe(|| callback(outcome))).is_err() {
+                    tracing::error!("a delivery callback of the service panicked; the producer goes on");
+                }
+            }
         }
     }
 }

@@ -88,6 +88,10 @@ pub(crate) enum NotRecreated {
     Closed,
 }
 
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
 impl Producer {
     /// A producer without an agent: configured by `config` alone, for as long as it lives. Of the options it takes the metrics, where
     /// its name is `producer-1`, `producer-2` and so on, and the folder of credentials, which is read once.
@@ -142,7 +146,8 @@ impl Producer {
         Ok(Delivery { topic, outcome })
     }
 
-    /// As [`Producer::send`], but `callback` is told the outcome. It runs on the client's own thread: it must be quick and never block.
+    /// As [`Producer::send`], but `callback` is told the outcome. It runs on the client's own thread: it must be quick and never
+    /// block. A panic in it is logged.
     ///
     /// # Errors
     /// As [`Producer::send`]; the callback is then not called.
@@ -183,9 +188,11 @@ impl Producer {
     /// # Errors
     /// [`FlushError`] if messages still wait after `timeout`; they go on being sent.
     pub async fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
-        match self.0.gate.current().await {
-            Some(client) => self.flush_client(&client, timeout).await,
-            None => Ok(()),
+        let deadline = Instant::now() + timeout;
+        match tokio::time::timeout(timeout, self.0.gate.current()).await {
+            Ok(Some(client)) => self.flush_client(&client, left(deadline), timeout).await,
+            Ok(None) => Ok(()),
+            Err(_) => Err(self.not_flushed(self.stats().current_queue_size, timeout)),
         }
     }
 
@@ -194,11 +201,18 @@ impl Producer {
     /// # Errors
     /// [`FlushError`] if messages still wait after `timeout`. They go on being sent while the process lives, up to 30 s.
     pub async fn close(&self, timeout: Duration) -> Result<(), FlushError> {
-        let client = self.0.gate.shut().await;
+        let deadline = Instant::now() + timeout;
+        // The client is being exchanged for at most as long as its queue takes to empty.
+        let shut = tokio::time::timeout(timeout, self.0.gate.shut()).await;
         self.0.closed.send_replace(true);
-        match client {
-            Some(client) => self.flush_client(&client, timeout).await,
-            None => Ok(()),
+        match shut {
+            Ok(Some(client)) => self.flush_client(&client, left(deadline), timeout).await,
+            Ok(None) => Ok(()),
+            Err(_) => {
+                let producer = self.clone();
+                tokio::spawn(async move { producer.0.gate.shut().await });
+                Err(self.not_flushed(self.stats().current_queue_size, timeout))
+            }
         }
     }
 
@@ -271,12 +285,12 @@ impl Producer {
         Ok(())
     }
 
-    async fn flush_client(&self, client: &Arc<Client>, timeout: Duration) -> Result<(), FlushError> {
-        client.flush(timeout).await.map_err(|waiting| FlushError::TimedOut {
-            name: self.0.name.clone(),
-            waiting,
-            milliseconds: timeout.as_millis(),
-        })
+    async fn flush_client(&self, client: &Arc<Client>, left: Duration, timeout: Duration) -> Result<(), FlushError> {
+        client.flush(left).await.map_err(|waiting| self.not_flushed(waiting, timeout))
+    }
+
+    fn not_flushed(&self, waiting: usize, timeout: Duration) -> FlushError {
+        FlushError::TimedOut { name: self.0.name.clone(), waiting, milliseconds: timeout.as_millis() }
     }
 
     pub(crate) fn downgrade(&self) -> WeakProducer {

@@ -138,6 +138,18 @@ async fn stats_are_reported_again_and_again() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_callback_that_panics_does_not_silence_the_producer() -> Result<()> {
+    let kafka = TestEnv::kafka().await?;
+    let topic = topic(&kafka, "panic").await?;
+    let producer = Producer::new(&config(&kafka), &Options::default()).await?;
+    producer.send_with(Message::to(&topic).payload("x"), |_| panic!("a bug of the service")).await?;
+    producer.flush(PATIENCE).await?;
+    producer.send_sync(Message::to(&topic).payload("y")).await?;
+    assert_eq!(kafka.read_all(&topic).await?.len(), 2);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_configuration_that_cannot_be_used_is_refused_in_words() -> Result<()> {
     let no_brokers = Producer::new(&Config::for_env(Env::Production), &Options::default()).await.unwrap_err();
     assert!(no_brokers.to_string().contains("names no brokers"), "{no_brokers}");

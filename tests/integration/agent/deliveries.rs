@@ -73,6 +73,25 @@ async fn a_record_that_fails_comes_again_and_one_that_is_rejected_becomes_a_dead
 }
 
 #[tokio::test]
+async fn what_a_dropped_stream_did_not_acknowledge_is_neither_committed_nor_a_dead_letter() -> Result<()> {
+    let kafka = TestEnv::kafka().await?;
+    let (topic, group, consumer) = three_records(&kafka).await?;
+    let mut deliveries = consumer.stream();
+    next(&mut deliveries).await?.acker.ack();
+    drop(deliveries);
+    let begun = std::time::Instant::now();
+    consumer.close(DRAIN).await;
+    assert!(begun.elapsed() < DRAIN, "nothing is left to wait for");
+    assert_eq!(committed(&kafka, &group, &topic).await?, 1);
+    assert!(kafka.read_all(&dead_letters(&group)).await?.is_empty());
+    let config = Config::for_env(Env::Development).brokers([kafka.bootstrap()]);
+    let again = Consumer::new(&config, &group, [&topic], &Options::default()).await?;
+    let mut deliveries = again.stream();
+    assert_eq!(next(&mut deliveries).await?.record.key(), Some(b"b".as_slice()));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_handler_may_take_the_message_and_its_metadata_apart() -> Result<()> {
     let kafka = TestEnv::kafka().await?;
     let (topic, _, consumer) = three_records(&kafka).await?;
