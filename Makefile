@@ -65,15 +65,16 @@ test-e2e-short: rust node servers images
 	@$(with_servers) --node $(image_flags) -- hack/suite.sh e2e
 
 .PHONY: test-e2e
-test-e2e: rust node servers images ## all end-to-end tests with real pods, the long ones too; root. TEST=name runs one
-	@cargo test --workspace --locked --test e2e --no-run < /dev/null
+test-e2e: rust node servers images ## all end-to-end tests with real pods, and all long tests; root. TEST=name runs one with pods
+	@cargo test --workspace --locked --test e2e --test integration --no-run < /dev/null
 	@$(with_servers) --node $(image_flags) -- hack/suite.sh e2e --include-ignored $(TEST)
+	@$(if $(TEST),,$(with_servers) --control-plane --kafka -- hack/suite.sh integration --ignored)
 
 .PHONY: soak
-soak: rust node servers images ## the long end-to-end tests again and again: MINUTES=60; root
-	@cargo test --workspace --locked --test e2e --no-run < /dev/null
-	@$(with_servers) --node $(image_flags) -- bash -euo pipefail -c 'end=$$(($$(date +%s) + $(or $(MINUTES),60) * 60)); n=0; \
-		while [ $$(date +%s) -lt $$end ]; do n=$$((n + 1)); echo "mq: soak, round $$n"; hack/suite.sh e2e --ignored; done'
+soak: rust node servers images ## the long tests again and again: MINUTES=60; root
+	@cargo test --workspace --locked --test e2e --test integration --no-run < /dev/null
+	@$(with_servers) --node --control-plane --kafka $(image_flags) -- bash -euo pipefail -c 'end=$$(($$(date +%s) + $(or $(MINUTES),60) * 60)); n=0; \
+		while [ $$(date +%s) -lt $$end ]; do n=$$((n + 1)); echo "mq: soak, round $$n"; hack/suite.sh e2e --ignored; hack/suite.sh integration --ignored; done'
 
 .PHONY: bench
 bench: rust servers ## measure beside floors and peers, write target/bench/ and docs/benchmarks.md: BENCH=agent

@@ -1,11 +1,11 @@
-//! The program in a pod as a process of this machine, and the faults one can put on it.
+//! A process of this machine, be it the program in a pod or the test's own child, and the faults one can put on it.
 
 use std::{fs, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 
-/// The process of a pod's only container.
+/// The process of a pod's only container, or a child of the test.
 #[derive(Debug)]
 pub struct Process {
     pid: u32,
@@ -17,6 +17,11 @@ pub struct Process {
 pub struct Paused(Process);
 
 impl Process {
+    /// The process with this id: a child that the test has not waited for, so that the id is still its own.
+    pub fn with_id(pid: u32) -> Self {
+        Self { pid }
+    }
+
     /// A container has a cgroup of its own, which carries its id.
     pub(crate) fn of(pod: &Pod) -> Result<Self> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();

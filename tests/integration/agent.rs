@@ -11,6 +11,7 @@ mod consumer;
 mod dead_letters;
 mod deliveries;
 mod fake_operator;
+mod processes;
 mod producer;
 mod rotation;
 mod security;
@@ -74,13 +75,22 @@ fn producer_settings(json: &str) -> Result<ProducerSettings> {
     Ok(serde_json::from_str(json)?)
 }
 
-/// What the broker has committed for the group, summed over the partitions of the topic.
-async fn committed(kafka: &Broker, group: &str, topic: &str) -> Result<i64> {
+/// What the broker has committed for the group, by the partitions of the topic that have a commit.
+async fn positions(kafka: &Broker, group: &str, topic: &str) -> Result<BTreeMap<i32, i64>> {
     let client = mq_kafka::Client::new([kafka.bootstrap()], mq_kafka::Options::default());
     let mut found = client.committed_offsets([group]).await;
     let offsets = found.remove(group).context("the broker did not answer for the group")??;
     let partitions = offsets.partitions.get(topic).into_iter().flatten();
-    partitions.map(|(_, committed)| Ok(committed.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?.offset)).sum()
+    let known = partitions.map(|(partition, committed)| {
+        let committed = committed.as_ref().map_err(|error| anyhow::anyhow!("partition {partition}: {error}"))?;
+        Ok((*partition, committed.offset))
+    });
+    known.collect()
+}
+
+/// The same, summed over the partitions.
+async fn committed(kafka: &Broker, group: &str, topic: &str) -> Result<i64> {
+    Ok(positions(kafka, group, topic).await?.values().sum())
 }
 
 async fn wait_committed(kafka: &Broker, group: &str, topic: &str, expected: i64) -> Result<()> {

@@ -222,7 +222,7 @@ async fn members_come_and_go_without_loss_and_in_order() -> Result<()> {
     let (_other_agent, b) = stage.consumer(4).await?;
     let time = Duration::from_millis(2);
     let subscription = subscribe_log(&a, &log, time);
-    let writer = stage.write(&agent, 12);
+    let writer = stage.write(&agent, 12, Duration::ZERO);
     log.wait_len(100).await?;
     let other = subscribe_log(&b, &log, time);
     wait_until("the second member handles records", PATIENCE, async || {
@@ -247,7 +247,7 @@ async fn another_session_timeout_is_applied_by_leaving_and_joining_without_loss(
     let (agent, consumer) = stage.consumer(4).await?;
     let log = Log::default();
     let subscription = subscribe_log(&consumer, &log, Duration::from_millis(1));
-    let writer = stage.write(&agent, 10);
+    let writer = stage.write(&agent, 10, Duration::ZERO);
     log.wait_len(100).await?;
     let version = stage.push(2, r#"{"sessionTimeoutMs": 15000}"#)?;
     let (effective, _) = stage.operator.acknowledged(&version).await?;

@@ -57,8 +57,9 @@ impl Stage {
         Ok((agent, consumer))
     }
 
-    /// Writes `k0 n`, `k1 n`, … for ascending n through a producer of the same operator, until it is told to stop.
-    pub(super) fn write(&self, agent: &Agent, keys: usize) -> Writer {
+    /// Writes `k0 n`, `k1 n`, … for ascending n through a producer of the same operator, with a pause after each n, until it is told
+    /// to stop.
+    pub(super) fn write(&self, agent: &Agent, keys: usize, pause: Duration) -> Writer {
         let (agent, topic) = (agent.clone(), self.topic.clone());
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -75,6 +76,7 @@ impl Stage {
                     delivery.await?;
                 }
                 each += 1;
+                tokio::time::sleep(pause).await;
             }
             Ok(each)
         });

@@ -1,0 +1,118 @@
+//! Members as processes of their own: killed without warning, and frozen for longer than their session.
+
+mod crew;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mq_kafka::GroupState;
+use mq_testkit::wait_until;
+
+use self::crew::{COMMIT_INTERVAL, Crew, IN_HAND, KEYS, Opened, SESSION};
+use super::{PATIENCE, numbered};
+
+/// Beyond the session timeout, and what the coordinator needs to notice.
+const FROZEN: Duration = Duration::from_secs(8);
+
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    KillOne,
+    KillBoth,
+    /// The records go on while it is frozen, and when it wakes.
+    FreezeOne,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_members_lose_nothing_and_repeat_only_what_was_not_committed() -> Result<()> {
+    go_through(&[Fault::KillOne, Fault::KillBoth, Fault::KillOne]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: the group takes six seconds to notice each of twenty faults"]
+async fn members_that_are_killed_and_frozen_again_and_again_lose_nothing() -> Result<()> {
+    let faults: Vec<_> = (0..20)
+        .map(|_| match fastrand::u32(0..10) {
+            0..5 => Fault::KillOne,
+            5..7 => Fault::KillBoth,
+            _ => Fault::FreezeOne,
+        })
+        .collect();
+    go_through(&faults).await
+}
+
+async fn go_through(faults: &[Fault]) -> Result<()> {
+    let mut crew = Crew::start("kills", 2).await?;
+    let watch = crew.watch();
+    let story = async move {
+        let writer = crew.write().await;
+        let (mut repeatable, mut wakes) = (Opened::new(), 0);
+        for (number, fault) in faults.iter().enumerate() {
+            // One in a group at work, the next at any moment after it, also while the group waits for those that died.
+            let within = if number % 2 == 0 {
+                crew.settle(crew.handled()?.len()).await?;
+                COMMIT_INTERVAL
+            } else {
+                SESSION
+            };
+            tokio::time::sleep(within.mul_f32(fastrand::f32())).await;
+            let one = fastrand::usize(0..2);
+            let opened = match fault {
+                Fault::KillOne => crew.kill(&[one]).await?,
+                Fault::KillBoth => crew.kill(&[0, 1]).await?,
+                Fault::FreezeOne => {
+                    let (frozen, opened) = crew.freeze(one).await?;
+                    tokio::time::sleep(FROZEN).await;
+                    wakes += 1;
+                    drop(frozen);
+                    opened
+                }
+            };
+            println!("{number}: {fault:?} left {} records that were handled and not committed", opened.len());
+            repeatable.extend(opened);
+        }
+        let each = writer.stop().await?;
+        crew.stage.wait_committed(i64::try_from(KEYS * each)?).await?;
+        crew.check(each, &repeatable, wakes * IN_HAND)
+    };
+    tokio::select! { done = story => done, broken = watch => broken }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_wakes_after_its_session_commits_nothing_of_what_it_lost() -> Result<()> {
+    let mut crew = Crew::start("frozen", 2).await?;
+    let watch = crew.watch();
+    let story = async {
+        let writer = crew.write().await;
+        crew.settle(0).await?;
+        let (frozen, repeatable) = wait_until("it is frozen between handling and commit", PATIENCE, async || {
+            let (frozen, opened) = crew.freeze(0).await?;
+            ensure!(!opened.is_empty(), "everything was committed");
+            Ok((frozen, opened))
+        })
+        .await?;
+        let each = writer.stop().await?;
+        let all = i64::try_from(KEYS * each)?;
+        crew.stage.wait_committed(all).await?;
+
+        drop(frozen);
+        let client = mq_kafka::Client::new([crew.stage.kafka.bootstrap()], mq_kafka::Options::default());
+        wait_until("it is a member again", PATIENCE, async || {
+            let group = &crew.stage.group;
+            let found = client.describe_groups([group]).await.remove(group).context("no answer")??;
+            ensure!(found.members.len() == 2 && found.state == GroupState::Stable, "{found:?}");
+            Ok(())
+        })
+        .await?;
+        // Whatever it meant to commit when it was frozen is sent by now, and nothing else is to be committed.
+        tokio::time::sleep(COMMIT_INTERVAL * 3).await;
+        assert_eq!(crew.stage.committed().await?, all);
+
+        let before = crew.handled()?.len();
+        let more = numbered(KEYS, each + 20).split_off(KEYS * each);
+        crew.produce(&more).await?;
+        crew.wait_all_handle(before).await?;
+        crew.stage.wait_committed(all + i64::try_from(more.len())?).await?;
+        crew.check(each + 20, &repeatable, IN_HAND)
+    };
+    tokio::select! { done = story => done, broken = watch => broken }
+}
