@@ -90,6 +90,8 @@ async fn a_member_that_wakes_after_its_session_commits_nothing_of_what_it_lost()
             Ok((frozen, opened))
         })
         .await?;
+        // So what it meant to commit lies behind what is committed when it wakes.
+        crew.wait_taken_over(&repeatable).await?;
         let each = writer.stop().await?;
         let all = i64::try_from(KEYS * each)?;
         crew.stage.wait_committed(all).await?;

@@ -166,16 +166,24 @@ impl Crew {
         Ok(opened)
     }
 
+    /// Waits until another member goes on where one that has left this stopped.
+    pub(super) async fn wait_taken_over(&self, opened: &Opened) -> Result<()> {
+        wait_until("another member goes on there", PATIENCE, async || {
+            let handled = self.handled()?;
+            ensure!(again(&handled).any(|handling| opened.contains(&handling.place)), "none of {opened:?} came again");
+            Ok(())
+        })
+        .await
+    }
+
     /// Everything came and first handlings of a key ascend; what came again is among `repeatable`, but for this many that were in the
     /// hands of members that woke.
     pub(super) fn check(&self, each: usize, repeatable: &Opened, woken: usize) -> Result<()> {
         let handled = self.handled()?;
         let entries: Vec<_> = handled.iter().map(|handling| (handling.key.clone(), handling.number)).collect();
         let repeats = check_handled(&entries, KEYS, each)?;
-        let mut seen = BTreeSet::new();
-        let again = handled.iter().filter(|handling| !seen.insert(handling.place));
-        let others: Vec<&Handling> = again.filter(|handling| !repeatable.contains(&handling.place)).collect();
-        println!("{} records, {repeats} handled again, {} of them in woken hands", seen.len(), others.len());
+        let others: Vec<_> = again(&handled).filter(|handling| !repeatable.contains(&handling.place)).collect();
+        println!("{} records, {repeats} handled again, {} of them in woken hands", KEYS * each, others.len());
         ensure!(others.len() <= woken, "handled again though committed: {others:?}");
         Ok(())
     }
@@ -208,6 +216,12 @@ impl Crew {
             }
         }
     }
+}
+
+/// The handlings after the first one of a record.
+fn again(handled: &[Handling]) -> impl Iterator<Item = &Handling> {
+    let mut seen = BTreeSet::new();
+    handled.iter().filter(move |handling| !seen.insert(handling.place))
 }
 
 /// The whole lines. What was cut off was not handled: its handler did not return.
