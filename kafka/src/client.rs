@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -28,8 +29,18 @@ pub(crate) const ATTEMPTS: u32 = 4;
 pub struct Client {
     bootstrap: Vec<String>,
     options: Arc<Options>,
+    gate: Gate,
     slots: Mutex<BTreeMap<String, Arc<Slot>>>,
     view: Mutex<View>,
+}
+
+/// Whether a change may be sent now.
+struct Gate(Box<dyn Fn() -> bool + Send + Sync>);
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gate")
+    }
 }
 
 /// The place of one broker's connection.
@@ -51,9 +62,17 @@ impl Client {
         Self {
             bootstrap: bootstrap.into_iter().map(Into::into).collect(),
             options: Arc::new(options),
+            gate: Gate(Box::new(|| true)),
             slots: Mutex::default(),
             view: Mutex::default(),
         }
+    }
+
+    /// Asks `may_change` before each request that changes something, at the moment it would be sent: one method may take
+    /// many requests, with pauses between them. What is refused fails as [`ErrorKind::NotPermitted`]; reads are not asked about.
+    #[must_use]
+    pub fn with_gate(self, may_change: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { gate: Gate(Box::new(may_change)), ..self }
     }
 
     /// The options given to [`Client::new`].
@@ -158,15 +177,22 @@ impl Client {
     }
 
     async fn at_address<A: Api>(&self, address: &str, request: &A) -> Result<A::Response, Error> {
-        let first = self.connection(address).await?.request(request).await;
+        let first = self.send(address, request).await;
         match first {
             // Brokers close idle connections, and a restart closes all: once more on a new one.
-            Err(Error { kind: ErrorKind::NotSent(_), .. }) => self.connection(address).await?.request(request).await,
-            Err(Error { kind: ErrorKind::Closed(_), .. }) if A::READ => {
-                self.connection(address).await?.request(request).await
-            }
+            Err(Error { kind: ErrorKind::NotSent(_), .. }) => self.send(address, request).await,
+            Err(Error { kind: ErrorKind::Closed(_), .. }) if A::READ => self.send(address, request).await,
             answer => answer,
         }
+    }
+
+    async fn send<A: Api>(&self, address: &str, request: &A) -> Result<A::Response, Error> {
+        let connection = self.connection(address).await?;
+        // Not earlier: to connect may have taken long.
+        if !A::READ && !(self.gate.0)() {
+            return Err(Error::new(A::NAME, address, ErrorKind::NotPermitted));
+        }
+        connection.request(request).await
     }
 
     async fn connection(&self, address: &str) -> Result<Arc<Connection>, Error> {

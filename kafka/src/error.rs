@@ -48,6 +48,9 @@ pub enum ErrorKind {
     /// Transport: the connection was closed before the request was sent.
     #[error("not sent: {0}")]
     NotSent(String),
+    /// Terminal: the gate of the client ([`crate::Client::with_gate`]) was shut, so that the change was not sent.
+    #[error("not sent: changes are not permitted now")]
+    NotPermitted,
     /// Transport: the connection was lost before the answer arrived.
     #[error("connection lost: {0}")]
     Closed(String),
@@ -96,7 +99,11 @@ impl ErrorKind {
             | Self::Unrouted(_) => true,
             Self::NoBroker(tried) => tried.iter().any(Error::is_retryable),
             Self::Broker(error) => error.is_retryable(),
-            Self::UnsupportedApi { .. } | Self::Malformed(_) | Self::NotKafka(_) | Self::Encode(_) => false,
+            Self::NotPermitted
+            | Self::UnsupportedApi { .. }
+            | Self::Malformed(_)
+            | Self::NotKafka(_)
+            | Self::Encode(_) => false,
         }
     }
 }

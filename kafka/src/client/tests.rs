@@ -147,6 +147,36 @@ async fn a_change_follows_the_controller() {
 }
 
 #[tokio::test]
+async fn each_request_of_a_large_change_asks_whether_it_may_start() {
+    let log = Log::default();
+    let port = Arc::new(Mutex::new(0));
+    let own = Arc::clone(&port);
+    let alive = broker(&log, move |key, _| {
+        Some(match key {
+            METADATA => metadata(&[(1, *own.lock().unwrap())], 1, &[]),
+            _ => created("a", 0),
+        })
+    })
+    .await;
+    *port.lock().unwrap() = alive.port;
+    let permits = Mutex::new(1);
+    let may_change = move || {
+        let mut left = permits.lock().unwrap();
+        *left -= 1;
+        *left >= 0
+    };
+    let client = Client::new([alive.address.clone()], options()).with_gate(may_change);
+    // More than one request carries.
+    let topics = ["a", "b"].map(|name| NewTopic { name: name.to_owned(), partitions: 9_000, ..topic() });
+    let results = client.create_topics(&topics, false).await;
+    assert!(results["a"].is_ok(), "{results:?}");
+    let Err(TopicError::Request(error)) = &results["b"] else { panic!("{results:?}") };
+    assert!(error.kind == ErrorKind::NotPermitted && !error.outcome_unknown(), "{error}");
+    assert_eq!(log.count(alive.port, CREATE_TOPICS), 1);
+    assert!(client.describe_cluster().await.is_ok(), "reads go on");
+}
+
+#[tokio::test]
 async fn offsets_follow_the_coordinator_and_then_need_one_request() {
     let log = Log::default();
     let port = Arc::new(Mutex::new(0));

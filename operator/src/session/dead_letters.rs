@@ -120,7 +120,7 @@ impl ClusterSession {
         };
         let (effects, verdicts) = plan(&wanted, &declared, observed, self.writes());
         let effects = if self.stop.is_cancelled() { vec![] } else { effects };
-        let done = execute(client, &self.environment.lease, effects).await;
+        let done = execute(client, effects).await;
         self.count(&done);
         let seen = topics(&wanted).into_iter().filter(|topic| matches!(observed.get(topic), Ok(Some(_)))).collect();
         let mut made = false;

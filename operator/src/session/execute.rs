@@ -1,12 +1,12 @@
 //! Carries effects out: one call per kind of change, one result per effect.
 
-use crate::lease::Lease;
+use crate::lease::NotLeader;
 use mq_core::{
     condition::Verdict,
     effect::{Change, Effect},
     reason::Reason,
 };
-use mq_kafka::{Client, ConfigChange, NewTopic, TopicError, TopicId};
+use mq_kafka::{Client, ConfigChange, ErrorKind, NewTopic, TopicError, TopicId};
 
 /// An effect that was tried.
 #[derive(Debug)]
@@ -17,16 +17,16 @@ pub(super) struct Done {
 }
 
 /// Tries each effect once. Effects on one topic do not build on each other, and what fails is planned again by the next cycle.
-pub(super) async fn execute(client: &Client, lease: &Lease, effects: Vec<Effect>) -> Vec<Done> {
+pub(super) async fn execute(client: &Client, effects: Vec<Effect>) -> Vec<Done> {
     let mut batches = Batches::default();
     for effect in effects {
         batches.add(effect);
     }
     let mut done = batches.invalid;
-    done.extend(permitted(lease, batches.create, |topics| create(client, topics)).await);
-    done.extend(permitted(lease, batches.grow, |totals| grow(client, totals)).await);
-    done.extend(permitted(lease, batches.alter, |changes| alter(client, changes)).await);
-    done.extend(permitted(lease, batches.delete, |ids| delete(client, ids)).await);
+    done.extend(run(batches.create, |topics| create(client, topics)).await);
+    done.extend(run(batches.grow, |totals| grow(client, totals)).await);
+    done.extend(run(batches.alter, |changes| alter(client, changes)).await);
+    done.extend(run(batches.delete, |ids| delete(client, ids)).await);
     done
 }
 
@@ -66,23 +66,13 @@ impl Batches {
 
 type Results = Vec<Result<Option<String>, TopicError>>;
 
-/// Each batch starts with a permit of its own, since the one before it may have taken long. `run` gives one result per item, in order.
-async fn permitted<T, F: Future<Output = Results>>(
-    lease: &Lease,
-    batch: Vec<(Effect, T)>,
-    run: impl FnOnce(Vec<T>) -> F,
-) -> Vec<Done> {
+/// `request` gives one result per item, in order.
+async fn run<T, F: Future<Output = Results>>(batch: Vec<(Effect, T)>, request: impl FnOnce(Vec<T>) -> F) -> Vec<Done> {
     let (effects, items): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
     if effects.is_empty() {
         return vec![];
     }
-    let results = match lease.permit() {
-        Ok(_) => run(items).await,
-        Err(error) => {
-            let verdict = Verdict::unknown(Reason::Progressing, error.to_string());
-            return effects.into_iter().map(|effect| Done { effect, result: Err(verdict.clone()) }).collect();
-        }
-    };
+    let results = request(items).await;
     let done = effects.into_iter().zip(results).map(|(effect, result)| {
         let result = result.map_err(|error| verdict(&effect, &error));
         Done { effect, result }
@@ -125,6 +115,9 @@ fn verdict(effect: &Effect, error: &TopicError) -> Verdict {
         TopicError::Unauthorized(_) => Verdict::stalled(Reason::NotAuthorized, message),
         // The world is not as it was observed a moment ago.
         TopicError::Absent | TopicError::AlreadyExists => Verdict::reconciling(Reason::Progressing, message),
+        TopicError::Request(error) if error.kind == ErrorKind::NotPermitted => {
+            Verdict::unknown(Reason::Progressing, format!("{}: {NotLeader}", effect.message))
+        }
         TopicError::Request(_) => Verdict::unknown(Reason::ClusterUnreachable, message),
         other if other.is_retryable() => Verdict::unknown(Reason::ClusterUnreachable, message),
         _ => Verdict::stalled(Reason::RefusedByKafka, message),

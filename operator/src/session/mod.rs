@@ -135,7 +135,7 @@ struct State {
 impl ClusterSession {
     fn new(object: ObjectKey, declared: Declared, environment: Environment, stop: CancellationToken) -> Self {
         let Declared { connection, bound_to: cluster_id, paused, .. } = declared;
-        let client = connect(&connection);
+        let client = connect(&connection, &environment.lease);
         let state = State {
             connection,
             client,
@@ -211,7 +211,7 @@ impl ClusterSession {
         let paused = std::mem::replace(&mut state.paused, declared.paused) != declared.paused;
         let reconnected = state.connection != declared.connection;
         if reconnected {
-            state.client = connect(&declared.connection);
+            state.client = connect(&declared.connection, &self.environment.lease);
             state.connection = declared.connection.clone();
             state.health = None;
         }
@@ -270,7 +270,7 @@ impl ClusterSession {
             plan.outcomes.extend(outcomes);
         }
         let others = self.standing(&desired, others);
-        done.extend(execute::execute(&client, &self.environment.lease, others).await);
+        done.extend(execute::execute(&client, others).await);
         if !done.is_empty() {
             self.took("execute", started);
         }
@@ -332,7 +332,7 @@ impl ClusterSession {
         let (claims, _, again) = self.plan(&claims, observed);
         let agreed = deletes.into_iter().filter(|effect| again.effects.contains(effect)).collect();
         let standing = self.standing(&claims, agreed);
-        (execute::execute(client, &self.environment.lease, standing).await, again.outcomes)
+        (execute::execute(client, standing).await, again.outcomes)
     }
 
     /// The effects that may still be carried out: the session goes on unpaused, and their topics are declared as planned.
@@ -417,7 +417,10 @@ fn pause(turn: Turn, open: u32, interval: Duration) -> Duration {
     }
 }
 
-fn connect(connection: &Connection) -> Arc<mq_kafka::Client> {
+/// Each change asks for a permit of its own when it is sent: a batch of many requests takes long, and a replica that was stopped between
+/// two of them is no longer the leader when it wakes.
+fn connect(connection: &Connection, lease: &Arc<Lease>) -> Arc<mq_kafka::Client> {
     let options = mq_kafka::Options { client_id: "mq-operator".into(), ..mq_kafka::Options::default() };
-    Arc::new(mq_kafka::Client::new(connection.brokers.clone(), options))
+    let lease = Arc::clone(lease);
+    Arc::new(mq_kafka::Client::new(connection.brokers.clone(), options).with_gate(move || lease.permit().is_ok()))
 }
