@@ -145,7 +145,7 @@ reasons! {
     BelowNeed,
     /// The promise is broken and the capacity of a replica is not known: the replicas are doubled.
     CapacityUnknown,
-    /// A backlog is being worked off; replicas stay until it is gone.
+    /// A backlog is being worked off, or the busiest replica has no time left; replicas stay until that is over.
     Draining,
     /// Fewer replicas would do, but the window of quiet is not over.
     WindowNotOver,

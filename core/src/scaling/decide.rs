@@ -241,6 +241,9 @@ fn not_yet(policy: &Policy, now: &Situation, quiet: Duration) -> Option<Verdict>
     if let Some(why) = &now.unknown {
         return Some(hold(now, Reason::LagUnknown, format!("no step down while something is unknown: {why}")));
     }
+    if now.full {
+        return Some(hold(now, Reason::Draining, "the busiest replica is busy all the time"));
+    }
     if !now.quiet {
         let waiting = number(now.load.map(|load| load.backlog).unwrap_or_default());
         let broken = now.broken.unwrap_or_default();

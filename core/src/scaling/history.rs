@@ -85,6 +85,8 @@ pub struct Situation {
     pub quiet: bool,
     /// For how long.
     pub quiet_for: Duration,
+    /// Quiet but for the busiest replica, which is full.
+    pub full: bool,
     /// How long the group has been watched without a gap with the same meaning of its numbers.
     pub watched_for: Duration,
     /// Time since the last change of replicas.
@@ -208,6 +210,7 @@ impl History {
                 until.checked_sub(at).filter(|left| !left.is_zero()).map(|left| (left, brought, predicted))
             }),
             quiet: self.quiet_since.is_some(),
+            full: self.quiet_since.is_none() && is_quiet(policy, seen, mean(&self.arrivals)),
             quiet_for: self.quiet_since.map(since).unwrap_or_default(),
             watched_for: self.watched_since.map(since).unwrap_or_default(),
             unchanged_for: self.step.map(|step| since(step.at)),
@@ -364,6 +367,8 @@ impl History {
             self.work.interrupt(seen.at);
         } else if let Some(work) = seen.work {
             self.work.observe(seen.at, work);
+        } else {
+            self.work.silent(seen.at);
         }
         let Some(from) = from.filter(|_| self.unsettled.is_none() && !self.gap && seen.lag.is_complete()) else {
             return self.capacity.interrupt();

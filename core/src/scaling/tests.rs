@@ -49,6 +49,7 @@ fn calm(replicas: u32, arrival: f64, backlog: f64, capacity: Capacity) -> Situat
         judging: false,
         blocked: None,
         quiet: backlog < 1.0,
+        full: false,
         quiet_for: seconds(600),
         watched_for: seconds(600),
         unchanged_for: Some(seconds(600)),
@@ -160,6 +161,8 @@ fn shrinks_to_the_largest_need_of_a_quiet_window() {
     check("minimum", &minimum, &idle(), 2, Reason::AboveNeed, "need 2");
     let draining = Situation { quiet: false, broken: Some(7), ..idle() };
     check("draining", &policy(), &draining, 6, Reason::Draining, "7 of them break the promise");
+    let full = Situation { quiet: false, full: true, ..idle() };
+    check("full", &policy(), &full, 6, Reason::Draining, "the busiest replica is busy all the time");
     let fresh = Situation { watched_for: seconds(15), ..idle() };
     check("new leader", &policy(), &fresh, 6, Reason::WindowNotOver, "in 5s");
     let changed = Situation { unchanged_for: Some(seconds(5)), ..idle() };

@@ -47,6 +47,8 @@ pub(super) struct WorkLearner {
     learned: Option<f64>,
     imbalance: Option<f64>,
     full: bool,
+    /// Until when that is about now.
+    fresh_until: Duration,
     /// When the group was on its way last.
     unsettled: Option<Duration>,
 }
@@ -54,6 +56,7 @@ pub(super) struct WorkLearner {
 impl WorkLearner {
     /// Takes what was said in a cycle of a settled group.
     pub(super) fn observe(&mut self, at: Duration, work: Work) {
+        self.fresh_until = at.saturating_add(work.period * 2);
         self.reports.retain(|(then, _)| at.saturating_sub(*then) <= LONGEST);
         if work.busiest < MEANINGFUL {
             (self.imbalance, self.full) = (None, false);
@@ -87,6 +90,14 @@ impl WorkLearner {
         let rate = handled as f64 / busy.as_secs_f64();
         if rate.is_finite() && rate > 0.0 {
             self.learned = Some(self.learned.map_or(rate, |before| rate.clamp(before / STEP, before * STEP)));
+        }
+    }
+
+    /// Nothing was said in a cycle of a settled group. Agents that are silent for longer than they ever are say no more that a replica is
+    /// full or has more to do than others; what it can do is still so.
+    pub(super) fn silent(&mut self, at: Duration) {
+        if at >= self.fresh_until {
+            (self.imbalance, self.full) = (None, false);
         }
     }
 
@@ -169,6 +180,17 @@ mod tests {
     fn one_report_moves_it_by_no_more_than_twice() {
         assert_eq!(learned(&[(450, 5_000), (450, 5_000), (90_000, 5_000)]), [Some(90), Some(90), Some(180)]);
         assert_eq!(learned(&[(450, 5_000), (60, 5_000), (60, 5_000)])[2], Some(26));
+    }
+
+    #[test]
+    fn silence_ends_what_was_said_of_now_and_keeps_what_was_learned() {
+        let mut learner = WorkLearner::default();
+        learner.observe(CYCLE, Work { busiest: 1.0, average: 0.6, ..work(500, 6_000) });
+        learner.silent(CYCLE * 2);
+        assert!(learner.is_full() && learner.imbalance(true) > 1.5, "agents speak once in a period, not in each cycle");
+        learner.silent(CYCLE * 3);
+        assert!(!learner.is_full() && learner.imbalance(true) < 1.1);
+        assert!(learner.learned().is_some());
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(super) struct Plant {
     pub(super) skew: f64,
     /// The pods have agents, which say how busy they are.
     pub(super) agents: bool,
+    /// The second from which on they say nothing.
+    pub(super) silent: f64,
 }
 
 impl Default for Plant {
@@ -41,6 +43,7 @@ impl Default for Plant {
             eager: false,
             skew: 1.0,
             agents: false,
+            silent: f64::INFINITY,
         }
     }
 }
@@ -186,7 +189,7 @@ impl<'a> World<'a> {
     /// What the agents say of the last cycle, if there are agents.
     fn work(&mut self) -> Option<Work> {
         let handled = std::mem::take(&mut self.work);
-        if !self.plant.agents {
+        if !self.plant.agents || self.now >= self.plant.silent {
             return None;
         }
         let busy = handled.iter().map(|handled| handled / self.plant.capacity);

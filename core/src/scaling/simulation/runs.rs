@@ -83,6 +83,16 @@ fn hot_and_cold_partitions_without_a_stated_capacity() {
     }
 }
 
+/// The last that they said is that a replica is full.
+#[test]
+fn agents_that_fall_silent_hold_no_replicas() {
+    let plant = Plant { partitions: 12, capacity: 90.0, skew: 0.8, agents: true, silent: 200.0, ..Plant::default() };
+    let load = |second: u32| if (100..205).contains(&second) { 400.0 } else { 20.0 };
+    let done = run(&plant, &policy(15, 3, 20), 1, 900, &[], load);
+    assert_eq!(done.counts().iter().max(), Some(&3), "{:?}", done.path);
+    assert_eq!(done.replicas, 1, "{:?} {:?}", done.path, done.last);
+}
+
 #[test]
 fn eager_groups_and_slow_pods_arrive_too() {
     let plant = Plant { eager: true, start: 25.0, ..Plant::default() };
