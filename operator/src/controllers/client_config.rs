@@ -55,6 +55,8 @@ const MAX_DIFFERENCES: usize = 5;
 #[derive(Debug)]
 pub(crate) struct Facts {
     pub(crate) cluster: Option<Arc<MqClusterSpec>>,
+    /// The cluster exists but cannot be read: `cluster` is what it was before, if that is known.
+    pub(crate) unreadable: bool,
     pub(crate) revisions: Vec<Stored>,
     pub(crate) report: Report,
     /// How the cluster is by way of the brokers that `cluster` names; `None` until somebody looked.
@@ -104,6 +106,10 @@ pub(crate) fn rejection(conditions: &[Condition]) -> Option<String> {
 
 /// How clients reach the cluster, if the namespace may use it and it is the right one.
 pub(crate) fn connection(name: &str, namespace: &str, facts: &Facts) -> Result<Connection, Verdict> {
+    if facts.unreadable {
+        let message = format!("MqCluster {name} does not fit the schema, see its status");
+        return Err(Verdict::unknown(Reason::ClusterUnreachable, message));
+    }
     let Some(cluster) = facts.cluster.as_deref() else {
         return Err(Verdict::stalled(Reason::ClusterNotFound, format!("there is no MqCluster {name}; create it")));
     };
@@ -243,6 +249,7 @@ impl Configs {
         });
         Facts {
             cluster: spec,
+            unreadable: self.index.is_unreadable(cluster),
             health,
             revisions: self.index.revisions(&object.uid),
             report: self.index.report(&key),

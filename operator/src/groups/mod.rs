@@ -247,7 +247,7 @@ impl Groups {
     }
 
     async fn cycle(&self, name: &str, cluster: &Cluster, offsets: &mut Offsets, turn: u32) {
-        // Without a session there is no valid MqCluster; the reconciler says so.
+        // Without a session there is no valid MqCluster; the reconcilers of both say so.
         let Some(session) = self.environment.sessions.get(name) else { return };
         // Before the first look nothing is known about the cluster, so nothing about its groups.
         let (client, Some(health)) = (session.client(), session.health()) else { return };

@@ -1,10 +1,12 @@
+use mq_core::condition::Health;
 use mq_core::rollout::{Clients as Counts, Rejection};
 
 use super::*;
 
 fn facts(cluster: Option<&MqClusterSpec>, health: Option<Verdict>) -> Facts {
     let cluster = cluster.cloned().map(Arc::new);
-    Facts { cluster, revisions: vec![], report: Report::default(), health, settled: true, now: 1000 }
+    let report = Report::default();
+    Facts { cluster, unreadable: false, revisions: vec![], report, health, settled: true, now: 1000 }
 }
 
 fn stored(number: i64) -> Stored {
@@ -177,4 +179,10 @@ fn a_namespace_without_grant_is_told_who_can_help() {
     assert_eq!(connection("main", "shop", &granted).unwrap().brokers, ["a:1"]);
     assert_eq!(connection("main", "bank", &granted).unwrap_err().reason, Reason::NotGranted);
     assert_eq!(connection("main", "shop", &facts(None, None)).unwrap_err().reason, Reason::ClusterNotFound);
+    // Also after a restart, which does not know what it was before.
+    for known in [granted, facts(None, None)] {
+        let verdict = connection("main", "shop", &Facts { unreadable: true, ..known }).unwrap_err();
+        assert_eq!((verdict.health, verdict.reason), (Health::Unknown, Reason::ClusterUnreachable));
+        assert!(verdict.message.contains("does not fit the schema"), "{verdict:?}");
+    }
 }

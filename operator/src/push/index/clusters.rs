@@ -14,19 +14,26 @@ impl Index {
     /// A cluster as it is declared. When that changes, a decision is due for each of its configurations.
     pub fn apply_cluster(&self, name: &str, spec: MqClusterSpec) {
         let mut inner = self.lock();
-        if inner.unreadable.remove(name) {
-            self.grants_changed();
-        }
-        if inner.clusters.get(name).is_some_and(|present| **present == spec) {
+        let readable_again = inner.unreadable.remove(name);
+        if !readable_again && inner.clusters.get(name).is_some_and(|present| **present == spec) {
             return;
         }
         inner.clusters.insert(name.to_owned(), Arc::new(spec));
         self.cluster_changed(&inner, name);
     }
 
-    /// The cluster exists, but what it declares cannot be read: what was last known holds on.
+    /// The cluster exists, but what it declares cannot be read: what was last known holds on. A decision is due for each of its
+    /// configurations, which say so.
     pub fn unreadable_cluster(&self, name: &str) {
-        self.lock().unreadable.insert(name.to_owned());
+        let mut inner = self.lock();
+        if inner.unreadable.insert(name.to_owned()) {
+            self.cluster_changed(&inner, name);
+        }
+    }
+
+    /// Whether the cluster exists but cannot be read.
+    pub fn is_unreadable(&self, name: &str) -> bool {
+        self.lock().unreadable.contains(name)
     }
 
     /// Whether every cluster could be read. If not, a namespace that seems not to be granted may be.

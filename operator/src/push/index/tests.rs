@@ -208,6 +208,12 @@ fn an_edit_of_the_cluster_is_due_at_each_of_its_configurations() {
     index.apply_cluster("other", spec("b:1"));
     assert!(changes.try_recv().is_err());
     assert!(index.is_granted("shop") && !index.is_granted("bank"));
+    index.unreadable_cluster("main");
+    assert_eq!(changes.try_recv().unwrap().object.name, "orders");
+    index.unreadable_cluster("main");
+    assert!(changes.try_recv().is_err(), "said once");
+    index.apply_cluster("main", spec("a:1"));
+    assert_eq!(changes.try_recv().unwrap().object.name, "orders", "readable again, and as before");
     index.delete_cluster("main");
     index.delete_cluster("other");
     assert!(!index.is_granted("shop"));
