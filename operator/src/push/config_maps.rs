@@ -160,11 +160,11 @@ impl ConfigMaps {
                     let create = async { api.create(&PostParams::default(), &bare?).await };
                     self.writer.write("configmap", &key, create).await?.uid().unwrap_or_default()
                 }
-                Some(found) if !is_ours(&found) => {
+                Some(found) if !is_ours(&found, &self.installation) => {
                     self.leave(&key, &found, place).await;
                     return Ok(false);
                 }
-                // From an installation before this one.
+                // The watch has not brought it yet, or it has lost its label.
                 Some(found) => found.uid().unwrap_or_default(),
             },
         };
@@ -185,10 +185,15 @@ impl ConfigMaps {
         if !self.foreign.lock().unwrap_or_else(PoisonError::into_inner).insert(place) {
             return;
         }
+        let why = if let Some(other) = found.labels().get(KEPT_BY) {
+            format!("is kept by another installation of mq-operator (label {KEPT_BY}: {other})")
+        } else {
+            let (label, value) = MANAGED_BY;
+            format!("was not made by mq-operator (it has no label {label}: {value})")
+        };
         let message = format!(
-            "ConfigMap {} was not made by mq-operator (it has no label {}: {}), so it is left alone and pods that mount it get what it \
-             holds; delete or rename it",
-            key.name, MANAGED_BY.0, MANAGED_BY.1
+            "ConfigMap {} {why}, so it is left alone and pods that mount it get what it holds; delete or rename it",
+            key.name
         );
         let regarding = found.object_ref(&());
         self.events.publish_about(&regarding, key, "Push", Event::warning(Reason::ResourceConflict, message)).await;
@@ -220,9 +225,10 @@ fn key(namespace: &str, name: &str) -> ObjectKey {
     ObjectKey { namespace: namespace.to_owned(), name: name.to_owned(), uid: String::new() }
 }
 
-/// Made by an operator, this one or one before it.
-fn is_ours(map: &ConfigMap) -> bool {
-    map.labels().get(MANAGED_BY.0).is_some_and(|by| by == MANAGED_BY.1)
+/// Made by an operator, and not kept by another installation.
+fn is_ours(map: &ConfigMap, installation: &str) -> bool {
+    let label = |key| map.labels().get(key).map(String::as_str);
+    label(MANAGED_BY.0) == Some(MANAGED_BY.1) && label(KEPT_BY).is_none_or(|by| by == installation)
 }
 
 fn log(namespace: &str, name: &str, result: Result<bool, WriteError>) -> bool {
@@ -248,6 +254,15 @@ fn files(index: &Index, namespace: &str) -> Data {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+
+    #[test]
+    fn what_another_installation_keeps_is_not_ours() {
+        let map = |labels: serde_json::Value| serde_json::from_value(json!({"metadata": {"labels": labels}})).unwrap();
+        assert!(is_ours(&map(json!({MANAGED_BY.0: MANAGED_BY.1, KEPT_BY: "one"})), "one"));
+        assert!(is_ours(&map(json!({MANAGED_BY.0: MANAGED_BY.1})), "one"));
+        assert!(!is_ours(&map(json!({MANAGED_BY.0: MANAGED_BY.1, KEPT_BY: "two"})), "one"));
+        assert!(!is_ours(&map(json!({})), "one"));
+    }
 
     #[test]
     fn nothing_is_deleted_while_a_cluster_cannot_be_read() {
