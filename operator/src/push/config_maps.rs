@@ -93,11 +93,11 @@ impl ConfigMaps {
                         listed = listed || matches!(event, watcher::Event::InitDone);
                         self.see(event);
                         // Somebody else's change is set right; an own one finds nothing to do.
-                        due = due.or_else(|| Some(Instant::now() + QUIET));
+                        due = Some(soon(due, Instant::now()));
                     }
                     Some(Err(error)) => tracing::warn!(%error, "watch of ConfigMaps failed; it is taken up again"),
                 },
-                () = self.index.touched() => due = due.or_else(|| Some(Instant::now() + QUIET)),
+                () = self.index.touched() => due = Some(soon(due, Instant::now())),
                 () = until_due, if listed => due = (!self.sync(&agent).await).then(|| Instant::now() + RETRY),
             }
         }
@@ -211,6 +211,12 @@ impl ConfigMaps {
     }
 }
 
+/// When to write after something changed at `now`; a retry of something else that is due later does not hold it up.
+fn soon(due: Option<Instant>, now: Instant) -> Instant {
+    let soon = now + QUIET;
+    due.map_or(soon, |due| due.min(soon))
+}
+
 /// Namespace, name and uid of those that no grant asks for. None while grants may be unknown.
 fn leftover(stored: &HashMap<(String, String), Stored>, index: &Index) -> Vec<(String, String, String)> {
     if !index.knows_all_grants() {
@@ -262,6 +268,14 @@ mod tests {
         assert!(is_ours(&map(json!({MANAGED_BY.0: MANAGED_BY.1})), "one"));
         assert!(!is_ours(&map(json!({MANAGED_BY.0: MANAGED_BY.1, KEPT_BY: "two"})), "one"));
         assert!(!is_ours(&map(json!({})), "one"));
+    }
+
+    #[test]
+    fn one_that_is_tried_again_later_does_not_hold_up_the_others() {
+        let now = Instant::now();
+        assert_eq!(soon(None, now), now + QUIET);
+        assert_eq!(soon(Some(now + RETRY), now), now + QUIET);
+        assert_eq!(soon(Some(now), now + QUIET / 2), now, "changes that go on do not put it off");
     }
 
     #[test]
