@@ -5,7 +5,7 @@
 
 use super::Writes;
 use crate::{
-    condition::Verdict,
+    condition::{Observed, Verdict},
     effect::{Change, Effect, ObjectKey},
     reason::Reason,
     topic::Topics,
@@ -46,14 +46,15 @@ pub fn plan(
             Ok(Some(_)) => Verdict::ready(Reason::InSync, format!("topic {topic} exists")),
             Ok(None) if writes == Writes::Paused => Verdict::cluster_paused(),
             Ok(None) => match partitions(wanted, observed) {
-                None => {
+                Err(why) => why.into(),
+                Ok(None) => {
                     let sources = wanted.sources.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
                     let message = format!(
                         "the dead-letter topic {topic} is created as soon as a topic of the group exists: {sources}"
                     );
                     Verdict::reconciling(Reason::Progressing, message)
                 }
-                Some(partitions) => {
+                Ok(Some(partitions)) => {
                     let effect = create(wanted, partitions);
                     let verdict = Verdict::reconciling(Reason::Progressing, format!("creating {}", effect.message));
                     // Of several groups with one dead-letter topic the first makes it.
@@ -67,9 +68,13 @@ pub fn plan(
     (effects.into_values().collect(), verdicts)
 }
 
-/// As many as the largest topic of the group that is known to exist.
-fn partitions(wanted: &DeadLetters, observed: &Topics) -> Option<i32> {
-    wanted.sources.iter().filter_map(|source| Some(observed.get(source).ok()??.partitions)).max()
+/// As many as the largest topic of the group, of those that exist. Known only once all were looked at, since the number is never changed
+/// afterwards.
+fn partitions(wanted: &DeadLetters, observed: &Topics) -> Observed<Option<i32>> {
+    wanted.sources.iter().try_fold(None, |largest, source| {
+        let found = observed.get(source).map_err(Clone::clone)?;
+        Ok(largest.max(found.map(|topic| topic.partitions)))
+    })
 }
 
 fn create(wanted: &DeadLetters, partitions: i32) -> Effect {
@@ -125,7 +130,7 @@ mod tests {
     fn it_is_made_once_and_then_left_alone() {
         use Health::{Held, Ready, Reconciling, Unknown};
         let missing = ("g.dlq", None);
-        let table: [Case<'_>; 8] = [
+        let table: [Case<'_>; 9] = [
             (
                 "missing",
                 &[missing.clone(), ("orders", Some(topic(12))), ("refunds", Some(topic(3)))],
@@ -136,9 +141,20 @@ mod tests {
                 "one source is not known",
                 &[missing.clone(), ("refunds", Some(topic(3)))],
                 &[],
+                (Writes::Allowed, None, Unknown),
+            ),
+            (
+                "one source does not exist",
+                &[missing.clone(), ("orders", None), ("refunds", Some(topic(3)))],
+                &[],
                 (Writes::Allowed, Some(3), Reconciling),
             ),
-            ("no source yet", &[missing.clone(), ("orders", None)], &[], (Writes::Allowed, None, Reconciling)),
+            (
+                "no source yet",
+                &[missing.clone(), ("orders", None), ("refunds", None)],
+                &[],
+                (Writes::Allowed, None, Reconciling),
+            ),
             (
                 "there, however it is",
                 &[("g.dlq", Some(topic(1))), ("orders", Some(topic(12)))],
@@ -148,7 +164,7 @@ mod tests {
             ("declared", &[missing.clone(), ("orders", Some(topic(12)))], &["g.dlq"], (Writes::Allowed, None, Ready)),
             (
                 "something else is declared",
-                &[missing.clone(), ("orders", Some(topic(2)))],
+                &[missing.clone(), ("orders", Some(topic(2))), ("refunds", None)],
                 &["orders"],
                 (Writes::Allowed, Some(2), Reconciling),
             ),
@@ -174,8 +190,9 @@ mod tests {
 
     #[test]
     fn two_groups_with_one_topic_make_it_once() {
-        let seen = [("g.dlq".to_owned(), Ok(None)), ("orders".to_owned(), Ok(Some(topic(3))))];
-        let observed = Topics { by_name: seen.into(), otherwise: unknown() };
+        let seen = [("g.dlq", None), ("orders", Some(topic(3))), ("refunds", None)];
+        let by_name = seen.map(|(name, state)| (name.to_owned(), Ok(state))).into();
+        let observed = Topics { by_name, otherwise: unknown() };
         let (effects, verdicts) = plan(&[wanted("b"), wanted("a")], &BTreeSet::new(), &observed, Writes::Allowed);
         assert_eq!(effects.iter().map(|effect| effect.object.name.as_str()).collect::<Vec<_>>(), ["a"]);
         assert_eq!(verdicts.len(), 2);
