@@ -4,11 +4,7 @@
 //! topic proves nothing about a topic that was there. Believed at once, it would let go of an object whose topic exists, and call a
 //! topic vanished that only one broker does not know yet.
 
-use crate::{
-    condition::Unknown,
-    reason::Reason,
-    topic::{TopicState, Topics},
-};
+use crate::{condition::Unknown, reason::Reason, topic::Topics};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -20,9 +16,22 @@ const LOOKS: u32 = 3;
 /// The same for a topic that was created here and never seen since: the controller has it, the brokers follow.
 const LOOKS_AFTER_CREATION: u32 = 10;
 
+/// A broker that still shows a topic so long after the controller removed it is not one that is behind.
+const BEHIND: Duration = Duration::from_mins(1);
+
 /// What is remembered of topics that should exist and were not seen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Absences(BTreeMap<String, Absence>);
+pub struct Absences {
+    by_topic: BTreeMap<String, Absence>,
+    /// Topics that we deleted.
+    deleted: BTreeMap<String, Deleted>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Deleted {
+    id: String,
+    at: Duration,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Absence {
@@ -34,29 +43,34 @@ enum Absence {
         open: bool,
     },
     /// By us, which the controller confirmed.
-    Deleted { id: String },
+    Deleted,
 }
 
 impl Absences {
     /// The controller has made this topic.
     pub fn created(&mut self, topic: &str) {
         let fresh = Absence::Doubted { looks: 0, counted_at: None, enough: LOOKS_AFTER_CREATION, open: true };
-        self.0.insert(topic.to_owned(), fresh);
+        self.by_topic.insert(topic.to_owned(), fresh);
     }
 
-    /// The controller has removed this topic: its absence is certain, and a broker that still shows it is behind.
-    pub fn deleted(&mut self, topic: &str, id: &str) {
-        self.0.insert(topic.to_owned(), Absence::Deleted { id: id.to_owned() });
+    /// The controller has removed this topic at `now`: its absence is certain, and a broker that still shows it is behind.
+    pub fn deleted(&mut self, topic: &str, id: &str, now: Duration) {
+        self.by_topic.insert(topic.to_owned(), Absence::Deleted);
+        self.deleted.insert(topic.to_owned(), Deleted { id: id.to_owned(), at: now });
     }
 
-    /// Forgets topics that nobody declares.
-    pub fn retain(&mut self, declared: impl Fn(&str) -> bool) {
-        self.0.retain(|topic, _| declared(topic));
+    /// Forgets topics that nobody declares at `now`. What was deleted a moment ago is remembered all the same: should it be declared
+    /// again, a broker that is behind must not pass the old topic for one that can be taken over.
+    pub fn retain(&mut self, declared: impl Fn(&str) -> bool, now: Duration) {
+        self.by_topic.retain(|topic, _| declared(topic));
+        self.deleted.retain(|topic, deleted| declared(topic) || now.saturating_sub(deleted.at) < BEHIND);
     }
 
     /// Whether another look is needed to settle something.
     pub fn is_unsure(&self) -> bool {
-        self.0.values().any(|absence| absence.is_doubt() && matches!(absence, Absence::Doubted { open: true, .. }))
+        self.by_topic
+            .values()
+            .any(|absence| absence.is_doubt() && matches!(absence, Absence::Doubted { open: true, .. }))
     }
 
     /// What a look at `now` shows in the light of the ones before. Of the topics that are `expected` to exist, absence becomes
@@ -65,13 +79,17 @@ impl Absences {
     pub fn judge(&mut self, expected: &BTreeSet<&str>, seen: Topics, now: Duration, spacing: Duration) -> Topics {
         let Topics { by_name, otherwise } = seen;
         let judged = by_name.into_iter().map(|(topic, state)| {
-            let state = match state {
+            let ours = self.deleted.get(&topic).map(|deleted| deleted.id.as_str());
+            let state = match state.map(|state| state.filter(|state| Some(state.id.as_str()) != ours)) {
                 Err(why) => Err(why),
-                Ok(Some(state)) => Ok(self.seen(&topic, state)),
+                Ok(Some(state)) => {
+                    self.by_topic.remove(&topic);
+                    Ok(Some(state))
+                }
                 Ok(None) if expected.contains(topic.as_str()) => self.missed(&topic, now, spacing).map(|()| None),
                 Ok(None) => {
                     // It may be expected again: the count stays.
-                    if let Some(Absence::Doubted { open, .. }) = self.0.get_mut(&topic) {
+                    if let Some(Absence::Doubted { open, .. }) = self.by_topic.get_mut(&topic) {
                         *open = false;
                     }
                     Ok(None)
@@ -82,17 +100,9 @@ impl Absences {
         Topics { by_name: judged.collect(), otherwise }
     }
 
-    fn seen(&mut self, topic: &str, state: TopicState) -> Option<TopicState> {
-        if matches!(self.0.get(topic), Some(Absence::Deleted { id }) if *id == state.id) {
-            return None;
-        }
-        self.0.remove(topic);
-        Some(state)
-    }
-
     fn missed(&mut self, topic: &str, now: Duration, spacing: Duration) -> Result<(), Unknown> {
         let first = Absence::Doubted { looks: 0, counted_at: None, enough: LOOKS, open: true };
-        let absence = self.0.entry(topic.to_owned()).or_insert(first);
+        let absence = self.by_topic.entry(topic.to_owned()).or_insert(first);
         if let Absence::Doubted { looks, counted_at, open, .. } = absence {
             *open = true;
             if counted_at.is_none_or(|at| now.saturating_sub(at) >= spacing) {
@@ -117,7 +127,7 @@ impl Absence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topic::Usage;
+    use crate::topic::{TopicState, Usage};
 
     const SPACING: Duration = Duration::from_secs(5);
 
@@ -202,12 +212,24 @@ mod tests {
     #[test]
     fn the_own_delete_is_believed_and_a_late_broker_is_not() {
         let mut absences = Absences::default();
-        absences.deleted("orders", "1");
+        absences.deleted("orders", "1", Duration::ZERO);
         assert_eq!(look(&mut absences, true, None, 1), "gone");
         assert_eq!(look(&mut absences, true, Some("1"), 2), "gone", "shown by a broker that is behind");
         assert_eq!(look(&mut absences, true, Some("2"), 3), "2");
-        absences.deleted("orders", "2");
-        absences.retain(|_| false);
+    }
+
+    #[test]
+    fn the_own_delete_is_remembered_for_a_while_whoever_declares_the_topic() {
+        let mut absences = Absences::default();
+        absences.deleted("orders", "1", Duration::from_secs(100));
+        // Its object is gone, and soon applied again.
+        absences.retain(|_| false, Duration::from_secs(110));
+        assert_eq!(look(&mut absences, false, Some("1"), 110), "gone", "not there to be taken over");
+        absences.created("orders");
+        assert_eq!(look(&mut absences, true, Some("1"), 120), "unsure", "that is not the one that was made now");
+        assert_eq!(look(&mut absences, true, Some("2"), 125), "2");
+        assert_eq!(look(&mut absences, true, Some("1"), 130), "unsure", "asked another broker");
+        absences.retain(|_| false, Duration::from_secs(160));
         assert_eq!(absences, Absences::default());
     }
 

@@ -150,7 +150,7 @@ impl Topics {
         let owned = desired.iter().filter(|topic| topic.owned.is_some());
         let known: BTreeSet<&str> = known.collect();
         let declared: HashSet<&str> = self.entries.values().map(|entry| entry.desired.topic.as_str()).collect();
-        self.absences.retain(|topic| declared.contains(topic) || known.contains(topic));
+        self.absences.retain(|topic| declared.contains(topic) || known.contains(topic), at.now);
         let expected = owned.map(|topic| topic.topic.as_str()).chain(known).collect();
         self.absences.judge(&expected, seen, at.now, at.interval / 2)
     }
@@ -221,7 +221,7 @@ impl Topics {
     fn note(&mut self, effect: Effect, id: Option<String>, at: Moment) {
         match &effect.change {
             Change::CreateTopic { topic, .. } => self.absences.created(topic),
-            Change::DeleteTopic { topic, id } => self.absences.deleted(topic, id),
+            Change::DeleteTopic { topic, id } => self.absences.deleted(topic, id, at.now),
             Change::GrowTopic { .. } | Change::AlterTopicConfig { .. } => {}
         }
         let Some(entry) = self.entries.get_mut(&effect.object) else { return };
