@@ -87,7 +87,7 @@ async fn a_fight_about_a_setting_is_not_taken_up() -> Result<()> {
     })
     .await?;
     let note = world.until_event("orders", "DriftContested").await?;
-    assert!(note.contains("retention.ms 1000 → 3600000"), "{note}");
+    assert!(note.contains("orders: retention.ms;"), "{note}");
     let repaired = operator.metric("mq_drift_total", &world.cluster).await?;
     assert!((3.0..6.0).contains(&repaired), "{repaired} repairs");
 

@@ -2,7 +2,11 @@
 //! To set it right for ever, in every cycle, would be a fight that nobody wins and that costs both sides and the brokers.
 
 use super::TopicPlan;
-use crate::{condition::Verdict, effect::ObjectKey, reason::Reason};
+use crate::{
+    condition::{Health, Verdict},
+    effect::{Change, Effect, ObjectKey},
+    reason::Reason,
+};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Repairs in a row that are made without a pause.
@@ -50,26 +54,41 @@ impl TopicPlan {
                 && contests.get(&effect.object).is_some_and(|contest| contest.holds(now, interval))
         });
         self.effects = effects;
-        let held: Vec<crate::effect::Effect> = held;
+        let held: Vec<Effect> = held;
         for effect in held {
             if let Some(outcome) = self.outcomes.get_mut(&effect.object) {
                 let message = format!(
                     "somebody else changes it each time that it is repaired, so repairs wait longer and longer: {}; \
                      find who writes it, or declare what they write",
-                    effect.message
+                    contested(&effect)
                 );
                 outcome.drift = None;
                 outcome.notice = Some((Reason::DriftContested, message.clone()));
-                outcome.verdict = Verdict::reconciling(Reason::DriftContested, message);
+                // What needs a person in any case outweighs it.
+                if outcome.verdict.health != Health::Stalled {
+                    outcome.verdict = Verdict::reconciling(Reason::DriftContested, message);
+                }
             }
         }
         self
     }
 }
 
+/// Without values: one that is another at each look would be news at each look.
+fn contested(effect: &Effect) -> String {
+    match &effect.change {
+        Change::AlterTopicConfig { topic, set, reset } => {
+            let keys: Vec<&str> = set.keys().chain(reset).map(String::as_str).collect();
+            format!("topic {topic}: {}", keys.join(", "))
+        }
+        _ => effect.message.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::topic::{Record, TopicOutcome};
 
     const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -93,6 +112,37 @@ mod tests {
         let day = repairs(86_400);
         assert!(day.len() < 40, "{}", day.len());
         assert!(day.windows(2).all(|pair| pair[1] - pair[0] <= 3600), "never given up");
+    }
+
+    /// What is held back of a repair of `retention.ms`, found at `was`.
+    fn held(verdict: Verdict, was: &str) -> TopicOutcome {
+        let object = ObjectKey { namespace: "shop".into(), name: "orders".into(), uid: "1".into() };
+        let set = [("retention.ms".to_owned(), "1000".to_owned())].into();
+        let change = Change::AlterTopicConfig { topic: "orders".into(), set, reset: [].into() };
+        let message = format!("topic orders: retention.ms {was} → 1000");
+        let effect = Effect { object: object.clone(), change, reason: Reason::DriftRepaired, message };
+        let outcome = TopicOutcome { verdict, record: Record::Keep, drift: None, notice: None, released: false };
+        let plan = TopicPlan { effects: vec![effect], outcomes: [(object.clone(), outcome)].into() };
+        let fight = (0..5).fold(Contest::default(), |contest, _| contest.repaired(INTERVAL, INTERVAL));
+        let mut plan = plan.hold_back(&[(object.clone(), fight)].into(), INTERVAL, INTERVAL);
+        assert_eq!(plan.effects, []);
+        plan.outcomes.remove(&object).unwrap()
+    }
+
+    #[test]
+    fn what_is_held_back_is_said_in_the_same_words_while_the_value_moves() {
+        let progressing = || Verdict::reconciling(Reason::Progressing, "");
+        let outcome = held(progressing(), "5");
+        assert_eq!(outcome.verdict.reason, Reason::DriftContested);
+        assert!(outcome.verdict.message.contains("topic orders: retention.ms;"), "{:?}", outcome.verdict);
+        assert_eq!(outcome, held(progressing(), "6"));
+    }
+
+    #[test]
+    fn a_topic_that_needs_a_person_says_so_in_a_fight_too() {
+        let outcome = held(Verdict::stalled(Reason::PartitionsCannotShrink, "too many"), "5");
+        assert_eq!(outcome.verdict.reason, Reason::PartitionsCannotShrink);
+        assert!(outcome.notice.is_some_and(|(reason, _)| reason == Reason::DriftContested));
     }
 
     #[test]
