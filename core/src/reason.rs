@@ -87,7 +87,7 @@ reasons! {
     /// No client is connected; one that connects gets the revision in force.
     NoClients,
     /// A client refused the newest revision, so it was taken back everywhere; the message has the client's words. Edit the object. One that
-    /// failed only to reach the brokers, or to be applied in time, is tried again: after a minute, then two, up to half an hour.
+    /// failed only to reach the brokers is tried again, and is not stalled: after a minute, then two, up to half an hour.
     RejectedByClient,
     /// A new revision of the resolved configuration is in force.
     RevisionCreated,

@@ -63,20 +63,23 @@ pub fn to_send(revisions: &BTreeSet<i64>, state: &State, refused: &BTreeSet<i64>
         .copied()
 }
 
-/// How the object is. `words` are those of the client that refused the newest revision; if it `heals`, that is tried again.
+/// How the object is. `words` are those of the client that refused the newest revision; if it `heals`, that is tried again, so that
+/// nobody has to do anything.
 pub fn verdict(state: &State, clients: Clients, words: Option<&str>, heals: bool) -> Verdict {
     let words = words.unwrap_or("a client refused it");
+    let rejected = |message| {
+        let verdict = if heals { Verdict::reconciling } else { Verdict::stalled };
+        verdict(Reason::RejectedByClient, message)
+    };
     let until = if heals { "for now and tried again later" } else { "until spec is edited" };
     match (state.current, state.update) {
         (_, None) => Verdict::reconciling(Reason::Progressing, "the first revision is being written"),
-        (None, Some(update)) => Verdict::stalled(
-            Reason::RejectedByClient,
-            format!("revision {update} is rejected {until} and there is no earlier one to return to: {words}"),
-        ),
-        (Some(current), Some(update)) if current != update => Verdict::stalled(
-            Reason::RejectedByClient,
-            format!("revision {update} is rejected {until}, revision {current} is in force again: {words}"),
-        ),
+        (None, Some(update)) => {
+            rejected(format!("revision {update} is rejected {until} and there is no earlier one to return to: {words}"))
+        }
+        (Some(current), Some(update)) if current != update => {
+            rejected(format!("revision {update} is rejected {until}, revision {current} is in force again: {words}"))
+        }
         (Some(current), Some(_)) => match clients {
             Clients { connected: 0, .. } => {
                 Verdict::ready(Reason::NoClients, format!("revision {current} waits for clients; none is connected"))
@@ -156,6 +159,15 @@ mod tests {
             let verdict = verdict(&state, clients, Some("no broker"), false);
             assert_eq!(verdict.health, health, "{verdict:?}");
             assert!(verdict.message.contains(sentence), "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_that_may_heal_needs_nobody() {
+        for state in [state(Some(1), Some(2), &[2]), state(None, Some(1), &[1])] {
+            let verdict = verdict(&state, Clients::default(), Some("no broker"), true);
+            assert_eq!((verdict.health, verdict.reason), (Health::Reconciling, Reason::RejectedByClient));
+            assert!(verdict.message.contains("tried again later"), "{verdict:?}");
         }
     }
 

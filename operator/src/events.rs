@@ -45,16 +45,19 @@ impl Event {
         Self { warning: true, reason, message: message.into() }
     }
 
-    /// The event for a change of health, if it is one. Progress has none: what is done has events of its own.
+    /// The event for a change of health, if it is one. Progress has none: what is done has events of its own. That a
+    /// client refused something is told also where nobody has to do anything.
     pub(crate) fn of_turn(stored_status: &Value, verdict: &Verdict) -> Option<Self> {
         let ready = crate::status::stored(stored_status, "Ready");
         if ready.is_some_and(|old| old["reason"] == verdict.reason.as_str()) {
             return None;
         }
         match verdict.health {
-            Health::Reconciling => None,
+            Health::Reconciling if verdict.reason != Reason::RejectedByClient => None,
             Health::Ready | Health::Held => Some(Self::normal(verdict.reason, &verdict.message)),
-            Health::Stalled | Health::Unknown => Some(Self::warning(verdict.reason, &verdict.message)),
+            Health::Reconciling | Health::Stalled | Health::Unknown => {
+                Some(Self::warning(verdict.reason, &verdict.message))
+            }
         }
     }
 }

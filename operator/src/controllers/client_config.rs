@@ -44,8 +44,8 @@ use crate::{
     writer::{FIELD_MANAGER, Writer},
 };
 
-/// Refusals whose cause may be over later.
-const HEALING: [NackReason; 2] = [NackReason::ProbeFailed, NackReason::NotDrained];
+/// The refusal whose cause may be over later.
+const HEALING: NackReason = NackReason::ProbeFailed;
 /// Pods named in a status.
 const MAX_DEVIATING: usize = 5;
 /// Differences named in an event.
@@ -146,7 +146,7 @@ pub(crate) fn decide(resolved: &Resolved) -> Decision {
     let heals = newest.is_some_and(|newest| {
         let heard = facts.report.rejections.iter().find(|rejection| rejection.revision == newest);
         let words = heard.map(|rejection| &rejection.words).or(before.rejection.as_ref());
-        words.is_some_and(|words| HEALING.iter().any(|reason| words.contains(reason.as_str())))
+        words.is_some_and(|words| words.contains(HEALING.as_str()))
     });
     let mut again = None;
     if let (Some(newest), Step::Keep, true, Some(at)) = (newest, step, heals, revision::retry_at(&facts.revisions)) {

@@ -73,9 +73,9 @@ async fn what_is_declared_runs_in_the_agent_and_a_dead_broker_is_taken_back() ->
         Ok(status)
     })
     .await?;
-    let stalled = status.conditions.iter().find(|c| c.type_ == "Stalled").context("not stalled")?;
-    assert_eq!(stalled.reason, "RejectedByClient");
-    assert!(stalled.message.contains("ProbeFailed"), "{}", stalled.message);
+    let rejected = status.conditions.iter().find(|c| c.type_ == "Reconciling").context("stalled")?;
+    assert_eq!(rejected.reason, "RejectedByClient");
+    assert!(rejected.message.contains("ProbeFailed"), "{}", rejected.message);
     producer.send_sync(Message::to(&topic).key("1").payload("still here")).await?;
     assert_eq!(kafka.read_all(&topic).await?.len(), 1);
     Ok(())
