@@ -18,7 +18,7 @@ pub struct Audit {
     from: u64,
 }
 
-/// One write that the API server accepted: anything but reading. Questions in the form of a write, such as `tokenreviews`, count.
+/// One write: anything but reading. Questions in the form of a write, such as `tokenreviews`, count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
     /// `system:serviceaccount:NAMESPACE:NAME` for programs in pods.
@@ -79,12 +79,25 @@ impl Audit {
         Ok(Self { log: log.to_owned(), from: length })
     }
 
-    /// The writes so far, in the order of their answers. The API server writes a line before it answers, so what a client knows
+    /// The accepted writes so far, in the order of their answers. The API server writes a line before it answers, so what a client knows
     /// to be done is here.
     ///
     /// # Errors
     /// The log cannot be read or is not what it should be.
     pub fn writes(&self) -> Result<Vec<Write>> {
+        let accepted = self.lines()?.into_iter().filter(|line| line.response_status.code < 300);
+        Ok(accepted.map(Write::from).collect())
+    }
+
+    /// The writes so far with those that the API server refused.
+    ///
+    /// # Errors
+    /// See [`Audit::writes`].
+    pub fn attempts(&self) -> Result<Vec<Write>> {
+        Ok(self.lines()?.into_iter().map(Write::from).collect())
+    }
+
+    fn lines(&self) -> Result<Vec<Line>> {
         let attempt = || format!("reading the audit log {}", self.log.display());
         let mut text = String::new();
         let mut log = File::open(&self.log).with_context(attempt)?;
@@ -93,8 +106,7 @@ impl Audit {
         // The last line may still be being written.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let parse = |line| serde_json::from_str::<Line>(line).with_context(attempt);
-        let lines: Vec<Line> = whole.lines().map(parse).collect::<Result<_>>()?;
-        Ok(lines.into_iter().filter(|line| line.response_status.code < 300).map(Write::from).collect())
+        whole.lines().map(parse).collect()
     }
 }
 

@@ -13,6 +13,7 @@ use crate::shop::Shop;
 const REST: Duration = Duration::from_mins(1);
 /// Longer than any interval of the operator: what it still does after this time, it does for ever.
 const QUIET: Duration = Duration::from_secs(12);
+/// The requests that change something at the broker.
 const CHANGES: [&str; 5] =
     ["AlterConfigs", "IncrementalAlterConfigs", "CreateTopics", "CreatePartitions", "DeleteTopics"];
 
@@ -22,7 +23,8 @@ fn operators(audit: &Audit) -> Result<(Vec<Write>, Vec<Write>)> {
     Ok(own.partition(|write| write.resource == "leases"))
 }
 
-async fn changes(kafka: &Broker) -> Result<Vec<u64>> {
+/// How many requests of each kind that changes something the broker has had.
+pub(crate) async fn changes(kafka: &Broker) -> Result<Vec<u64>> {
     let mut counts = Vec::new();
     for kind in CHANGES {
         counts.push(kafka.requests(kind).await?);
