@@ -1,5 +1,6 @@
 //! End-to-end suite: real pods on a real kubelet, beside a real Kafka broker; needs root. One module per subject.
-//! A test that runs longer than a minute is `#[ignore = "long: …"]` and runs with `make test-e2e`.
+//! A test that runs longer than a minute is `#[ignore = "long: …"]` and runs with `make test-e2e`. Excepted are
+//! `at_rest`, which has to look on for a minute, and `consumers_scale_out_and_in`: every run must show them.
 
 #![forbid(unsafe_code)]
 

@@ -70,6 +70,30 @@ fn lock(path: &Mutex<Vec<i32>>) -> MutexGuard<'_, Vec<i32>> {
     path.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Waits until no message is late and fewer than so many wait.
+async fn keeps_up(world: &World, group: &str, most: f64) -> Result<()> {
+    wait_until("nothing is late and little waits", SOON, async || {
+        ensure!(world.metric("mq_group_late_messages", group).await? < 0.5);
+        let lag = world.metric("mq_group_lag_messages", group).await?;
+        ensure!(lag < most, "{lag} wait");
+        Ok(())
+    })
+    .await
+}
+
+/// Waits until the replicas are back at one, and returns the way they went.
+async fn back_at_one(world: &World, group: &str, path: &Mutex<Vec<i32>>) -> Result<Vec<i32>> {
+    wait_until("it is back at one replica", SOON * 2, async || {
+        let path = lock(path).clone();
+        ensure!(path.last() == Some(&1) && path.len() > 1, "{path:?}, {:?}", world.status(group).await?.scaling);
+        Ok(())
+    })
+    .await?;
+    let path = lock(path).clone();
+    eprintln!("replicas: {path:?}");
+    Ok(path)
+}
+
 #[tokio::test]
 async fn replicas_follow_the_load_up_in_one_step_and_down_again() -> Result<()> {
     let world = World::new("follow").await?;
@@ -98,23 +122,10 @@ async fn replicas_follow_the_load_up_in_one_step_and_down_again() -> Result<()> 
     assert!(need > 4.0 && need <= 6.0, "{need}");
     assert_eq!(condition(&grown, "ScalingActive"), ("True", "BelowNeed"));
     world.wait_for(&group, "it fits", |s| reason(s) == "WithinBand").await?;
-    wait_until("nothing is late and little waits", SOON, async || {
-        ensure!(world.metric("mq_group_late_messages", &group).await? < 0.5);
-        let lag = world.metric("mq_group_lag_messages", &group).await?;
-        ensure!(lag < 400.0, "{lag} wait");
-        Ok(())
-    })
-    .await?;
+    keeps_up(&world, &group, 400.0).await?;
 
     drop(load);
-    wait_until("it is back at one replica", SOON * 2, async || {
-        let path = lock(&path).clone();
-        ensure!(path.last() == Some(&1) && path.len() > 1, "{path:?}, {:?}", world.status(&group).await?.scaling);
-        Ok(())
-    })
-    .await?;
-    let path = lock(&path).clone();
-    eprintln!("replicas: {path:?}");
+    let path = back_at_one(&world, &group, &path).await?;
     assert_eq!(path[..2], [1, 6], "one step up");
     assert!(path.len() <= 5 && path[1..].is_sorted_by(|a, b| a > b), "few steps down: {path:?}");
 
@@ -190,23 +201,10 @@ async fn without_a_stated_capacity_agents_say_how_busy_they_are() -> Result<()> 
     let capacity = said.terms.capacity.context("a capacity")?;
     assert!((40.0..60.0).contains(&capacity), "a replica really handles 50 per second: {}", said.message);
     world.wait_for(&group, "it fits", |s| reason(s) == "WithinBand").await?;
-    wait_until("nothing is late and little waits", SOON, async || {
-        ensure!(world.metric("mq_group_late_messages", &group).await? < 0.5);
-        let lag = world.metric("mq_group_lag_messages", &group).await?;
-        ensure!(lag < 300.0, "{lag} wait");
-        Ok(())
-    })
-    .await?;
+    keeps_up(&world, &group, 300.0).await?;
 
     drop(load);
-    wait_until("it is back at one replica", SOON * 2, async || {
-        let path = lock(&path).clone();
-        ensure!(path.last() == Some(&1) && path.len() > 1, "{path:?}, {:?}", world.status(&group).await?.scaling);
-        Ok(())
-    })
-    .await?;
-    let path = lock(&path).clone();
-    eprintln!("replicas: {path:?}");
+    let path = back_at_one(&world, &group, &path).await?;
     let ups = path.windows(2).filter(|step| step[1] > step[0]).count();
     assert!(path[1] > 2 && ups <= 2 && path.iter().all(|n| *n < 12), "few steps, each of the right size: {path:?}");
     Ok(())
