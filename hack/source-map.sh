@@ -13,10 +13,12 @@ sentence() {
 }
 
 map() {
-    local crate file module path says
-    for crate in core crds kafka protocol agent operator testkit demo; do
+    local crate root file module path says
+    for crate in core crds kafka protocol agent operator testkit demo benches; do
         [ -d "$crate/src" ] || continue
-        printf '\n**%s/** %s\n\n' "$crate" "$(sentence "$crate/src/lib.rs")"
+        root=$crate/src/lib.rs
+        [ -f "$root" ] || root=$crate/src/main.rs
+        printf '\n**%s/** %s\n\n' "$crate" "$(sentence "$root")"
         # The modules one level below src; what is below them is their own business.
         git ls-files --cached --others --exclude-standard "$crate/src" | sed -n "s|^$crate/src/\(.*\.rs\)$|\1|p" |
             sed -e '/^lib\.rs$/d' -e '/tests\{0,1\}\.rs$/d' -e '/^bin\//!s|/.*||' -e 's|\.rs$||' | sort -u |

@@ -1,4 +1,4 @@
-//! `make bench BENCH=<name>`: measures, writes `<out>/<name>.json`, and `docs/benchmarks.md` from all of those files.
+//! Measurements: `make bench BENCH=<name>` measures, writes `<out>/<name>.json`, and `docs/benchmarks.md` from all of those files.
 //!
 //! ```text
 //! agent/     the client library beside bare librdkafka
