@@ -32,12 +32,15 @@ pub struct Write {
     pub namespace: String,
     /// Empty if the API server chose it.
     pub name: String,
+    /// What was sent, for our own kinds; `null` for all others.
+    pub body: Value,
 }
 
 impl fmt::Display for Write {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let by = self.pod.as_deref().unwrap_or(&self.user);
-        write!(f, "{by}: {} {} {}/{}", self.verb, self.resource, self.namespace, self.name)
+        write!(f, "{by}: {} {} {}/{}", self.verb, self.resource, self.namespace, self.name)?;
+        if self.body.is_null() { Ok(()) } else { write!(f, " {}", self.body) }
     }
 }
 
@@ -48,6 +51,8 @@ struct Line {
     user: User,
     #[serde(default)]
     object_ref: Object,
+    #[serde(default)]
+    request_object: Value,
     response_status: Status,
 }
 
@@ -117,6 +122,6 @@ impl From<Line> for Write {
             resource = format!("{resource}/{subresource}");
         }
         let pod = line.user.extra["authentication.kubernetes.io/pod-name"][0].as_str().map(str::to_owned);
-        Self { user: line.user.username, pod, verb: line.verb, resource, namespace, name }
+        Self { user: line.user.username, pod, verb: line.verb, resource, namespace, name, body: line.request_object }
     }
 }
