@@ -76,11 +76,19 @@ soak: rust node servers images ## the long tests again and again: MINUTES=60; ro
 	@$(with_servers) --node --control-plane --kafka $(image_flags) -- bash -euo pipefail -c 'end=$$(($$(date +%s) + $(or $(MINUTES),60) * 60)); n=0; \
 		while [ $$(date +%s) -lt $$end ]; do n=$$((n + 1)); echo "mq: soak, round $$n"; hack/suite.sh e2e --ignored; hack/suite.sh integration --ignored; done'
 
+PEER_FILES := benches/peers/pom.xml
+PEERS := $(MQ_CACHE)/peers-$(call hash,$(PEER_FILES))
+$(PEERS):
+	@hack/tools.sh java
+	@echo "mq: fetching what the measurements are compared with"
+	@rm -rf $@.new && mvn -q -B -f benches/peers/pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$@.new < /dev/null
+	@mv $@.new $@
+
 .PHONY: bench
-bench: rust servers ## measure beside floors and peers, write target/bench/ and docs/benchmarks.md: BENCH=agent
+bench: rust servers $(PEERS) ## measure beside floors and peers, write target/bench/ and docs/benchmarks.md: BENCH=agent
 	@echo "mq: building the measurements, optimised (about 10 minutes the first time)"
 	@cargo build --release --locked -p mq-benches < /dev/null
-	@$(with_servers) --kafka -- $(CARGO_TARGET_DIR)/release/mq-bench $(BENCH)
+	@$(with_servers) --kafka -- $(CARGO_TARGET_DIR)/release/mq-bench --peers benches/peers $(PEERS) -- $(BENCH)
 
 .PHONY: fuzz
 fuzz: rust ## the property tests of decoders and decisions with many more cases: CASES=20000

@@ -24,7 +24,7 @@ pub(crate) struct Row {
     runs: usize,
     /// The lowest and the highest of mq's runs.
     spread: [f64; 2],
-    /// The ratio that is wanted.
+    /// The ratio that is wanted; without a peer, the value.
     target: Option<f64>,
 }
 
@@ -37,10 +37,10 @@ pub(crate) enum Better {
 
 /// What a benchmark says of itself.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Figure {
-    pub(crate) id: &'static str,
-    pub(crate) text: &'static str,
-    pub(crate) peer: &'static str,
+pub(crate) struct Figure<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) text: &'a str,
+    pub(crate) peer: &'a str,
     /// Records in one run.
     pub(crate) records: usize,
     pub(crate) wall_target: f64,
@@ -48,7 +48,7 @@ pub(crate) struct Figure {
     pub(crate) cpu_target: Option<f64>,
 }
 
-impl Figure {
+impl Figure<'_> {
     /// Throughput by the clock, and CPU seconds per million records.
     #[expect(clippy::cast_precision_loss, reason = "a count of records, far below 2^53")]
     pub(crate) fn rows(&self, sides: &Sides) -> Vec<Row> {
@@ -76,8 +76,6 @@ impl Figure {
         let ours: Vec<f64> = sides.mq.iter().map(&value).collect();
         let theirs: Vec<f64> = sides.peer.iter().map(&value).collect();
         let (mq, peer_value) = (median(&ours), median(&theirs));
-        let low = ours.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = ours.iter().copied().fold(0.0, f64::max);
         Row {
             id: format!("{}{suffix}", self.id),
             figure: self.text.to_owned(),
@@ -88,10 +86,33 @@ impl Figure {
             peer_value: Some(peer_value),
             ratio: Some(mq / peer_value),
             runs: ours.len(),
-            spread: [low, high],
+            spread: spread(&ours),
             target,
         }
     }
+}
+
+impl Row {
+    /// A figure without a peer, in its own unit.
+    pub(crate) fn alone(id: &str, figure: &str, unit: &str, better: Better, values: &[f64], target: f64) -> Self {
+        Self {
+            id: id.to_owned(),
+            figure: figure.to_owned(),
+            unit: unit.to_owned(),
+            better,
+            mq: median(values),
+            peer: None,
+            peer_value: None,
+            ratio: None,
+            runs: values.len(),
+            spread: spread(values),
+            target: Some(target),
+        }
+    }
+}
+
+fn spread(values: &[f64]) -> [f64; 2] {
+    [values.iter().copied().fold(f64::INFINITY, f64::min), values.iter().copied().fold(0.0, f64::max)]
 }
 
 fn median(values: &[f64]) -> f64 {

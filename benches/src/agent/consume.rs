@@ -54,20 +54,23 @@ const WAITING: [Waiting; 3] = [
     },
 ];
 
-pub(super) async fn run(kafka: &Broker, shrink: usize) -> Result<Vec<Row>> {
-    let records = 1_000_000 / shrink;
+/// A topic with so many records of so many bytes.
+pub(super) async fn filled(kafka: &Broker, records: usize, bytes: usize) -> Result<String> {
     let topic = kafka.unique("bench");
     kafka.create_topic(&topic, PARTITIONS).await?;
     eprintln!("mq: writing {records} records to read");
     let (settings, to) = (bare_producer(kafka), topic.clone());
-    tokio::task::spawn_blocking(move || fill(&settings, &to, records)).await??;
+    tokio::task::spawn_blocking(move || fill(&settings, &to, records, bytes)).await??;
+    Ok(topic)
+}
 
+pub(super) async fn run(kafka: &Broker, topic: &str, records: usize) -> Result<Vec<Row>> {
     let id = "agent.consume_key_ordered";
     let sides = in_turn(
         id,
-        async || ours(kafka, &topic, records, 16, Duration::ZERO).await,
+        async || ours(kafka, topic, records, 16, Duration::ZERO).await,
         async || {
-            let (settings, topic) = (bare_consumer(kafka), topic.clone());
+            let (settings, topic) = (bare_consumer(kafka), topic.to_owned());
             tokio::task::spawn_blocking(move || bare(&settings, &topic, records)).await?
         },
     )
@@ -86,7 +89,7 @@ pub(super) async fn run(kafka: &Broker, shrink: usize) -> Result<Vec<Row>> {
     for Waiting { id, text, slots, wait, target } in WAITING {
         let sides = in_turn(
             id,
-            async || ours(kafka, &topic, records, slots, wait).await,
+            async || ours(kafka, topic, records, slots, wait).await,
             async || floor(records, slots, wait).await,
         )
         .await?;
@@ -103,17 +106,17 @@ pub(super) async fn run(kafka: &Broker, shrink: usize) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn fill(settings: &ClientConfig, topic: &str, records: usize) -> Result<()> {
+fn fill(settings: &ClientConfig, topic: &str, records: usize, bytes: usize) -> Result<()> {
     let producer: ThreadedProducer<DefaultProducerContext> = settings.create()?;
     for number in 0..records {
-        let (key, payload) = (format!("k{}", number % KEYS), payload(number));
+        let (key, payload) = (format!("k{}", number % KEYS), payload(number, bytes));
         hand(&producer, BaseRecord::to(topic).key(&key).payload(payload.as_slice()))?;
     }
     producer.flush(PATIENCE).context("filling the topic")
 }
 
 /// From the first record to the last; joining the group is not what is measured.
-async fn ours(kafka: &Broker, topic: &str, records: usize, slots: usize, wait: Duration) -> Result<Cost> {
+pub(super) async fn ours(kafka: &Broker, topic: &str, records: usize, slots: usize, wait: Duration) -> Result<Cost> {
     let mut config = config(kafka).group("bench", kafka.unique("bench"), [topic]);
     // Room for every slot, twice.
     config.consumer.max_poll_records = Some(i64::try_from(slots)?.max(500) * 2);

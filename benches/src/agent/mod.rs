@@ -1,6 +1,8 @@
 //! `mq-agent` beside bare librdkafka, with the same settings: production's, which are idempotent, lz4, `lingerMs` 10.
 
 mod consume;
+mod held;
+mod parallel_consumer;
 mod produce;
 
 use std::path::Path;
@@ -14,14 +16,19 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::ToBytes;
 use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
 
+use crate::peers::Peers;
 use crate::report::Row;
 
 const PARTITIONS: i32 = 12;
 
-pub(crate) async fn run(shrink: usize) -> Result<Vec<Row>> {
+pub(crate) async fn run(shrink: usize, peers: &Peers) -> Result<Vec<Row>> {
     let kafka = TestEnv::kafka().await?;
     let mut rows = produce::run(&kafka, shrink).await?;
-    rows.extend(consume::run(&kafka, shrink).await?);
+    let records = 1_000_000 / shrink;
+    let topic = consume::filled(&kafka, records, 100).await?;
+    rows.extend(consume::run(&kafka, &topic, records).await?);
+    rows.extend(parallel_consumer::run(&kafka, peers, &topic, records).await?);
+    rows.extend(held::run(&kafka, &topic, records).await?);
     Ok(rows)
 }
 
@@ -64,11 +71,11 @@ fn hand<C: ProducerContext<DeliveryOpaque = ()>, K: ToBytes + ?Sized>(
     }
 }
 
-/// The payload of every record: 100 bytes that differ, so that compression has something to do.
-fn payload(number: usize) -> Vec<u8> {
+/// The payload of a record: bytes that differ, so that compression has something to do.
+fn payload(number: usize, bytes: usize) -> Vec<u8> {
     let mut payload = format!("{number:020}").into_bytes();
     let mut state = number as u64 | 1;
-    while payload.len() < 100 {
+    while payload.len() < bytes {
         // xorshift: cheap, and the same for both sides.
         state ^= state << 13;
         state ^= state >> 7;

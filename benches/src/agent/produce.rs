@@ -28,7 +28,7 @@ pub(super) async fn run(kafka: &Broker, shrink: usize) -> Result<Vec<Row>> {
         ("agent.produce_100b_traced", "the same with `X-Trace-ID`", true),
     ] {
         let records = 1_000_000 / shrink;
-        let payloads: Vec<Bytes> = (0..records).map(|number| payload(number).into()).collect();
+        let payloads: Vec<Bytes> = (0..records).map(|number| payload(number, 100).into()).collect();
         let sides = in_turn(
             id,
             async || ours(kafka, &payloads, traced).await,
@@ -159,7 +159,7 @@ async fn ours_waiting(kafka: &Broker, each: usize) -> Result<Cost> {
         let (producer, topic) = (producer.clone(), topic.clone());
         tokio::spawn(async move {
             for number in 0..each {
-                producer.send_sync(Message::to(&topic).payload(payload(task * each + number))).await?;
+                producer.send_sync(Message::to(&topic).payload(payload(task * each + number, 100))).await?;
             }
             Ok::<_, mq_agent::SendError>(())
         })
@@ -185,7 +185,7 @@ async fn bare_waiting(kafka: &Broker, each: usize) -> Result<Cost> {
         let (producer, topic) = (producer.clone(), topic.clone());
         tokio::spawn(async move {
             for number in 0..each {
-                let payload = payload(task * each + number);
+                let payload = payload(task * each + number, 100);
                 let record: FutureRecord<'_, (), _> = FutureRecord::to(&topic).payload(&payload);
                 producer.send(record, Timeout::Never).await.map_err(|(error, _)| anyhow!(error))?;
             }
