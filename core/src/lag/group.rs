@@ -12,6 +12,8 @@ use super::ring::{EndRing, Past};
 const JUMP: f64 = 10.0;
 /// Messages per second of one partition that are never called a jump: an idle partition wakes up.
 const NEVER_A_JUMP: f64 = 1_000.0;
+/// Cycles over which the usual arrival of a partition is averaged: with fewer, chance alone would make one of many slow partitions hot.
+const USUAL: u32 = 12;
 /// Cycles that one is compared with. Several, because a group may commit less often than it is looked at.
 const RECENT: usize = 3;
 
@@ -71,6 +73,9 @@ pub struct GroupLag {
     pub late: Option<Late>,
     /// Messages per second that arrived since the reading before; none on the first.
     pub arrival: Option<f64>,
+    /// What arrives at each partition, averaged over the last cycles: messages per second, in the order of the readings. Without
+    /// partitions whose end was read less than twice.
+    pub usual: Vec<f64>,
     /// Messages per second that were committed since the reading before; none on the first.
     pub throughput: Option<f64>,
     /// Every partition had uncommitted work during the whole cycle, so `throughput` is what the group can do.
@@ -107,6 +112,8 @@ impl GroupLag {
 struct Track {
     ring: Option<EndRing>,
     end: Option<(Duration, i64)>,
+    /// Mean arrival of the last cycles, and of how many.
+    usual: Option<(f64, u32)>,
     committed: Option<(Duration, i64)>,
     /// Rates of the last commits, jumps among them.
     moved: VecDeque<f64>,
@@ -146,6 +153,7 @@ impl GroupTracker {
             let track = self.tracks.entry(reading.of.clone()).or_insert_with(|| Track {
                 ring: watch.age.map(EndRing::new),
                 end: None,
+                usual: None,
                 committed: None,
                 moved: VecDeque::new(),
                 waiting: VecDeque::new(),
@@ -155,6 +163,7 @@ impl GroupTracker {
                 sum.saturated = false;
                 sum.unknown.insert(reading.of.clone(), why);
             }
+            sum.usual.extend(track.usual.map(|(rate, _)| rate));
         }
         sum
     }
@@ -167,6 +176,9 @@ impl Track {
         let before = self.end.replace((at, end));
         if let Some(rate) = rate(before, at, end) {
             *sum.arrival.get_or_insert(0.0) += rate;
+            let (mean, cycles) = self.usual.unwrap_or_default();
+            let cycles = (cycles + 1).min(USUAL);
+            self.usual = Some((mean + (rate - mean) / f64::from(cycles), cycles));
         }
         if let Some(ring) = &mut self.ring {
             ring.push(at, end);
@@ -282,6 +294,26 @@ mod tests {
         assert_eq!((rounded(second.arrival), rounded(second.throughput)), (Some(20), Some(12)));
         assert!(!second.saturated, "partition 1 was drained");
         assert!(second.is_complete() && !second.is_unknown());
+    }
+
+    #[test]
+    fn the_usual_arrival_of_a_partition_outlasts_a_moment() {
+        let mut tracker = GroupTracker::new();
+        let mut usual = Vec::new();
+        let mut end = 0;
+        for n in 0..30_u32 {
+            // 10 per second, 100 in one cycle, then nothing.
+            end += match n {
+                0..20 => 50,
+                20 => 500,
+                _ => 0,
+            };
+            usual.push(tracker.observe(CYCLE * n, &watch(15), &[reading(0, 0, end)]).usual);
+        }
+        assert_eq!(usual[0], [0.0; 0], "one end makes no rate");
+        assert_eq!([rounded(usual[1].first().copied()), rounded(usual[19].first().copied())], [Some(10); 2]);
+        assert_eq!(rounded(usual[20].first().copied()), Some(18), "a twelfth of the moment counts");
+        assert!(usual[29][0] < usual[20][0] / 2.0, "and what has ended is forgotten");
     }
 
     #[test]

@@ -27,6 +27,9 @@ const CHAIN: &[Rule] = &[
     down_without_capacity,
 ];
 
+/// An arrival below this part of an earlier one is another load.
+const LESS: f64 = 0.7;
+
 /// Judges a situation. The same situation always gives the same decision.
 pub fn decide(policy: &Policy, now: &Situation) -> Decision {
     let (desired, mut reason, mut message) =
@@ -141,7 +144,8 @@ fn up(policy: &Policy, now: &Situation) -> Option<Verdict> {
         return None;
     }
     let waiting = if load.backlog >= 1.0 { format!(" and {} waiting", number(load.backlog)) } else { String::new() };
-    let words = format!("{} msg/s{waiting} at {capacity}{} need", number(load.arrival), uneven(load));
+    let hottest = if need.hottest { ", the hottest partitions in one," } else { "" };
+    let words = format!("{} msg/s{waiting} at {capacity}{}{hottest} need", number(load.arrival), uneven(load));
     Some(grow(policy, now, useful(whole(need.aim), now.partitions), Reason::BelowNeed, &words))
 }
 
@@ -224,11 +228,18 @@ fn down_without_capacity(policy: &Policy, now: &Situation) -> Option<Verdict> {
     if now.capacity.known().is_some() || now.replicas <= policy.min {
         return None;
     }
+    let below = useful_below(now.replicas, now.partitions);
+    // What was too few at about this arrival is not tried again.
+    let known_too_few =
+        |(replicas, arrival)| below <= replicas && now.most_arrival.unwrap_or(arrival) >= arrival * LESS;
+    if now.broke.is_some_and(known_too_few) {
+        return None;
+    }
     let quiet = policy.window * 2;
     if let Some(held) = not_yet(policy, now, quiet) {
         return Some(held);
     }
-    let desired = useful_below(now.replicas, now.partitions).max(policy.min);
+    let desired = below.max(policy.min);
     if desired >= now.replicas {
         return None;
     }

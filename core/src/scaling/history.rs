@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::capacity::{Capacity, Learner, Sample};
-use super::need::{Load, Need, effective, need, skew};
+use super::need::{Load, Need, effective, need, skew, useful, whole};
+use super::share::{Met, Shares};
 use super::window::WindowMax;
 use super::work::WorkLearner;
 use super::{Decision, Observation, Policy};
+use crate::reason::Reason;
 
 /// Assumed until a change was measured: a pod start and one rebalance of a cooperative group.
 const FIRST_CHANGE: Duration = Duration::from_secs(5);
@@ -17,6 +19,8 @@ const LONGEST_CHANGE: Duration = Duration::from_mins(15);
 const LONGEST_SETTLING: Duration = Duration::from_mins(5);
 /// A cycle whose arrival stands so far above the one of three cycles ago is a step, not noise.
 const STEP: f64 = 1.25;
+/// Windows for which it is remembered that a number of replicas was too few for how the load was spread.
+const MET: u32 = 24;
 /// Windows for which a twice contested target is left alone.
 const HANDS_OFF: u32 = 6;
 
@@ -65,6 +69,8 @@ pub struct Situation {
     pub load: Option<Load>,
     /// Messages that break the promise.
     pub broken: Option<u64>,
+    /// Replicas that were too few while their capacity was not known, and the arrival of then.
+    pub broke: Option<(u32, f64)>,
     /// Largest arrival in the window.
     pub most_arrival: Option<f64>,
     /// Capacity of one replica.
@@ -117,6 +123,11 @@ pub struct History {
     foreign: VecDeque<Duration>,
     capacity: Learner,
     work: WorkLearner,
+    /// The part of the whole load that the busiest replica had in the last cycle.
+    busiest: Option<f64>,
+    met: Met,
+    /// So many replicas broke the promise at such an arrival while their capacity was not known.
+    broke: Option<(u32, f64)>,
     spec_capacity: Option<f64>,
 }
 
@@ -141,7 +152,10 @@ impl History {
         let other_pods = self.capacity.key(&seen.target.template, &seen.config);
         if other_pods {
             self.work = WorkLearner::default();
+            self.met.clear();
+            self.broke = None;
         }
+        self.met.forget(at, policy.window * MET);
         if other_pods || self.spec_capacity != policy.capacity {
             // Needs of the past were counted in other replicas.
             self.most_need.clear();
@@ -168,8 +182,10 @@ impl History {
         self.quiet_since = if quiet { self.quiet_since.or(Some(at)) } else { None };
 
         let load = self.load(policy, seen);
+        let pace = effective(self.replicas.unwrap_or_default(), seen.lag.partitions).max(1.0);
+        self.busiest = load.filter(|load| load.skew > 1.0).map(|load| load.skew / pace);
         let capacity = self.capacity_of(policy);
-        let need = self.need(policy, load, capacity);
+        let need = self.need(policy, seen, load, capacity);
         if let Some(need) = need {
             self.most_need.push(at, need.aim, policy.window);
         }
@@ -199,9 +215,10 @@ impl History {
             }),
             load,
             broken: policy.objective.broken_by(&seen.lag),
+            broke: self.broke,
             most_arrival: self.most_arrival.max(),
             capacity,
-            need: self.need(policy, load, capacity),
+            need: self.need(policy, seen, load, capacity),
             most_need: self.most_need.max(),
             asked: self.asked,
             worsening: self.worsening(seen),
@@ -228,6 +245,12 @@ impl History {
         let per_replica = decision.terms.capacity.or_else(|| (from > 0).then(|| before / f64::from(from)));
         let predicted =
             (to > from).then_some(per_replica).flatten().map(|rate| rate * f64::from(to.saturating_sub(from)));
+        if decision.reason == Reason::CapacityUnknown {
+            self.broke = decision.terms.arrival.map(|arrival| (from, arrival));
+        }
+        if let Some(share) = self.busiest.filter(|_| to > from) {
+            self.met.too_few(at, from, share);
+        }
         self.step = Some(Step { at, from, to, before, predicted, settled: None, judged: false });
         self.replicas = Some(to);
         self.unsettled = Some((at, Unsettled::Group(format!("{from} -> {to} replicas was just asked for"))));
@@ -280,9 +303,18 @@ impl History {
         skew(self.work.imbalance(seen.lag.behind), self.replicas.unwrap_or_default(), seen.lag.partitions)
     }
 
-    fn need(&self, policy: &Policy, load: Option<Load>, capacity: Capacity) -> Option<Need> {
+    fn need(&self, policy: &Policy, seen: &Observation, load: Option<Load>, capacity: Capacity) -> Option<Need> {
         let (load, capacity) = (load?, capacity.known().filter(|rate| *rate > 0.0)?);
-        Some(need(load, capacity, self.replicas.unwrap_or_default(), policy.objective.drain_time(), self.change()))
+        let replicas = self.replicas.unwrap_or_default();
+        let need = need(load, capacity, replicas, policy.objective.drain_time(), self.change());
+        if seen.lag.usual.is_empty() {
+            return Some(need);
+        }
+        let shares = Shares::new(&seen.lag.usual);
+        let share = |replicas| self.met.share(replicas, &shares);
+        let fitting = shares.fitting(whole(need.aim), load.arrival, capacity, share);
+        let hottest = fitting > useful(whole(need.aim), seen.lag.partitions);
+        Some(Need { aim: need.aim.max(f64::from(fitting)), hottest, ..need })
     }
 
     /// For three cycles the promise was broken and the break did not shrink.

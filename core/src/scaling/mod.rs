@@ -9,6 +9,7 @@ mod capacity;
 mod decide;
 mod history;
 mod need;
+mod share;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub use capacity::Capacity;
 pub use decide::decide;
 pub use history::{History, Situation, Unsettled};
 pub use need::{Load, Need, useful};
+pub use share::Shares;
 pub use work::Work;
 
 use crate::lag::GroupLag;

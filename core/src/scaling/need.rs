@@ -28,6 +28,8 @@ pub struct Need {
     /// What a step up aims at: arrival at a comfortable utilisation, and the backlog gone in time although the change itself
     /// takes time.
     pub aim: f64,
+    /// It is so many for the replica that gets the hottest partitions.
+    pub hottest: bool,
     /// A change takes at least as long as the backlog may.
     pub too_short: bool,
 }
@@ -49,7 +51,12 @@ pub(super) fn need(load: Load, capacity: f64, replicas: u32, drain: Duration, ch
     // A change that takes most of the time would ask for any number of replicas for a moment's gain.
     let left_s = (drain_s - change_s).max(drain_s / 2.0);
     let moving = (busiest + (load.backlog + grown) / left_s) / capacity;
-    Need { least, aim: (load.arrival / (AIM * capacity)).max(least).max(moving), too_short: change >= drain }
+    Need {
+        least,
+        aim: (load.arrival / (AIM * capacity)).max(least).max(moving),
+        hottest: false,
+        too_short: change >= drain,
+    }
 }
 
 /// Replicas above which the arrival leaves more than half of them idle.

@@ -40,6 +40,7 @@ fn calm(replicas: u32, arrival: f64, backlog: f64, capacity: Capacity) -> Situat
         unsettled: None,
         load: Some(load),
         broken: Some(0),
+        broke: None,
         most_arrival: Some(arrival),
         capacity,
         need: needed,
@@ -178,6 +179,9 @@ fn without_a_capacity_it_feels_its_way() {
     check("quiet", &policy(), &unstated(6, 100.0), 4, Reason::QuietWithoutCapacity, "nothing waited for 40s");
     let short = Situation { quiet_for: seconds(30), ..unstated(6, 100.0) };
     check("two windows", &policy(), &short, 6, Reason::WindowNotOver, "in 10s");
+    let known = |arrival| Situation { broke: Some((4, arrival)), ..unstated(6, 100.0) };
+    check("what was too few", &policy(), &known(120.0), 6, Reason::WithinBand, "keep the promise");
+    check("at another load", &policy(), &known(200.0), 4, Reason::QuietWithoutCapacity, "one step down");
     check("at minimum", &policy(), &unstated(1, 100.0), 1, Reason::WithinBand, "not known yet");
 }
 
@@ -255,8 +259,26 @@ proptest! {
     }
 
     #[test]
-    fn more_arrival_never_asks_for_fewer(replicas in 1_u32..=12, arrival in 0.0_f64..8_000.0, more in 0.0_f64..8_000.0) {
-        let (less, greater) = (stated(replicas, arrival, 0.0), stated(replicas, arrival + more, 0.0));
-        prop_assert!(decide(&policy(), &less).desired <= decide(&policy(), &greater).desired);
+    fn more_to_do_never_asks_for_fewer_and_more_capacity_never_for_more(
+        replicas in 1_u32..=12, arrival in 0.0_f64..8_000.0, backlog in 0.0_f64..1e5, capacity in 50.0..2_000.0, more in 1.0_f64..10.0,
+    ) {
+        let asked = |arrival, backlog, capacity| decide(&policy(), &calm(replicas, arrival, backlog, Capacity::Spec(capacity))).desired;
+        let base = asked(arrival, backlog, capacity);
+        prop_assert!(asked(arrival * more, backlog, capacity) >= base);
+        prop_assert!(asked(arrival, backlog * more, capacity) >= base);
+        prop_assert!(asked(arrival, backlog, capacity * more) <= base);
+        prop_assert_eq!(asked(arrival * 4.0, backlog * 4.0, capacity * 4.0), base, "the unit of messages does not matter");
+    }
+
+    /// What is not seen never takes replicas away; what a replica can do aside, without which it feels its way.
+    #[test]
+    fn hiding_what_is_known_never_lowers_the_count(now in any_situation(), hidden in 0..3) {
+        let now = Situation { replicas: now.replicas.clamp(1, 12), ..now };
+        let blind = match hidden {
+            0 => Situation { unknown: Some("orders/0: away".into()), quiet: false, ..now.clone() },
+            1 => Situation { gap: true, ..now.clone() },
+            _ => Situation { load: None, need: None, most_need: None, most_arrival: None, ..now.clone() },
+        };
+        prop_assert!(decide(&policy(), &blind).desired >= now.replicas, "{:?}", decide(&policy(), &blind));
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Plant {
     /// What arrives at a partition, as a multiple of what arrives at its neighbour: 1 is even; below it the first are hot, the last
     /// cold.
     pub(super) skew: f64,
+    /// Partitions are dealt out in turns, not in blocks.
+    pub(super) turns: bool,
     /// The pods have agents, which say how busy they are.
     pub(super) agents: bool,
     /// The second from which on they say nothing.
@@ -42,6 +44,7 @@ impl Default for Plant {
             rebalance: 3.0,
             eager: false,
             skew: 1.0,
+            turns: false,
             agents: false,
             silent: f64::INFINITY,
         }
@@ -87,13 +90,20 @@ struct World<'a> {
     arrivals: Vec<f64>,
     /// Handled by each pod since the last cycle.
     work: Vec<f64>,
+    /// The part of the arrival that each partition gets.
+    weights: Vec<f64>,
 }
 
 impl<'a> World<'a> {
     fn new(plant: &'a Plant, replicas: u32) -> Self {
         let pods = vec![0.0; replicas as usize];
         let partitions = vec![Partition::default(); plant.partitions];
+        // Hot partitions lie apart by a step that has no factor in common with their number.
+        let place = |n: usize| if plant.turns { n * 5 % plant.partitions } else { n };
+        let weights: Vec<f64> = (0..plant.partitions).map(|n| plant.skew.powf(place(n) as f64)).collect();
+        let all: f64 = weights.iter().sum();
         let mut world = Self {
+            weights: weights.iter().map(|weight| weight / all).collect(),
             plant,
             now: 0.0,
             partitions,
@@ -122,7 +132,11 @@ impl<'a> World<'a> {
         self.rebalancing_until = until;
         let all = self.partitions.len();
         for (n, partition) in self.partitions.iter_mut().enumerate() {
-            let owner = if self.serving == 0 { usize::MAX } else { n * self.serving / all };
+            let owner = match self.serving {
+                0 => usize::MAX,
+                serving if self.plant.turns => n % serving,
+                serving => n * serving / all,
+            };
             if owner != partition.owner || self.plant.eager {
                 partition.stands_until = until;
             }
@@ -136,10 +150,8 @@ impl<'a> World<'a> {
         if self.ready() != self.serving {
             self.rebalance();
         }
-        let weights = (0..self.partitions.len()).map(|n| self.plant.skew.powf(n as f64));
-        let all: f64 = weights.clone().sum();
-        for (partition, weight) in self.partitions.iter_mut().zip(weights) {
-            partition.arrived += arrival * seconds * weight / all;
+        for (partition, weight) in self.partitions.iter_mut().zip(&self.weights) {
+            partition.arrived += arrival * seconds * weight;
         }
         self.arrivals.push(self.partitions[0].arrived);
         let each = self.plant.capacity.min(self.plant.downstream / self.serving.max(1) as f64) * seconds;
