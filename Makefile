@@ -34,7 +34,7 @@ demo-down: ## end a demo that was left running, and clean what a crashed run lef
 	@! test -e $(MQ_CACHE)/servers/mq-cluster || $(MQ_CACHE)/servers/mq-cluster down
 
 .PHONY: test
-test: test-unit test-integration test-node test-e2e-short ## all tests but the long ones; the last part needs root
+test: test-unit test-integration test-brokers test-node test-e2e-short ## all tests but the long ones; the last part needs root
 
 .PHONY: test-unit
 test-unit: rust ## tests inside the crates
@@ -48,6 +48,12 @@ test-integration: rust servers ## tests against a real API server and a real Kaf
 	@cargo test --workspace --locked --test integration --no-run < /dev/null
 	@echo "mq: integration tests"
 	@$(with_servers) --control-plane --kafka -- hack/suite.sh integration $(TEST)
+
+.PHONY: test-brokers
+test-brokers: rust servers ## tests in which three brokers die, hang and are cut off; no root. TEST=name runs one
+	@cargo test --workspace --locked --test brokers --no-run < /dev/null
+	@echo "mq: tests with three brokers that fail"
+	@$(with_servers) --kafka-cluster -- hack/suite.sh brokers $(TEST)
 
 .PHONY: node
 node:
@@ -66,15 +72,16 @@ test-e2e-short: rust node servers images
 
 .PHONY: test-e2e
 test-e2e: rust node servers images ## all end-to-end tests with real pods, and all long tests; root. TEST=name runs one with pods
-	@cargo test --workspace --locked --test e2e --test integration --no-run < /dev/null
+	@cargo test --workspace --locked --test e2e --test integration --test brokers --no-run < /dev/null
 	@$(with_servers) --node $(image_flags) -- hack/suite.sh e2e --include-ignored $(TEST)
 	@$(if $(TEST),,$(with_servers) --control-plane --kafka -- hack/suite.sh integration --ignored)
+	@$(if $(TEST),,$(with_servers) --kafka-cluster -- hack/suite.sh brokers --ignored)
 
 .PHONY: soak
 soak: rust node servers images ## the long tests again and again: MINUTES=60; root
-	@cargo test --workspace --locked --test e2e --test integration --no-run < /dev/null
-	@$(with_servers) --node --control-plane --kafka $(image_flags) -- bash -euo pipefail -c 'end=$$(($$(date +%s) + $(or $(MINUTES),60) * 60)); n=0; \
-		while [ $$(date +%s) -lt $$end ]; do n=$$((n + 1)); echo "mq: soak, round $$n"; hack/suite.sh e2e --ignored; hack/suite.sh integration --ignored; done'
+	@cargo test --workspace --locked --test e2e --test integration --test brokers --no-run < /dev/null
+	@$(with_servers) --node --control-plane --kafka --kafka-cluster $(image_flags) -- bash -euo pipefail -c 'end=$$(($$(date +%s) + $(or $(MINUTES),60) * 60)); n=0; \
+		while [ $$(date +%s) -lt $$end ]; do n=$$((n + 1)); echo "mq: soak, round $$n"; hack/suite.sh e2e --ignored; hack/suite.sh integration --ignored; hack/suite.sh brokers --ignored; done'
 
 PEER_FILES := benches/peers/pom.xml
 PEERS := $(MQ_CACHE)/peers-$(call hash,$(PEER_FILES))

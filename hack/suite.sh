@@ -16,8 +16,8 @@ esac
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-# Whole processes and brokers are disturbed in the end-to-end suite: one test at a time.
-[ "$suite" != e2e ] || export RUST_TEST_THREADS=1
+# Whole processes and brokers are disturbed in these: one test at a time.
+[ "$suite" = integration ] || export RUST_TEST_THREADS=1
 cargo test --workspace --locked --test "$suite" -- "$@" < /dev/null 2>&1 | tee "$log"
 passed=$(sed -n 's/^test result: ok\. \([0-9]*\) passed.*/\1/p' "$log")
 if [ "$passed" != "$wanted" ]; then

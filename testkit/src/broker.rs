@@ -14,7 +14,7 @@ use crate::{Secure, unique};
 #[derive(Clone, Debug)]
 pub struct Broker {
     /// The launcher's name of it.
-    name: &'static str,
+    name: String,
     bootstrap: String,
     metrics: String,
     secure: Option<Secure>,
@@ -23,7 +23,7 @@ pub struct Broker {
 
 impl Broker {
     pub(crate) fn attach(
-        name: &'static str,
+        name: String,
         bootstrap: String,
         metrics: String,
         secure: Option<Secure>,

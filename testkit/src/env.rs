@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
 
-use crate::{Audit, Broker, ControlPlane, Process, Secure};
+use crate::{Audit, Broker, ControlPlane, KafkaCluster, Process, Secure};
 
 const VARIABLE: &str = "MQ_TESTKIT";
 
@@ -20,6 +20,8 @@ struct Description {
     control: PathBuf,
     control_plane: Option<ControlPlaneDescription>,
     kafka: Option<BrokerDescription>,
+    #[serde(default)]
+    kafka_cluster: Vec<BrokerDescription>,
     node: Option<NodeDescription>,
 }
 
@@ -33,6 +35,16 @@ struct BrokerDescription {
     bootstrap: String,
     metrics: String,
     secure: Option<Secure>,
+    link: Option<LinkDescription>,
+}
+
+/// A listener of a broker that tells its clients to come by another address.
+#[derive(Debug, Deserialize)]
+struct LinkDescription {
+    /// Where it listens.
+    broker: String,
+    /// Where it says that it does.
+    link: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,7 +82,27 @@ impl TestEnv {
     pub async fn kafka() -> Result<Broker> {
         let description = read()?;
         let found = description.kafka.context(missing("--kafka"))?;
-        Ok(Broker::attach("kafka", found.bootstrap, found.metrics, found.secure, description.control))
+        Ok(Broker::attach("kafka".to_owned(), found.bootstrap, found.metrics, found.secure, description.control))
+    }
+
+    /// Three Kafka brokers on the loopback interface, all of them up and with every copy in place: what an earlier test left stopped
+    /// or frozen goes on first. A test that disturbs them has to be the only one of its run.
+    ///
+    /// # Errors
+    /// No such servers in this run, or they do not come up within a minute.
+    pub async fn kafka_cluster() -> Result<KafkaCluster> {
+        let description = read()?;
+        anyhow::ensure!(!description.kafka_cluster.is_empty(), missing("--kafka-cluster"));
+        let (mut brokers, mut links) = (Vec::new(), Vec::new());
+        for (index, found) in description.kafka_cluster.into_iter().enumerate() {
+            let (name, control) = (format!("kafka-{}", index + 1), description.control.clone());
+            brokers.push(Broker::attach(name, found.bootstrap, found.metrics, found.secure, control));
+            let link = found.link.context("a broker of the cluster has no listener behind a link")?;
+            links.push((link.link, link.broker));
+        }
+        let cluster = KafkaCluster::attach(brokers, links);
+        cluster.restore().await?;
+        Ok(cluster)
     }
 
     /// A whole node: pods run, and one Kafka broker is reachable from them and from the host by the same address.
@@ -82,7 +114,13 @@ impl TestEnv {
         let found = description.node.context(missing("--node"))?;
         Ok(Node {
             control_plane: ControlPlane::attach(found.kubeconfig, &description.bin).await?,
-            kafka: Broker::attach("node-kafka", found.kafka.bootstrap, found.kafka.metrics, None, description.control),
+            kafka: Broker::attach(
+                "node-kafka".to_owned(),
+                found.kafka.bootstrap,
+                found.kafka.metrics,
+                None,
+                description.control,
+            ),
             address: found.address,
             audit_log: found.audit_log,
             images: found.images,

@@ -6,23 +6,29 @@
 //!
 //! Tests run in parallel on the same servers, so each works in names of its own: [`ControlPlane::namespace`] and
 //! [`Broker::unique`]. A test that disturbs the broker itself ([`Broker::stop`] and friends) disturbs every other test of its
-//! run; such tests live in the end-to-end suite, which runs them one after the other.
+//! run; such tests live in the suites `brokers` and `e2e`, which run them one after the other.
 
 #![forbid(unsafe_code)]
 
 mod audit;
 mod broker;
+mod cluster;
 mod control_plane;
 mod env;
+mod foreign;
+mod link;
 mod process;
 mod records;
 mod secure;
 mod wait;
+mod wire;
 
 pub use audit::{Audit, Write};
 pub use broker::Broker;
+pub use cluster::KafkaCluster;
 pub use control_plane::{ControlPlane, Namespace};
 pub use env::{Node, TestEnv};
+pub use link::Link;
 pub use process::{Paused, Process};
 pub use records::Record;
 pub use secure::{Secure, User};

@@ -46,6 +46,14 @@ impl Process {
         self.signal("STOP").map(|()| Paused(self))
     }
 
+    /// Asks it to end (SIGTERM).
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn terminate(&self) -> Result<()> {
+        self.signal("TERM")
+    }
+
     fn signal(&self, name: &str) -> Result<()> {
         let command = format!("kill -{name} {}", self.pid);
         let done = Command::new("sh").args(["-c", &command]).output().with_context(|| command.clone())?;

@@ -110,28 +110,31 @@ impl Broker {
     /// # Errors
     /// The topic does not exist, or its end was not reached within 30 s.
     pub async fn read_all(&self, topic: &str) -> Result<Vec<Record>> {
-        let attempt = || format!("reading {topic} to its end");
-        let mut config = self.client_config();
-        let reader: StreamConsumer = config
-            .set("group.id", "mq-testkit-reader") // never joined: librdkafka wants one even for assigned partitions
-            .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true")
-            .create()
-            .with_context(attempt)?;
-        let metadata = reader.fetch_metadata(Some(topic), TIMEOUT).with_context(attempt)?;
-        let partitions = metadata.topics().first().map(|found| found.partitions().len()).unwrap_or_default();
-        ensure!(partitions > 0, "{}: there is no such topic", attempt());
-
-        let mut assignment = TopicPartitionList::new();
-        for partition in 0..i32::try_from(partitions)? {
-            assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
-        }
-        reader.assign(&assignment).with_context(attempt)?;
-        let read = tokio::time::timeout(TIMEOUT, to_the_end(&reader, partitions));
-        let mut records = read.await.with_context(attempt)?.with_context(attempt)?;
-        records.sort_by_key(|record| (record.partition, record.offset));
-        Ok(records)
+        read_all(self.client_config(), topic).await
     }
+}
+
+pub(crate) async fn read_all(mut config: ClientConfig, topic: &str) -> Result<Vec<Record>> {
+    let attempt = || format!("reading {topic} to its end");
+    let reader: StreamConsumer = config
+        .set("group.id", "mq-testkit-reader") // never joined: librdkafka wants one even for assigned partitions
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .create()
+        .with_context(attempt)?;
+    let metadata = reader.fetch_metadata(Some(topic), TIMEOUT).with_context(attempt)?;
+    let partitions = metadata.topics().first().map(|found| found.partitions().len()).unwrap_or_default();
+    ensure!(partitions > 0, "{}: there is no such topic", attempt());
+
+    let mut assignment = TopicPartitionList::new();
+    for partition in 0..i32::try_from(partitions)? {
+        assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+    }
+    reader.assign(&assignment).with_context(attempt)?;
+    let read = tokio::time::timeout(TIMEOUT, to_the_end(&reader, partitions));
+    let mut records = read.await.with_context(attempt)?.with_context(attempt)?;
+    records.sort_by_key(|record| (record.partition, record.offset));
+    Ok(records)
 }
 
 async fn to_the_end(reader: &StreamConsumer, mut open: usize) -> Result<Vec<Record>> {

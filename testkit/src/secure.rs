@@ -3,18 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::Bytes;
+use kafka_protocol::messages::AlterUserScramCredentialsRequest;
 use kafka_protocol::messages::alter_user_scram_credentials_request::ScramCredentialUpsertion;
-use kafka_protocol::messages::{
-    AlterUserScramCredentialsRequest, AlterUserScramCredentialsResponse, ApiKey, RequestHeader, ResponseHeader,
-};
-use kafka_protocol::protocol::{Decodable as _, Encodable as _, HeaderVersion as _, StrBytes};
+use kafka_protocol::protocol::StrBytes;
 use ring::pbkdf2;
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
-use crate::Broker;
+use crate::{Broker, wire};
 
 /// Ways into the broker beside the plain one. Its certificate names 127.0.0.1 and localhost.
 #[derive(Clone, Debug, Deserialize)]
@@ -79,32 +75,10 @@ impl Broker {
             .with_salt(Bytes::copy_from_slice(salt))
             .with_salted_password(Bytes::copy_from_slice(&salted));
         let request = AlterUserScramCredentialsRequest::default().with_upsertions(vec![user]);
-        let answer = alter_scram(self.bootstrap(), &request).await.with_context(attempt)?;
+        let answer = wire::ask(self.bootstrap(), &request, VERSION, |_| ()).await.with_context(attempt)?;
         for result in answer.results {
             ensure!(result.error_code == 0, "{}: the broker refuses: {:?}", attempt(), result.error_message);
         }
         Ok(())
     }
-}
-
-async fn alter_scram(
-    bootstrap: &str,
-    request: &AlterUserScramCredentialsRequest,
-) -> Result<AlterUserScramCredentialsResponse> {
-    let header = RequestHeader::default()
-        .with_request_api_key(ApiKey::AlterUserScramCredentials as i16)
-        .with_request_api_version(VERSION);
-    let mut message = BytesMut::new();
-    header.encode(&mut message, AlterUserScramCredentialsRequest::header_version(VERSION))?;
-    request.encode(&mut message, VERSION)?;
-    let mut socket = TcpStream::connect(bootstrap).await?;
-    socket.write_i32(i32::try_from(message.len())?).await?;
-    socket.write_all(&message).await?;
-    let mut answer = vec![0; usize::try_from(socket.read_i32().await?)?];
-    socket.read_exact(&mut answer).await?;
-    let mut answer = Bytes::from(answer);
-    ResponseHeader::decode(&mut answer, AlterUserScramCredentialsResponse::header_version(VERSION))?;
-    let response = AlterUserScramCredentialsResponse::decode(&mut answer, VERSION)?;
-    ensure!(!answer.has_remaining(), "{} bytes after the end of the answer", answer.remaining());
-    Ok(response)
 }

@@ -13,6 +13,8 @@ mod deliveries;
 mod fake_operator;
 mod processes;
 mod producer;
+mod rebalances;
+mod records;
 mod rotation;
 mod security;
 mod settings;

@@ -1,4 +1,4 @@
-//! A consumer as a process of its own, for tests that kill it. Each record is a line in a file before it counts as handled.
+//! A consumer as a process of its own, for tests that kill it; SIGTERM makes it leave its group in order. Each record is a line in a file before it counts as handled.
 
 #![forbid(unsafe_code)]
 
@@ -11,11 +11,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser;
 use mq_agent::{Config, Consumer, Failure, Options, Record};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How long running handlers are waited for after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(10);
 
 #[derive(Parser)]
 struct Args {
-    #[arg(long)]
-    brokers: String,
+    #[arg(long, value_delimiter = ',')]
+    brokers: Vec<String>,
     #[arg(long)]
     group: String,
     #[arg(long)]
@@ -40,13 +44,19 @@ async fn main() -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     std::thread::spawn(end_with_parent);
-    let mut config = Config::default().brokers([args.brokers]);
+    let mut config = Config::default().brokers(args.brokers);
     config.consumer = serde_json::from_str(&args.settings).context("reading the settings")?;
     let options = Options::default().concurrency(args.concurrency);
     let consumer = Consumer::new(&config, &args.group, [args.topic], &options).await?;
     let log = OpenOptions::new().append(true).open(&args.log);
     let log = Arc::new(log.with_context(|| format!("opening {}", args.log.display()))?);
     let work = Duration::from_millis(args.work_ms);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let leaving = consumer.clone();
+    tokio::spawn(async move {
+        terminate.recv().await;
+        leaving.close(DRAIN).await;
+    });
     consumer
         .subscribe(move |record| {
             let log = Arc::clone(&log);

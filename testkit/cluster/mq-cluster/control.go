@@ -65,9 +65,14 @@ func askControl(path, broker, action string) error {
 	return nil
 }
 
-// controlHandler serves the instance's own broker and passes the rest on to the node.
-func (i *instance) controlHandler(ctx context.Context, broker *kafka) func(string, string) error {
+// controlHandler serves the instance's own brokers and passes the rest on to the node.
+func (i *instance) controlHandler(ctx context.Context, broker *kafka, peers []*kafka) func(string, string) error {
 	return func(name, action string) error {
+		for _, peer := range peers {
+			if peer.Peer.name() == name {
+				return peer.fault(ctx, action)
+			}
+		}
 		switch name {
 		case hostBroker:
 			if broker == nil {
@@ -80,7 +85,8 @@ func (i *instance) controlHandler(ctx context.Context, broker *kafka) func(strin
 			}
 			return errors.New("this run has no node (--node)")
 		default:
-			return fmt.Errorf("unknown broker %q: %s, %s", name, hostBroker, nodeBroker)
+			return fmt.Errorf("this run has no broker %q; there can be %s (--kafka), %s-1 to %s-%d (--kafka-cluster), %s (--node)",
+				name, hostBroker, hostBroker, hostBroker, kafkaPeers, nodeBroker)
 		}
 	}
 }

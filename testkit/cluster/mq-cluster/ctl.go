@@ -15,7 +15,7 @@ func ctl(args []string) error {
 		return err
 	}
 	if flags.NArg() != 2 {
-		return errors.New("`ctl` needs a broker (kafka, node-kafka) and an action (stop, start, kill, pause, resume)")
+		return errors.New("`ctl` needs a broker (kafka, kafka-1 to kafka-3, node-kafka) and an action (stop, start, kill, pause, resume)")
 	}
 	socket, err := controlSocket(*number)
 	if err != nil {

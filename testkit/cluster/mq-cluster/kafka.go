@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// kafka is one broker that is its own controller.
+// kafka is one broker that is a controller too: alone, or one of several.
 type kafka struct {
 	Root           string `json:"root"`
 	Home           string `json:"home"` // jars in lib/, class archive beside it
@@ -26,6 +26,7 @@ type kafka struct {
 	MetricsPort    int    `json:"metricsPort"`
 
 	Secure *secureListeners `json:"-"` // beside the plain one, if it has them
+	Peer   *kafkaPeer       `json:"-"` // its place among others, if it has one
 
 	mayArchive bool // this broker writes the class archive if there is none
 
@@ -40,8 +41,22 @@ func (k *kafka) metrics() string {
 	return fmt.Sprintf("http://%s:%d/metrics", k.Address, k.MetricsPort)
 }
 
+func (k *kafka) access() brokerAccess {
+	access := brokerAccess{Bootstrap: k.bootstrap(), Metrics: k.metrics()}
+	if k.Secure != nil {
+		access.Secure = k.Secure.access()
+	}
+	if k.Peer != nil {
+		access.Link = &linkAccess{k.Peer.linked(), k.Peer.link()}
+	}
+	return access
+}
+
 // prepare writes the configuration and formats the data folder.
 func (k *kafka) prepare(ctx context.Context) error {
+	if err := os.MkdirAll(k.Root, 0o755); err != nil {
+		return err
+	}
 	if k.Secure != nil {
 		if err := k.Secure.prepare(); err != nil {
 			return err
@@ -104,7 +119,11 @@ func (k *kafka) start(ctx context.Context, run starter) error {
 	if err != nil {
 		return err
 	}
-	if k.server, err = run("kafka", append(args, "kafka.Kafka", k.config())); err != nil {
+	name := hostBroker
+	if k.Peer != nil {
+		name = k.Peer.name()
+	}
+	if k.server, err = run(name, append(args, "kafka.Kafka", k.config())); err != nil {
 		return err
 	}
 	return k.ready(ctx)

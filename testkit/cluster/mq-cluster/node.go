@@ -86,8 +86,7 @@ func (n *node) description() (*nodeDescription, error) {
 		short, _, _ := strings.Cut(name[strings.LastIndexByte(name, '/')+1:], ":")
 		names[short] = name
 	}
-	kafka := brokerAccess{n.Kafka.bootstrap(), n.Kafka.metrics(), nil}
-	return &nodeDescription{n.ControlPlane.conf("admin"), n.ControlPlane.auditLog(), n.Address, kafka, names}, nil
+	return &nodeDescription{n.ControlPlane.conf("admin"), n.ControlPlane.auditLog(), n.Address, n.Kafka.access(), names}, nil
 }
 
 // start returns when the node is ready and its broker, DNS and API server serve.

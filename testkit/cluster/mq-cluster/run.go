@@ -17,9 +17,9 @@ import (
 
 // options say which servers a run has.
 type options struct {
-	controlPlane, kafka, node, keep bool
-	images                          []string
-	command                         []string
+	controlPlane, kafka, kafkaCluster, node, keep bool
+	images                                        []string
+	command                                       []string
 }
 
 func parseRun(args []string) (*options, error) {
@@ -27,6 +27,7 @@ func parseRun(args []string) (*options, error) {
 	flags := flag.NewFlagSet("run", flag.ContinueOnError)
 	flags.BoolVar(&o.controlPlane, "control-plane", false, "")
 	flags.BoolVar(&o.kafka, "kafka", false, "")
+	flags.BoolVar(&o.kafkaCluster, "kafka-cluster", false, "")
 	flags.BoolVar(&o.node, "node", false, "")
 	flags.BoolVar(&o.keep, "keep", false, "")
 	flags.Func("image", "", func(path string) error {
@@ -40,8 +41,8 @@ func parseRun(args []string) (*options, error) {
 	}
 	o.command = flags.Args()
 	switch {
-	case !o.controlPlane && !o.kafka && !o.node:
-		return nil, errors.New("`run` needs --control-plane, --kafka or --node")
+	case !o.controlPlane && !o.kafka && !o.kafkaCluster && !o.node:
+		return nil, errors.New("`run` needs --control-plane, --kafka, --kafka-cluster or --node")
 	case len(o.images) > 0 && !o.node:
 		return nil, errors.New("--image needs --node: nothing else runs images")
 	case len(o.command) == 0:
@@ -180,6 +181,7 @@ type description struct {
 	Control      string           `json:"control"`
 	ControlPlane *access          `json:"controlPlane,omitempty"`
 	Kafka        *brokerAccess    `json:"kafka,omitempty"`
+	KafkaCluster []brokerAccess   `json:"kafkaCluster,omitempty"`
 	Node         *nodeDescription `json:"node,omitempty"`
 }
 
@@ -191,6 +193,7 @@ type brokerAccess struct {
 	Bootstrap string        `json:"bootstrap"`
 	Metrics   string        `json:"metrics"`
 	Secure    *secureAccess `json:"secure,omitempty"`
+	Link      *linkAccess   `json:"link,omitempty"`
 }
 
 type nodeDescription struct {
@@ -214,7 +217,7 @@ func (o *options) String() string {
 	for _, part := range []struct {
 		name   string
 		wanted bool
-	}{{"control plane", o.controlPlane}, {"Kafka", o.kafka}, {"node", o.node}} {
+	}{{"control plane", o.controlPlane}, {"Kafka", o.kafka}, {"three brokers", o.kafkaCluster}, {"node", o.node}} {
 		if part.wanted {
 			parts = append(parts, part.name)
 		}

@@ -21,6 +21,7 @@ type servers struct {
 	mutex   sync.Mutex
 	running []*server
 	broker  *kafka
+	peers   []*kafka
 	node    *node
 }
 
@@ -49,7 +50,7 @@ func startServers(ctx context.Context, o *options) (*servers, error) {
 }
 
 func (s *servers) start(ctx context.Context, o *options, bin string) error {
-	ports, err := freePorts(s.inst.number, 12)
+	ports, err := freePorts(s.inst.number, 12+kafkaPeers*portsPerPeer)
 	if err != nil {
 		return err
 	}
@@ -74,13 +75,16 @@ func (s *servers) start(ctx context.Context, o *options, bin string) error {
 			Port: ports[5], ControllerPort: ports[6], MetricsPort: ports[7], mayArchive: true}
 		s.broker.Secure = &secureListeners{Folder: s.inst.path("kafka-tls"), Address: s.broker.Address,
 			TLS: ports[8], MutualTLS: ports[9], SASL: ports[10], SASLTLS: ports[11]}
-		found.Kafka = &brokerAccess{s.broker.bootstrap(), s.broker.metrics(), s.broker.Secure.access()}
-		steps = append(steps, func(ctx context.Context) error {
-			if err := s.broker.prepare(ctx); err != nil {
-				return err
-			}
-			return s.broker.start(ctx, s.run)
-		})
+		access := s.broker.access()
+		found.Kafka = &access
+		steps = append(steps, s.startBroker(s.broker))
+	}
+	if o.kafkaCluster {
+		s.peers = newKafkaPeers(s.inst, filepath.Join(bin, "kafka-home"), ports[12:])
+		for _, peer := range s.peers {
+			found.KafkaCluster = append(found.KafkaCluster, peer.access())
+			steps = append(steps, s.startBroker(peer))
+		}
 	}
 	if o.node {
 		if s.node, err = newNode(s.inst, bin, o.images); err != nil {
@@ -94,10 +98,19 @@ func (s *servers) start(ctx context.Context, o *options, bin string) error {
 	if err := together(ctx, steps...); err != nil {
 		return err
 	}
-	if err := serveControl(found.Control, s.inst.controlHandler(ctx, s.broker)); err != nil {
+	if err := serveControl(found.Control, s.inst.controlHandler(ctx, s.broker, s.peers)); err != nil {
 		return err
 	}
 	return found.write(s.description)
+}
+
+func (s *servers) startBroker(broker *kafka) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := broker.prepare(ctx); err != nil {
+			return err
+		}
+		return broker.start(ctx, s.run)
+	}
 }
 
 func (s *servers) run(name string, args []string) (*server, error) {
@@ -114,6 +127,9 @@ func (s *servers) run(name string, args []string) (*server, error) {
 // stop ends everything and removes the instance. Nothing in it is worth an orderly end, so there is none.
 func (s *servers) stop() {
 	s.broker.end()
+	for _, peer := range s.peers {
+		peer.end()
+	}
 	s.node.stop()
 	for _, server := range s.running {
 		server.stop(syscall.SIGKILL, time.Second)
