@@ -5,7 +5,7 @@
 
 use k8s_openapi::jiff::Timestamp;
 use mq_core::condition::Condition;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
 
 /// The status to write, or `None` if the stored one says the same.
 ///
@@ -53,24 +53,29 @@ fn render(stored_status: &Value, condition: &Condition, generation: i64, now: Ti
     })
 }
 
-/// One spelling: no nulls, conditions sorted by type, as the API server keeps a list map in an order of its own.
+/// One spelling: no nulls, whole numbers without a point, conditions sorted by type. The API server keeps a list map in an order of
+/// its own, drops nulls, and gives 90.0 back as 90: a status that differed in nothing else would be written for ever.
 fn normal(status: Value) -> Value {
-    let mut status = without_nulls(status);
+    let mut status = plain(status);
     if let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) {
         conditions.sort_by(|a, b| a["type"].as_str().cmp(&b["type"].as_str()));
     }
     status
 }
 
-/// The API server drops nulls; without this a status with an empty optional field would be written for ever.
-fn without_nulls(value: Value) -> Value {
+fn plain(value: Value) -> Value {
     match value {
-        Value::Object(map) => {
-            map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect()
-        }
-        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        Value::Object(map) => map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, plain(v))).collect(),
+        Value::Array(items) => items.into_iter().map(plain).collect(),
+        Value::Number(number) => whole(&number).map_or(Value::Number(number), Value::from),
         other => other,
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "whole and within what a float holds exactly")]
+fn whole(number: &Number) -> Option<i64> {
+    let float = number.as_f64().filter(|_| number.is_f64())?;
+    (float.fract() == 0.0 && float.abs() < 2_f64.powi(53)).then_some(float as i64)
 }
 
 #[cfg(test)]
@@ -115,6 +120,17 @@ mod tests {
         let mut stored = next(&Value::Null, fields(3), &unknown, 1, at(100)).unwrap();
         stored["conditions"].as_array_mut().unwrap().reverse();
         assert_eq!(next(&stored, fields(3), &unknown, 1, at(200)), None);
+    }
+
+    #[test]
+    fn a_whole_number_is_the_same_without_its_point() {
+        let terms = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap();
+        let written = terms(r#"{"capacity": 90.0, "need": 0.0, "arrival": 2.5}"#);
+        let first = next(&Value::Null, written.clone(), &ready("fine"), 1, at(100)).unwrap();
+        assert_eq!(first["capacity"].to_string(), "90");
+        assert_eq!(next(&first, written, &ready("fine"), 1, at(200)), None);
+        let stored = terms(r#"{"capacity": 90, "need": 0, "arrival": 2.5}"#);
+        assert_eq!(next(&first, stored, &ready("fine"), 1, at(300)), None);
     }
 
     #[test]
