@@ -1,6 +1,9 @@
 //! The description file of the launcher, and what it gives to tests.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
@@ -80,9 +83,17 @@ impl TestEnv {
     /// No such server in this run.
     #[expect(clippy::unused_async, reason = "the same shape as its siblings, and it may have to connect one day")]
     pub async fn kafka() -> Result<Broker> {
-        let description = read()?;
-        let found = description.kafka.context(missing("--kafka"))?;
-        Ok(Broker::attach("kafka".to_owned(), found.bootstrap, found.metrics, found.secure, description.control))
+        kafka(read()?)
+    }
+
+    /// The broker of the run that this file describes.
+    pub(crate) fn kafka_of(description: &Path) -> Result<Broker> {
+        kafka(read_file(description)?)
+    }
+
+    /// The program that started the servers.
+    pub(crate) fn launcher() -> Result<PathBuf> {
+        Ok(read()?.bin.join("mq-cluster"))
     }
 
     /// Three Kafka brokers on the loopback interface, all of them up and with every copy in place: what an earlier test left stopped
@@ -178,10 +189,18 @@ fn read() -> Result<Description> {
             "{VARIABLE} is not set: this test needs real servers, run it with `make test` or under `mq-cluster run`"
         )
     })?;
-    let path = PathBuf::from(path);
+    read_file(Path::new(&path))
+}
+
+fn read_file(path: &Path) -> Result<Description> {
     let attempt = || format!("reading {} (named by {VARIABLE}); is its `mq-cluster run` still alive?", path.display());
-    let text = std::fs::read(&path).with_context(attempt)?;
+    let text = std::fs::read(path).with_context(attempt)?;
     serde_json::from_slice(&text).with_context(attempt)
+}
+
+fn kafka(description: Description) -> Result<Broker> {
+    let found = description.kafka.context(missing("--kafka"))?;
+    Ok(Broker::attach("kafka".to_owned(), found.bootstrap, found.metrics, found.secure, description.control))
 }
 
 fn missing(option: &str) -> String {

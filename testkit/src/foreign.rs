@@ -4,14 +4,16 @@ use anyhow::{Context, Result, ensure};
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::{GroupId, OffsetCommitRequest, ProduceRequest, TopicName};
+use kafka_protocol::messages::{
+    ApiKey, GroupId, OffsetCommitRequest, OffsetCommitResponse, ProduceRequest, ProduceResponse, TopicName,
+};
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 
 use crate::{Broker, wire};
 
-const PRODUCE: i16 = 9;
-const OFFSET_COMMIT: i16 = 8;
+const PRODUCE: (ApiKey, i16) = (ApiKey::Produce, 9);
+const OFFSET_COMMIT: (ApiKey, i16) = (ApiKey::OffsetCommit, 8);
 /// Where a batch has its checksum, and from where on it counts.
 const CHECKSUM: std::ops::Range<usize> = 17..21;
 
@@ -53,7 +55,8 @@ impl Broker {
         let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch.freeze()));
         let topic_data = TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![data]);
         let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(10_000).with_topic_data(vec![topic_data]);
-        let answer = wire::ask(self.bootstrap(), &request, PRODUCE, |_| ()).await.context("producing")?;
+        let answer: ProduceResponse =
+            wire::ask(self.bootstrap(), PRODUCE, &request, |_| ()).await.context("producing")?;
         let partition = answer.responses.first().and_then(|topic| topic.partition_responses.first());
         let code = partition.context("no answer for the partition")?.error_code;
         ensure!(code == 0, "producing to {topic}: the broker refuses: error {code}");
@@ -84,7 +87,8 @@ impl Broker {
             .with_topics(vec![committed]);
         let mut replaced = Ok(());
         let rewrite = |message: &mut [u8]| replaced = replace(message, stand_in.as_bytes(), metadata);
-        let answer = wire::ask(self.bootstrap(), &request, OFFSET_COMMIT, rewrite).await.context("committing")?;
+        let answer: OffsetCommitResponse =
+            wire::ask(self.bootstrap(), OFFSET_COMMIT, &request, rewrite).await.context("committing")?;
         replaced?;
         let partition = answer.topics.first().and_then(|topic| topic.partitions.first());
         let code = partition.context("no answer for the partition")?.error_code;

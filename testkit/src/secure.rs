@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use kafka_protocol::messages::AlterUserScramCredentialsRequest;
 use kafka_protocol::messages::alter_user_scram_credentials_request::ScramCredentialUpsertion;
+use kafka_protocol::messages::{AlterUserScramCredentialsRequest, AlterUserScramCredentialsResponse, ApiKey};
 use kafka_protocol::protocol::StrBytes;
 use ring::pbkdf2;
 use serde::Deserialize;
@@ -75,7 +75,9 @@ impl Broker {
             .with_salt(Bytes::copy_from_slice(salt))
             .with_salted_password(Bytes::copy_from_slice(&salted));
         let request = AlterUserScramCredentialsRequest::default().with_upsertions(vec![user]);
-        let answer = wire::ask(self.bootstrap(), &request, VERSION, |_| ()).await.with_context(attempt)?;
+        let api = (ApiKey::AlterUserScramCredentials, VERSION);
+        let answer: AlterUserScramCredentialsResponse =
+            wire::ask(self.bootstrap(), api, &request, |_| ()).await.with_context(attempt)?;
         for result in answer.results {
             ensure!(result.error_code == 0, "{}: the broker refuses: {:?}", attempt(), result.error_message);
         }

@@ -2,21 +2,21 @@
 
 use anyhow::{Result, ensure};
 use bytes::{Buf as _, Bytes, BytesMut};
-use kafka_protocol::messages::{RequestHeader, ResponseHeader};
-use kafka_protocol::protocol::{Decodable as _, Encodable as _, HeaderVersion as _, Request};
+use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// Sends one request over a connection of its own, after `rewrite` had its way with the encoded bytes.
-pub(crate) async fn ask<R: Request>(
+pub(crate) async fn ask<Q: Encodable + HeaderVersion, A: Decodable + HeaderVersion>(
     bootstrap: &str,
-    request: &R,
-    version: i16,
+    (key, version): (ApiKey, i16),
+    request: &Q,
     rewrite: impl FnOnce(&mut [u8]),
-) -> Result<R::Response> {
-    let header = RequestHeader::default().with_request_api_key(R::KEY).with_request_api_version(version);
+) -> Result<A> {
+    let header = RequestHeader::default().with_request_api_key(key as i16).with_request_api_version(version);
     let mut message = BytesMut::new();
-    header.encode(&mut message, R::header_version(version))?;
+    header.encode(&mut message, Q::header_version(version))?;
     request.encode(&mut message, version)?;
     rewrite(&mut message);
     let mut socket = TcpStream::connect(bootstrap).await?;
@@ -25,8 +25,8 @@ pub(crate) async fn ask<R: Request>(
     let mut answer = vec![0; usize::try_from(socket.read_i32().await?)?];
     socket.read_exact(&mut answer).await?;
     let mut answer = Bytes::from(answer);
-    ResponseHeader::decode(&mut answer, R::Response::header_version(version))?;
-    let response = R::Response::decode(&mut answer, version)?;
+    ResponseHeader::decode(&mut answer, A::header_version(version))?;
+    let response = A::decode(&mut answer, version)?;
     ensure!(!answer.has_remaining(), "{} bytes after the end of the answer", answer.remaining());
     Ok(response)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use mq_agent::{Config, Options, Producer};
-use mq_testkit::{KafkaCluster, TestEnv, wait_until};
+use mq_testkit::{Broker, KafkaCluster, TestEnv, wait_until};
 use mq_tests::{Group, Member, Sent, Writer, Written, check_handled, check_written};
 
 /// Long enough for what happens at all on a busy machine.
@@ -22,7 +22,7 @@ pub(crate) const TWO: (&str, &str) = ("min.insync.replicas", "2");
 /// Runs a story of a scene while what its group commits is watched.
 macro_rules! watched {
     ($scene:expr, $story:expr) => {
-        tokio::select! { done = $story => done, broken = $scene.group.watch($scene.client.clone()) => broken }
+        tokio::select! { done = $story => done, broken = $scene.watch() => broken }
     };
 }
 pub(crate) use watched;
@@ -47,12 +47,14 @@ impl Scene {
         let cluster = TestEnv::kafka_cluster().await?;
         let (topic, id) = (cluster.unique(name), cluster.unique(name));
         cluster.create_topic(&topic, PARTITIONS, 3, &[TWO]).await?;
-        let limit = Duration::from_secs(2);
-        let options =
-            mq_kafka::Options { connect_timeout: limit, request_timeout: limit, ..mq_kafka::Options::default() };
-        let client = mq_kafka::Client::new(cluster.brokers().iter().map(mq_testkit::Broker::bootstrap), options);
+        let client = client(&cluster);
         let group = Group::new(env!("CARGO_BIN_EXE_mq-member"), &id, &topic, SETTINGS)?;
         Ok(Self { cluster, client, group })
+    }
+
+    /// As [`Group::watch`].
+    pub(crate) fn watch(&self) -> impl Future<Output = Result<()>> + use<> {
+        self.group.watch(client(&self.cluster))
     }
 
     pub(crate) fn join(&self) -> Result<Member> {
@@ -111,4 +113,11 @@ pub(crate) async fn producer(brokers: &str, settings: &str) -> Result<Producer> 
     let mut config = Config::default().brokers(brokers.split(','));
     config.producer = serde_json::from_str(settings)?;
     Ok(Producer::new(&config, &Options::default()).await?)
+}
+
+/// A client that leaves a broker that hangs while it hangs.
+fn client(cluster: &KafkaCluster) -> mq_kafka::Client {
+    let limit = Duration::from_secs(2);
+    let options = mq_kafka::Options { connect_timeout: limit, request_timeout: limit, ..mq_kafka::Options::default() };
+    mq_kafka::Client::new(cluster.brokers().iter().map(Broker::bootstrap), options)
 }

@@ -8,6 +8,7 @@ mod at_rest;
 mod chart;
 mod config_push;
 mod drain;
+mod full_disk;
 mod kafka_faults;
 mod operator;
 mod servers;

@@ -32,7 +32,7 @@ impl Load {
         let kafka = TestEnv::kafka().await?;
         let (topic, id) = (kafka.unique(name), kafka.unique(name));
         create_topic(&kafka, &topic, PARTITIONS, &[]).await?;
-        let client = mq_kafka::Client::new([kafka.bootstrap()], mq_kafka::Options::default());
+        let client = client(&kafka);
         let group = Group::new(env!("CARGO_BIN_EXE_mq-member"), &id, &topic, settings)?;
         let config = Config::default().brokers([kafka.bootstrap()]);
         let producer = Producer::new(&config, &Options::default()).await?;
@@ -52,6 +52,10 @@ impl Load {
         println!("{written:?}, {repeats} handled again");
         Ok(repeats)
     }
+}
+
+fn client(kafka: &Broker) -> mq_kafka::Client {
+    mq_kafka::Client::new([kafka.bootstrap()], mq_kafka::Options::default())
 }
 
 /// Every two to five seconds somebody joins or leaves.
@@ -78,7 +82,7 @@ async fn come_and_go(time: Duration) -> Result<()> {
     };
     let members = tokio::select! {
         members = story => members?,
-        broken = load.group.watch(load.client.clone()) => return broken,
+        broken = load.group.watch(client(&load.kafka)) => return broken,
     };
     assert_eq!(load.end().await?, 0, "every move was drained");
     drop(members);
@@ -172,7 +176,7 @@ async fn an_added_partition_is_read_from_its_first_record_and_keys_go_on() -> Re
     };
     write(0).await?;
     stage.wait_committed(200).await?;
-    let client = mq_kafka::Client::new([stage.kafka.bootstrap()], mq_kafka::Options::default());
+    let client = client(&stage.kafka);
     let totals = BTreeMap::from([(stage.topic.clone(), 4)]);
     client.create_partitions(&totals, false).await.remove(&stage.topic).context("no answer")??;
     // A producer that begins now knows them before the consumer does.
