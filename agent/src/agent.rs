@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::hub::Hub;
 use crate::options::Options;
 use crate::producer::{ApplyProducer, Producer};
-use crate::source::{ConfigFiles, LastGood, Pushed, Sources, watch as watch_files};
+use crate::source::{ConfigFiles, Given, LastGood, Source, Sources, Value, watch as watch_files};
 use crate::stream;
 
 /// How often a client without any configuration says so in the log.
@@ -32,7 +32,7 @@ pub struct Agent(Arc<Inner>);
 struct Inner {
     options: Options,
     hub: Arc<Hub>,
-    files: ConfigFiles,
+    given: Given,
     credentials: CredentialFiles,
     last_good: LastGood,
     clients: Mutex<Clients>,
@@ -69,15 +69,11 @@ impl Agent {
     #[expect(clippy::unused_async, reason = "it starts tasks, which needs a runtime; `async` says so in the signature")]
     pub async fn connect_with(options: Options) -> Self {
         let hub = Arc::new(Hub::default());
-        let files = ConfigFiles::new(options.config_folder.clone());
+        let files = Arc::new(ConfigFiles::new(options.config_folder.clone()));
         let credentials = CredentialFiles::new(&options.credentials_folder, &options.config);
         let watch_config = {
-            let (hub, files) = (Arc::clone(&hub), files.clone());
-            watch_files(files.watched(), move || {
-                for client in hub.clients() {
-                    hub.file(&client, files.read(&client));
-                }
-            })
+            let files = Arc::clone(&files);
+            watch_files(files.watched(), move || files.refresh())
         };
         let watch_credentials = {
             let (hub, credentials) = (Arc::clone(&hub), credentials.clone());
@@ -95,10 +91,12 @@ impl Agent {
             }));
         }
         let last_good = LastGood::new(options.state_folder.clone());
-        Self(Arc::new(Inner { options, hub, files, credentials, last_good, clients: Mutex::default(), tasks }))
+        let given = Given::new(files, options.source.clone().map(|source| source.0));
+        Self(Arc::new(Inner { options, hub, given, credentials, last_good, clients: Mutex::default(), tasks }))
     }
 
-    /// The producer that `MqProducerConfig/<name>` of the pod's namespace configures, or files, or the code's own [`Config`](crate::Config).
+    /// The producer that `MqProducerConfig/<name>` of the pod's namespace configures, or a [`ConfigSource`](crate::ConfigSource), or files, or
+    /// the code's own [`Config`](crate::Config).
     /// The same name gives the same producer.
     ///
     /// Waits until there is a configuration; the log says every 10 s where none was found. It may be dropped and called again.
@@ -112,7 +110,8 @@ impl Agent {
         self.wait(&client, ready).await
     }
 
-    /// The consumer that `MqConsumerGroup/<name>` of the pod's namespace configures, or files, or the code's own [`Config`](crate::Config).
+    /// The consumer that `MqConsumerGroup/<name>` of the pod's namespace configures, or a [`ConfigSource`](crate::ConfigSource), or files, or
+    /// the code's own [`Config`](crate::Config).
     /// The same name gives the same consumer. It joins its group in [`Consumer::subscribe`].
     ///
     /// Waits until there is a configuration; the log says every 10 s where none was found. It may be dropped and called again.
@@ -220,14 +219,17 @@ impl Agent {
 
     fn start<A: Apply>(&self, client: &ClientRef, apply: A) -> Result<Named<A::Client>, Error> {
         let inner = &self.0;
-        let sources = Sources {
+        let mut sources = Sources {
             credentials: inner.credentials.read(),
-            code: inner.options.config.value(client)?,
-            file: inner.files.read(client),
+            code: inner.options.config.for_client(client)?.map(|value| Value::of(Source::Code, value)),
             last_good: inner.last_good.load(client),
-            pushed: Pushed::Silent,
-            asked: 0,
+            ..Sources::default()
         };
+        let mut watched = inner.given.watch(client);
+        for source in &mut watched {
+            let value = source.now();
+            sources.give(source.rank, value);
+        }
         let (ready, receiver) = watch::channel(None);
         let driver = Driver {
             client: client.clone(),
@@ -235,10 +237,19 @@ impl Agent {
             hub: Arc::clone(&inner.hub),
             sources: inner.hub.open(client, sources),
             ready,
+            given: inner.given.clone(),
             last_good: inner.last_good.clone(),
             patience: if inner.options.endpoint.exists() { inner.options.patience } else { Duration::ZERO },
         };
-        Ok(Named { ready: receiver, task: tokio::spawn(driver.run()) })
+        let (hub, client) = (Arc::clone(&inner.hub), client.clone());
+        let task = async move {
+            let follow = watched.into_iter().map(|source| source.follow(|rank, value| hub.give(&client, rank, value)));
+            tokio::select! {
+                () = driver.run() => {}
+                () = async { join_all(follow).await; std::future::pending().await } => {}
+            }
+        };
+        Ok(Named { ready: receiver, task: tokio::spawn(task) })
     }
 
     async fn wait<C: Clone>(&self, client: &ClientRef, mut ready: watch::Receiver<Option<C>>) -> Result<C, Error> {
@@ -250,7 +261,7 @@ impl Agent {
                     %client,
                     file = %self.0.options.config_folder.join(client.file_name()).display(),
                     endpoint = %self.0.options.endpoint.display(),
-                    "this client has no configuration that works yet: not from the operator, not in its file, not in code"
+                    "this client has no configuration that works yet: not from the operator, not from a source of the service, not in its file, not in code"
                 ),
             }
         }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::credentials::Password;
 use crate::error::Error;
 use crate::security;
-use crate::source::{Source, Value};
+use crate::source::{ConfigBody, Source, Value};
 
 /// The environment variable with the comma-separated addresses of the brokers.
 const BROKERS: &str = "MQ_BROKERS";
@@ -133,23 +133,45 @@ impl Config {
         self
     }
 
-    /// What this configuration says about one client, if anything.
-    pub(crate) fn value(&self, client: &ClientRef) -> Result<Option<Value>, Error> {
+    /// What this configuration says about one client, whole and without credentials; `None` without brokers, and for a consumer that
+    /// [`Config::group`] does not name. For a [`ConfigSource`](crate::ConfigSource).
+    ///
+    /// ```
+    /// use mq_agent::{ClientKind, ClientRef, Config, Env};
+    ///
+    /// # fn main() -> Result<(), mq_agent::Error> {
+    /// let config = Config::for_env(Env::Production).brokers(["kafka:9092"]);
+    /// let value = config.for_client(&ClientRef::new(ClientKind::Producer, "orders"))?;
+    /// assert!(value.is_some_and(|value| value.as_json().contains(r#""lingerMs":10"#)));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] names the setting that is out of its range, or the parts that do not fit together.
+    pub fn for_client(&self, client: &ClientRef) -> Result<Option<ConfigBody>, Error> {
         match client.kind {
             _ if self.brokers.is_empty() => Ok(None),
-            Kind::Producer => self.producer_value().map(Some),
+            Kind::Producer => self.producer_body().map(Some),
             Kind::Consumer => {
-                self.groups.get(&client.name).map(|group| self.consumer_value(&group.id, &group.topics)).transpose()
+                self.groups.get(&client.name).map(|group| self.consumer_body(&group.id, &group.topics)).transpose()
             }
         }
     }
 
     pub(crate) fn producer_value(&self) -> Result<Value, Error> {
-        value(&ProducerBody { connection: self.connection()?, settings: self.resolved_producer()? })
+        self.producer_body().map(|value| Value::of(Source::Code, value))
     }
 
     pub(crate) fn consumer_value(&self, group_id: &str, topics: &[String]) -> Result<Value, Error> {
-        value(&ConsumerBody {
+        self.consumer_body(group_id, topics).map(|value| Value::of(Source::Code, value))
+    }
+
+    fn producer_body(&self) -> Result<ConfigBody, Error> {
+        ConfigBody::encode(&ProducerBody { connection: self.connection()?, settings: self.resolved_producer()? })
+    }
+
+    fn consumer_body(&self, group_id: &str, topics: &[String]) -> Result<ConfigBody, Error> {
+        ConfigBody::encode(&ConsumerBody {
             connection: self.connection()?,
             group_id: group_id.to_owned(),
             topics: topics.to_owned(),
@@ -197,11 +219,6 @@ fn strict<'de, D: Deserializer<'de>, S: Serialize + DeserializeOwned>(deserializ
         [] => Ok(read.body),
         unknown => Err(D::Error::custom(format!("there is no setting {}", unknown.join(", ")))),
     }
-}
-
-fn value<B: Serialize>(body: &B) -> Result<Value, Error> {
-    let encoded = body::encode(body).map_err(|error| Error::InvalidConfig { detail: error.to_string() })?;
-    Ok(Value::new(Source::Code, 0, encoded.hash, encoded.json))
 }
 
 #[cfg(test)]
@@ -278,10 +295,10 @@ mod tests {
     fn without_brokers_or_group_it_says_nothing() {
         let producer = ClientRef::new(Kind::Producer, "orders");
         let consumer = ClientRef::new(Kind::Consumer, "notifications");
-        assert!(Config::for_env(Env::Production).value(&producer).unwrap().is_none());
+        assert!(Config::for_env(Env::Production).for_client(&producer).unwrap().is_none());
         let config = Config::for_env(Env::Production).brokers(["a:1"]);
-        assert!(config.value(&producer).unwrap().is_some());
-        assert!(config.value(&consumer).unwrap().is_none());
-        assert!(config.group("notifications", "n", ["orders"]).value(&consumer).unwrap().is_some());
+        assert!(config.for_client(&producer).unwrap().is_some());
+        assert!(config.for_client(&consumer).unwrap().is_none());
+        assert!(config.group("notifications", "n", ["orders"]).for_client(&consumer).unwrap().is_some());
     }
 }

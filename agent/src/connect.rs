@@ -35,7 +35,7 @@ const DEAD_LETTER_MAX_BYTES: &str = "104857600";
 pub(crate) fn read<B: Serialize + DeserializeOwned>(value: &Value) -> Result<Decoded<B>, NotApplied> {
     let decoded = match value.source {
         Source::Stream => decode(&value.body, &value.version.hash),
-        Source::Code | Source::File | Source::LastGood => decode_unhashed(&value.body),
+        Source::Code | Source::File | Source::Own | Source::LastGood => decode_unhashed(&value.body),
     };
     decoded.map_err(|error: BodyError| rejected(NackReason::Unreadable, error.to_string()))
 }

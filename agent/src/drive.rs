@@ -12,7 +12,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use crate::credentials::Credentials;
 use crate::error::Error;
 use crate::hub::Hub;
-use crate::source::{LastGood, Pushed, Source, Sources, Value};
+use crate::source::{ConfigOutcome, Given, LastGood, Pushed, Source, Sources, Value};
 
 /// How soon a change is tried again that could not be judged because the cluster does not answer.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -93,6 +93,7 @@ pub(crate) struct Driver<A: Apply> {
     pub(crate) hub: Arc<Hub>,
     pub(crate) sources: watch::Receiver<Sources>,
     pub(crate) ready: watch::Sender<Option<A::Client>>,
+    pub(crate) given: Given,
     pub(crate) last_good: LastGood,
     /// How long the operator's first word is waited for before a weaker source is taken.
     pub(crate) patience: Duration,
@@ -211,6 +212,9 @@ impl<A: Apply> Driver<A> {
                 first
             });
         }
+        if fresh && let Some(outcome) = words(outcome) {
+            self.given.outcome(client, value, &outcome);
+        }
         if source != Source::Stream {
             return;
         }
@@ -239,6 +243,16 @@ impl<A: Apply> Driver<A> {
             }
             Err(NotApplied::Later { .. } | NotApplied::Closed) => {}
         }
+    }
+}
+
+/// The outcome for a source; nothing if the service closed the client.
+fn words(outcome: &Result<Applied, NotApplied>) -> Option<ConfigOutcome> {
+    match outcome.clone() {
+        Ok(Applied { effective, not_applied }) => Some(ConfigOutcome::Applied { effective, not_applied }),
+        Err(NotApplied::Rejected { detail, .. }) => Some(ConfigOutcome::Rejected { detail }),
+        Err(NotApplied::Later { detail }) => Some(ConfigOutcome::Postponed { detail }),
+        Err(NotApplied::Closed) => None,
     }
 }
 

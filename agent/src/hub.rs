@@ -122,14 +122,10 @@ impl Hub {
         }
     }
 
-    /// The file of a client may have changed.
-    pub(crate) fn file(&self, client: &ClientRef, file: Option<Value>) {
+    /// A source that is asked per client has spoken.
+    pub(crate) fn give(&self, client: &ClientRef, source: Source, value: Option<Value>) {
         if let Some(entry) = self.lock().clients.get(client) {
-            entry.sources.send_if_modified(|sources| {
-                let changed = sources.file != file;
-                sources.file = file;
-                changed
-            });
+            entry.sources.send_if_modified(|sources| sources.give(source, value));
         }
     }
 

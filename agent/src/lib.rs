@@ -24,12 +24,12 @@
 //!
 //! # Features
 //! None is on by default. `json` and `protobuf`: payloads of those forms. `prometheus`: [`Metrics`] is a collector of that crate.
-//! `testing`: records and a broker for the tests of services.
+//! `testing`: records, a broker and configurations for the tests of services.
 //!
 //! # Shape
 //! ```text
 //! agent      the named clients of the process      options, config   how they are set up
-//! source/    code < files < last good < stream     hub, stream       the one stream to the operator
+//! source/    code < files < own < last good < stream    hub, stream       the one stream to the operator
 //! drive      one task per client: take the strongest configuration, apply it, answer
 //! connect, security, credentials, effective        a body and secrets to librdkafka's properties, and what it really runs with
 //! producer/  gate (exchange without loss), client (librdkafka), apply
@@ -48,6 +48,7 @@ mod credentials;
 mod drive;
 mod effective;
 mod error;
+mod guard;
 mod hub;
 mod librdkafka;
 mod message;
@@ -74,8 +75,10 @@ pub use credentials::Password;
 pub use error::{ConsumeError, Error, Failure, FlushError, SendError};
 pub use message::{Ack, ConsumerMetadata, Header, Message, Record};
 pub use metrics::{ClientStats, Metrics};
+pub use mq_protocol::message::{ClientRef, Kind as ClientKind};
 pub use options::Options;
 pub use payload::{CONTENT_TYPE_HEADER, VERSION_HEADER};
 pub use producer::{Delivery, Producer};
+pub use source::{ConfigBody, ConfigOutcome, ConfigSource};
 pub use stats::{ConsumerStats, ProducerStats};
 pub use trace::{TRACE_HEADER, TraceContext, TraceId};

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::metrics::{ClientStats, Metrics};
 
+use crate::source::ConfigSource;
 /// Where the projected volume of a pod is mounted.
 const RUN: &str = "/var/run/mq";
 /// Where the operator's ConfigMap, or the service's own files, are mounted.
@@ -38,6 +39,7 @@ pub struct Options {
     pub(crate) state_folder: Option<PathBuf>,
     pub(crate) config: Config,
     pub(crate) patience: Duration,
+    pub(crate) source: Option<OwnSource>,
     pub(crate) concurrency: usize,
     pub(crate) keep: BTreeSet<String>,
     pub(crate) metrics: Metrics,
@@ -46,6 +48,15 @@ pub struct Options {
 
 /// What is told the counters, and how often.
 #[derive(Clone)]
+#[derive(Clone)]
+pub(crate) struct OwnSource(pub(crate) Arc<dyn ConfigSource>);
+
+impl std::fmt::Debug for OwnSource {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("OwnSource")
+    }
+}
+
 pub(crate) struct Report {
     pub(crate) every: Duration,
     pub(crate) to: Arc<ReportTo>,
@@ -92,6 +103,7 @@ impl Options {
             config: Config::default(),
             patience: Duration::from_secs(3),
             concurrency: 8,
+            source: None,
             keep: BTreeSet::new(),
             metrics: Metrics::default(),
             report: None,
@@ -108,6 +120,14 @@ impl Options {
     /// Where the credentials of the clients lie (`/var/run/mq/credentials`): `username` and `password` for SASL, `tls.crt` and
     /// `tls.key` for a client certificate, `ca.crt` for the authorities of the brokers; every one may be absent. The pair of files is
     /// used before the one in [`Options::config`]. Changes are noticed and taken over by the clients of an [`Agent`](crate::Agent).
+    /// Where clients of an [`Agent`](crate::Agent) get their configuration from when the operator says nothing: before the files, after
+    /// the operator's last good value. A later call replaces the source of an earlier one.
+    #[must_use]
+    pub fn source(mut self, source: impl ConfigSource + 'static) -> Self {
+        self.source = Some(OwnSource(Arc::new(source)));
+        self
+    }
+
     #[must_use]
     pub fn credentials_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.credentials_folder = folder.into();

@@ -1,7 +1,6 @@
 //! One librdkafka producer and the thread that polls it.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::credentials::Login;
 use crate::error::{Error, SendError};
+use crate::guard::guarded;
 use crate::librdkafka::{Health, Trouble};
 use crate::message::{Ack, Message};
 use crate::stats::ProducerCounters;
@@ -42,9 +42,7 @@ impl Completion {
             Self::Callback(callback) => {
                 let callback = callback.into_inner().unwrap_or_else(PoisonError::into_inner);
                 // The thread that is told of deliveries serves every other message too.
-                if catch_unwind(AssertUnwindSafe(|| callback(outcome))).is_err() {
-                    tracing::error!("a delivery callback of the service panicked; the producer goes on");
-                }
+                guarded("a delivery callback", || callback(outcome));
             }
         }
     }

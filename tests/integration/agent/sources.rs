@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use mq_agent::{Agent, Config, Env, Error, Message, Options};
+use anyhow::{Result, bail, ensure};
+use mq_agent::testing::Configurations;
+use mq_agent::{Agent, Config, ConfigBody, ConfigOutcome, Env, Error, Message, Options};
 use mq_protocol::message::{ClientRef, FromAgent, FromServer, Kind};
 use mq_testkit::{TestEnv, wait_until};
 use tokio::net::TcpListener;
@@ -150,6 +151,44 @@ async fn a_deleted_object_returns_the_client_to_its_code() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// The service's own source goes before files and code, and gives way to the operator.
+#[tokio::test]
+async fn a_source_of_the_service_stands_between_the_files_and_the_operator() -> Result<()> {
+    let kafka = TestEnv::kafka().await?;
+    let operator = FakeOperator::start().await?;
+    let (run, files) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let client = ClientRef::new(Kind::Producer, "p");
+    // Of a value that is taken, `lingerMs` says whose it is.
+    let body = |linger| producer_body(kafka.bootstrap(), &producer_settings(&format!(r#"{{"lingerMs": {linger}}}"#))?);
+    std::fs::write(files.path().join(client.file_name()), body(1)?)?;
+    let source = Configurations::default();
+    let own = ConfigBody::from_json(&body(2)?)?;
+    source.push_body(&client, own.clone());
+
+    let agent = Agent::connect_with(Options::in_folders(run.path(), files.path()).source(source.clone())).await;
+    agent.producer("p").await?;
+    let ConfigOutcome::Applied { effective, .. } = source.outcome(&client, &own).await else { bail!("not applied") };
+    assert_eq!(effective["lingerMs"], "2");
+    drop(agent);
+
+    let version = operator.push(Kind::Producer, "p", 1, &body(3)?);
+    let source = Configurations::default();
+    source.push_body(&client, own.clone());
+    let agent = Agent::connect_with(operator.options().source(source.clone())).await;
+    let producer = agent.producer("p").await?;
+    operator.acknowledged(&version).await?;
+    source.push_body(&client, ConfigBody::from_json(&body(4)?)?);
+    operator.say(&FromServer::Tombstone(client.clone()));
+    wait_until("the source takes over from the object that is gone", PATIENCE, async || {
+        ensure!(producer.stats().recreated == 1, "not yet");
+        Ok(())
+    })
+    .await?;
+    let outcome = source.outcome(&client, &ConfigBody::from_json(&body(4)?)?).await;
+    assert!(matches!(outcome, ConfigOutcome::Applied { .. }), "{outcome:?}");
+    Ok(())
 }
 
 /// What the service closed runs nothing, and must not count as a client that runs the newest configuration.
