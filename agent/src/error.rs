@@ -204,6 +204,16 @@ impl Failure {
     pub fn reject(error: impl fmt::Display) -> Self {
         Self { kind: FailureKind::Reject, message: error.to_string() }
     }
+
+    /// What went wrong.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Whether the record is worth another attempt.
+    pub fn is_retryable(&self) -> bool {
+        self.kind != FailureKind::Reject
+    }
 }
 
 impl<E: std::error::Error> From<E> for Failure {

@@ -143,7 +143,11 @@ pub struct ConsumerMetadata {
 
 /// A record as the handler gets it. Cheap to clone: clones share the bytes.
 #[derive(Debug, Clone)]
-pub struct Record(Arc<Content>);
+pub struct Record {
+    content: Arc<Content>,
+    /// Which attempt of this process to handle it.
+    attempt: u32,
+}
 
 #[derive(Debug)]
 struct Content {
@@ -165,7 +169,7 @@ impl Record {
                 .map(|header| Header { name: header.key.to_owned(), value: header.value.map(Bytes::copy_from_slice) })
                 .collect()
         });
-        Self(Arc::new(Content {
+        Self::first(Content {
             topic,
             partition: message.partition(),
             offset: message.offset(),
@@ -173,52 +177,66 @@ impl Record {
             key: message.key().map(Bytes::copy_from_slice),
             payload: message.payload().map(Bytes::copy_from_slice),
             headers,
-        }))
+        })
+    }
+
+    fn first(content: Content) -> Self {
+        Self { content: Arc::new(content), attempt: 1 }
+    }
+
+    /// The record as this attempt to handle it gets it, counted from 1.
+    pub(crate) fn attempted(&self, attempt: u32) -> Self {
+        Self { content: Arc::clone(&self.content), attempt }
     }
 
     /// The topic that the record was read from.
     pub fn topic(&self) -> &str {
-        &self.0.topic
+        &self.content.topic
     }
 
     /// The partition that the record was read from.
     pub fn partition(&self) -> i32 {
-        self.0.partition
+        self.content.partition
     }
 
     /// The record's offset.
     pub fn offset(&self) -> i64 {
-        self.0.offset
+        self.content.offset
     }
 
     /// The record's time in milliseconds since the Unix epoch.
     pub fn timestamp(&self) -> Option<i64> {
-        self.0.timestamp
+        self.content.timestamp
     }
 
     /// The key, if it has one.
     pub fn key(&self) -> Option<&[u8]> {
-        self.0.key.as_deref()
+        self.content.key.as_deref()
     }
 
     /// The payload; empty for a record without one. [`Record::is_tombstone`] tells the two apart.
     pub fn payload(&self) -> &[u8] {
-        self.0.payload.as_deref().unwrap_or_default()
+        self.content.payload.as_deref().unwrap_or_default()
     }
 
     /// Whether the payload is Kafka's null.
     pub fn is_tombstone(&self) -> bool {
-        self.0.payload.is_none()
+        self.content.payload.is_none()
     }
 
     /// The headers in their order.
     pub fn headers(&self) -> &[Header] {
-        &self.0.headers
+        &self.content.headers
+    }
+
+    /// Which attempt of this process to handle the record this is: 1, 2 or 3.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
     }
 
     /// The bytes of the last header of that name.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
-        self.0.headers.iter().rev().find(|header| header.name == name)?.value.as_deref()
+        self.content.headers.iter().rev().find(|header| header.name == name)?.value.as_deref()
     }
 
     /// The trace context that the record carries. Its handler runs inside it.
@@ -233,7 +251,7 @@ impl Record {
 
     /// Where the record was read.
     pub fn metadata(&self) -> ConsumerMetadata {
-        let Content { topic, partition, offset, timestamp, headers, .. } = &*self.0;
+        let Content { topic, partition, offset, timestamp, headers, .. } = &*self.content;
         let (partition, offset, timestamp) = (*partition, *offset, *timestamp);
         ConsumerMetadata { topic: topic.to_string(), partition, offset, timestamp, headers: headers.clone() }
     }
@@ -241,22 +259,22 @@ impl Record {
     /// The message as it was sent, to be sent again as it is or changed: with key, payload, headers and time, for its topic, and for the
     /// partition that its key gives.
     pub fn to_message(&self) -> Message {
-        let Content { topic, timestamp, key, payload, headers, .. } = &*self.0;
+        let Content { topic, timestamp, key, payload, headers, .. } = &*self.content;
         let (key, payload, headers) = (key.clone(), payload.clone(), headers.clone());
         Message { topic: topic.to_string(), key, payload, headers, timestamp: *timestamp, partition: None }
     }
 
     pub(crate) fn key_bytes(&self) -> Option<Bytes> {
-        self.0.key.clone()
+        self.content.key.clone()
     }
 
     pub(crate) fn payload_bytes(&self) -> Option<Bytes> {
-        self.0.payload.clone()
+        self.content.payload.clone()
     }
 
     /// What the record occupies in memory, for the byte budget.
     pub(crate) fn size(&self) -> usize {
-        let content = &self.0;
+        let content = &self.content;
         let headers =
             content.headers.iter().map(|header| header.name.len() + header.value.as_ref().map_or(0, Bytes::len) + 64);
         size_of::<Content>()
@@ -272,14 +290,14 @@ impl Record {
     pub(crate) fn of(message: Message, offset: i64) -> Self {
         let Message { topic, key, payload, headers, timestamp, partition } = message;
         let (topic, partition) = (Arc::from(topic), partition.unwrap_or(0));
-        Self(Arc::new(Content { topic, partition, offset, timestamp, key, payload, headers }))
+        Self::first(Content { topic, partition, offset, timestamp, key, payload, headers })
     }
 }
 
 #[cfg(test)]
 impl Record {
     pub(crate) fn for_test(topic: &str, partition: i32, offset: i64, key: Option<&str>, headers: Vec<Header>) -> Self {
-        Self(Arc::new(Content {
+        Self::first(Content {
             topic: Arc::from(topic),
             partition,
             offset,
@@ -287,6 +305,6 @@ impl Record {
             key: key.map(|key| Bytes::copy_from_slice(key.as_bytes())),
             payload: Some(Bytes::from_static(b"payload")),
             headers,
-        }))
+        })
     }
 }

@@ -12,9 +12,10 @@ use serde_json::Value as Json;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::hook::{Hook, Hooks};
 use crate::metrics::{ClientStats, Metrics};
-
 use crate::source::ConfigSource;
+
 /// Where the projected volume of a pod is mounted.
 const RUN: &str = "/var/run/mq";
 /// Where the operator's ConfigMap, or the service's own files, are mounted.
@@ -38,16 +39,15 @@ pub struct Options {
     pub(crate) credentials_folder: PathBuf,
     pub(crate) state_folder: Option<PathBuf>,
     pub(crate) config: Config,
-    pub(crate) patience: Duration,
     pub(crate) source: Option<OwnSource>,
+    pub(crate) patience: Duration,
     pub(crate) concurrency: usize,
     pub(crate) keep: BTreeSet<String>,
+    pub(crate) hooks: Hooks,
     pub(crate) metrics: Metrics,
     pub(crate) report: Option<Report>,
 }
 
-/// What is told the counters, and how often.
-#[derive(Clone)]
 #[derive(Clone)]
 pub(crate) struct OwnSource(pub(crate) Arc<dyn ConfigSource>);
 
@@ -57,6 +57,8 @@ impl std::fmt::Debug for OwnSource {
     }
 }
 
+/// What is told the counters, and how often.
+#[derive(Clone)]
 pub(crate) struct Report {
     pub(crate) every: Duration,
     pub(crate) to: Arc<ReportTo>,
@@ -101,10 +103,11 @@ impl Options {
             credentials_folder: run.join("credentials"),
             state_folder: None,
             config: Config::default(),
+            source: None,
             patience: Duration::from_secs(3),
             concurrency: 8,
-            source: None,
             keep: BTreeSet::new(),
+            hooks: Hooks::default(),
             metrics: Metrics::default(),
             report: None,
         }
@@ -117,9 +120,6 @@ impl Options {
         self
     }
 
-    /// Where the credentials of the clients lie (`/var/run/mq/credentials`): `username` and `password` for SASL, `tls.crt` and
-    /// `tls.key` for a client certificate, `ca.crt` for the authorities of the brokers; every one may be absent. The pair of files is
-    /// used before the one in [`Options::config`]. Changes are noticed and taken over by the clients of an [`Agent`](crate::Agent).
     /// Where clients of an [`Agent`](crate::Agent) get their configuration from when the operator says nothing: before the files, after
     /// the operator's last good value. A later call replaces the source of an earlier one.
     #[must_use]
@@ -128,6 +128,9 @@ impl Options {
         self
     }
 
+    /// Where the credentials of the clients lie (`/var/run/mq/credentials`): `username` and `password` for SASL, `tls.crt` and
+    /// `tls.key` for a client certificate, `ca.crt` for the authorities of the brokers; every one may be absent. The pair of files is
+    /// used before the one in [`Options::config`]. Changes are noticed and taken over by the clients of an [`Agent`](crate::Agent).
     #[must_use]
     pub fn credentials_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.credentials_folder = folder.into();
@@ -162,6 +165,13 @@ impl Options {
     #[must_use]
     pub fn keep<N: Into<String>>(mut self, settings: impl IntoIterator<Item = N>) -> Self {
         self.keep = settings.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Calls the hook around everything that the clients send and handle, after the hooks that are there already.
+    #[must_use]
+    pub fn hook(mut self, hook: impl Hook + 'static) -> Self {
+        self.hooks.add(hook);
         self
     }
 

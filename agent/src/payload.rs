@@ -8,6 +8,10 @@ use crate::message::{Message, Record};
 pub const CONTENT_TYPE_HEADER: &str = "Content-Type";
 /// The header that says which version of its schema the payload follows; the words are the services' own.
 pub const VERSION_HEADER: &str = "Version";
+/// The header that says what happened, for topics with events of several kinds; the words are the services' own.
+pub const EVENT_TYPE_HEADER: &str = "Event-Type";
+/// The header that says how often a message was tried before it was sent again, as decimal text.
+pub const RETRY_COUNT_HEADER: &str = "Retry-Count";
 
 impl Message {
     /// Sets `Content-Type`.
@@ -18,6 +22,28 @@ impl Message {
     /// Sets `Version`, the version of the payload's schema.
     pub fn version(self, version: impl AsRef<str>) -> Self {
         self.only_header(VERSION_HEADER, version.as_ref())
+    }
+
+    /// Sets `Event-Type`.
+    pub fn event_type(self, event_type: impl AsRef<str>) -> Self {
+        self.only_header(EVENT_TYPE_HEADER, event_type.as_ref())
+    }
+
+    /// Sets `Retry-Count`, for a service that sends a record again instead of having it tried in its place:
+    ///
+    /// ```
+    /// use mq_agent::{Failure, Producer, Record};
+    ///
+    /// async fn later(producer: &Producer, record: Record) -> Result<(), Failure> {
+    ///     if record.retry_count() >= 3 {
+    ///         return Err(Failure::reject("tried three times")); // the dead-letter topic
+    ///     }
+    ///     producer.send_sync(record.to_message().retry_count(record.retry_count() + 1)).await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn retry_count(self, count: u32) -> Self {
+        self.only_header(RETRY_COUNT_HEADER, &count.to_string())
     }
 
     /// The value as JSON, with its `Content-Type`.
@@ -54,7 +80,23 @@ impl Record {
 
     /// `Version`, the version of the payload's schema.
     pub fn version(&self) -> Option<&str> {
-        std::str::from_utf8(self.header(VERSION_HEADER)?).ok()
+        self.text(VERSION_HEADER)
+    }
+
+    /// `Event-Type`, what happened.
+    pub fn event_type(&self) -> Option<&str> {
+        self.text(EVENT_TYPE_HEADER)
+    }
+
+    /// How often it was tried before: what `Retry-Count` says, and the earlier attempts of this process. A header that is no number counts
+    /// as none.
+    pub fn retry_count(&self) -> u32 {
+        let sent = self.text(RETRY_COUNT_HEADER).and_then(|text| text.parse().ok()).unwrap_or(0_u32);
+        sent.saturating_add(self.attempt().saturating_sub(1))
+    }
+
+    fn text(&self, header: &str) -> Option<&str> {
+        std::str::from_utf8(self.header(header)?).ok()
     }
 
     /// The payload read as JSON. Made for `?` in a handler:
@@ -106,6 +148,17 @@ mod tests {
         assert_eq!((record.content_type(), record.headers().len()), (Some("text/html"), 2));
         assert_eq!(Record::of(Message::to("t").header("content-type", "a/b"), 0).content_type(), Some("a/b"));
         assert_eq!(Record::of(Message::to("t").header("Content-Type", [0xff]), 0).content_type(), None);
+    }
+
+    #[test]
+    fn tries_of_this_process_and_of_those_before_add_up() {
+        let record = Record::of(Message::to("t").event_type("placed").retry_count(1).retry_count(2), 0);
+        assert_eq!((record.event_type(), record.retry_count(), record.headers().len()), (Some("placed"), 2, 2));
+        assert_eq!((record.attempted(3).retry_count(), record.attempted(3).attempt()), (4, 3));
+        for (header, count) in [("-1", 0), ("x", 0), ("4294967295", u32::MAX)] {
+            let record = Record::of(Message::to("t").header(RETRY_COUNT_HEADER, header), 0);
+            assert_eq!(record.attempted(2).retry_count(), u32::saturating_add(count, 1), "{header}");
+        }
     }
 
     #[cfg(feature = "json")]

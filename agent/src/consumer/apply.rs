@@ -15,6 +15,7 @@ use crate::credentials::Credentials;
 use crate::drive::{Applied, Apply, NotApplied, rejected};
 use crate::effective::effective;
 use crate::error::Error;
+use crate::hook::Hooks;
 use crate::metrics::Metrics;
 use crate::options::{Keep, Options};
 use crate::source::Value;
@@ -28,6 +29,7 @@ pub(crate) struct ApplyConsumer {
     name: String,
     keep: Keep,
     concurrency: usize,
+    hooks: Hooks,
     metrics: Metrics,
     running: Option<Running>,
 }
@@ -43,8 +45,8 @@ struct Running {
 
 impl ApplyConsumer {
     pub(crate) fn new(name: &str, options: &Options) -> Result<Self, Error> {
-        let (keep, metrics) = (options.kept()?, options.metrics.clone());
-        Ok(Self { name: name.to_owned(), keep, concurrency: options.concurrency, metrics, running: None })
+        let (keep, hooks, metrics) = (options.kept()?, options.hooks.clone(), options.metrics.clone());
+        Ok(Self { name: name.to_owned(), keep, concurrency: options.concurrency, hooks, metrics, running: None })
     }
 
     async fn run_with(&mut self, body: connect::Consumer, credentials: &Credentials) -> Result<(), NotApplied> {
@@ -57,7 +59,8 @@ impl ApplyConsumer {
             // No probe: a service must start while its brokers are down, and there is nothing to fall back to.
             let prepared = Prepared::new(&shared, &config).map_err(refused)?;
             let properties = read_back(&prepared, &body.settings);
-            let consumer = Consumer::with_client(shared, prepared, body.topics.clone(), dead_letters.clone());
+            let (topics, target, hooks) = (body.topics.clone(), dead_letters.clone(), self.hooks.clone());
+            let consumer = Consumer::with_client(shared, prepared, topics, target, hooks);
             self.metrics.watch_consumer(&consumer);
             self.running = Some(Running { consumer, body, config, dead_letters, properties });
             return Ok(());

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::connect;
 use crate::error::{Failure, SendError};
+use crate::hook::Hooks;
 use crate::message::{Header, Message, Record};
 use crate::producer::{Client, Completion, NotTaken, Pending};
 use crate::stats::ProducerCounters;
@@ -108,6 +109,11 @@ impl DeadLetters {
         *self.lock() = Current { target, client: None, topic_seen: false };
     }
 
+    /// The group whose dead letters these are.
+    pub(super) fn group(&self) -> String {
+        self.lock().target.group.clone()
+    }
+
     /// Delivers a dead letter and waits until all replicas have it. One that is too large for the topic goes without its value: the
     /// headers say where the record lies, and a record that nobody can bury would stop its key and every later commit.
     pub(super) async fn deliver(&self, record: &Record, attempts: u32, failure: &Failure) -> Result<(), Undelivered> {
@@ -148,8 +154,8 @@ impl DeadLetters {
         let client = if let Some(client) = usable {
             client
         } else {
-            let counters = Arc::new(ProducerCounters::default());
-            let client = Client::new(&format!("{}-dead-letters", self.name), &current.target.config, counters);
+            let (name, counters) = (format!("{}-dead-letters", self.name), Arc::new(ProducerCounters::default()));
+            let client = Client::new(&name, &current.target.config, counters, Hooks::default());
             let client = Arc::new(client.map_err(|error| Undelivered::Unreachable(error.to_string()))?);
             current.client = Some(Arc::clone(&client));
             current.topic_seen = false;

@@ -42,6 +42,7 @@ use crate::config::Config;
 use crate::credentials::{CredentialFiles, Login};
 use crate::drive::Apply as _;
 use crate::error::{ConsumeError, Error, Failure};
+use crate::hook::Hooks;
 use crate::librdkafka::Trouble;
 use crate::message::Record;
 use crate::options::Options;
@@ -73,6 +74,7 @@ pub struct Consumer(Arc<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     dead_letters: Arc<DeadLetters>,
+    hooks: Hooks,
     phase: Mutex<Phase>,
     /// Whether there is, and will be, no poll thread.
     ended: watch::Sender<bool>,
@@ -204,10 +206,16 @@ impl Consumer {
         ApplyConsumer::new(group_id, options)?.only(&config.consumer_value(group_id, &topics)?, &credentials).await
     }
 
-    pub(crate) fn with_client(shared: Arc<Shared>, consumer: Prepared, topics: Vec<String>, target: Target) -> Self {
+    pub(crate) fn with_client(
+        shared: Arc<Shared>,
+        consumer: Prepared,
+        topics: Vec<String>,
+        target: Target,
+        hooks: Hooks,
+    ) -> Self {
         let dead_letters = Arc::new(DeadLetters::new(&shared.name, target));
         let phase = Mutex::new(Phase::Idle { consumer: Box::new(consumer), topics });
-        let consumer = Self(Arc::new(Inner { shared, dead_letters, phase, ended: watch::Sender::new(false) }));
+        let consumer = Self(Arc::new(Inner { shared, dead_letters, hooks, phase, ended: watch::Sender::new(false) }));
         tokio::spawn(serve_idle(consumer.downgrade()));
         consumer
     }
@@ -230,7 +238,7 @@ impl Consumer {
         let (commands, received) = mpsc::channel();
         let (consumer, topics) = self.begin(commands)?;
         let close = CloseOnDrop(Some(self.clone()));
-        let outcome = self.run(consumer.0, &topics, received, Box::new(move |record| handler(record).boxed())).await;
+        let outcome = self.run(consumer.0, &topics, received, self.hooked(handler)).await;
         drop(close);
         self.end();
         outcome
@@ -308,6 +316,28 @@ impl Consumer {
     /// The name under which the consumer is configured.
     pub fn name(&self) -> &str {
         &self.0.shared.name
+    }
+
+    /// The handler with the hooks around it, if there are any.
+    fn hooked<H, F>(&self, handler: H) -> work::Handler
+    where
+        H: Fn(Record) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        if self.0.hooks.is_empty() {
+            return Box::new(move |record| handler(record).boxed());
+        }
+        let (name, group): (Arc<str>, Arc<str>) = (self.name().into(), self.0.dead_letters.group().into());
+        let (hooks, handler) = (self.0.hooks.clone(), Arc::new(handler));
+        Box::new(move |record| {
+            let (hooks, handler, name, group) =
+                (hooks.clone(), Arc::clone(&handler), Arc::clone(&name), Arc::clone(&group));
+            async move {
+                let call = async { handler(record.clone()).await };
+                hooks.handle(&name, &group, &record, call).await
+            }
+            .boxed()
+        })
     }
 
     async fn run(

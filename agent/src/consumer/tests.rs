@@ -25,7 +25,7 @@ impl Stage {
         }
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", cluster.bootstrap_servers());
-        let producer = Producer::with_client("p", &client).unwrap();
+        let producer = Producer::with_client("p", &client, &Hooks::default()).unwrap();
         let mut config = client.clone();
         config.set("group.id", "g").set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
         config.set("partition.assignment.strategy", "cooperative-sticky");
@@ -34,7 +34,8 @@ impl Stage {
         let shared = Arc::new(Shared::new("c", limits));
         let prepared = Prepared::new(&shared, &config).unwrap();
         let target = Target { topic: "g.dlq".into(), group: "g".into(), config: client };
-        Self { cluster, config, producer, consumer: Consumer::with_client(shared, prepared, vec!["t".into()], target) }
+        let consumer = Consumer::with_client(shared, prepared, vec!["t".into()], target, Hooks::default());
+        Self { cluster, config, producer, consumer }
     }
 
     /// Starts the consumer and has it handle this many records.

@@ -13,6 +13,7 @@ use tracing::Instrument as _;
 use super::dead_letter::DeadLetters;
 use super::state::{Accepted, Job, LaneKey, Shared};
 use crate::error::{Failure, FailureKind};
+use crate::hook::panicked;
 use crate::message::Record;
 use crate::trace::{TraceContext, TraceId};
 
@@ -72,7 +73,7 @@ impl Work {
 
     /// One attempt. A panic is a failure like any other.
     async fn attempt(&self, job: &Job) -> Result<(), Failure> {
-        let record = job.record.clone();
+        let record = job.record.attempted(job.attempt);
         let trace = record.trace_context();
         let span = tracing::info_span!(
             "handle",
@@ -87,8 +88,7 @@ impl Work {
             Some(trace) => trace.scope(call).await,
             None => call.await,
         };
-        let outcome =
-            ended.unwrap_or_else(|panic| Err(Failure::retry(format!("the handler panicked: {}", words(&*panic)))));
+        let outcome = ended.unwrap_or_else(|panic| Err(panicked(&*panic)));
         self.shared.counters.attempt(began.elapsed(), outcome.is_err());
         outcome
     }
@@ -184,9 +184,4 @@ impl Work {
         self.shared.notify();
         self.fill();
     }
-}
-
-fn words(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

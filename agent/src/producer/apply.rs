@@ -13,6 +13,7 @@ use crate::credentials::Credentials;
 use crate::drive::{Applied, Apply, NotApplied, rejected};
 use crate::effective::effective;
 use crate::error::Error;
+use crate::hook::Hooks;
 use crate::metrics::Metrics;
 use crate::options::{Keep, Options};
 use crate::source::Value;
@@ -23,6 +24,7 @@ const FLUSH_BUDGET: Duration = Duration::from_secs(10);
 pub(crate) struct ApplyProducer {
     name: String,
     keep: Keep,
+    hooks: Hooks,
     metrics: Metrics,
     running: Option<Running>,
 }
@@ -34,14 +36,15 @@ struct Running {
 
 impl ApplyProducer {
     pub(crate) fn new(name: &str, options: &Options) -> Result<Self, Error> {
-        Ok(Self { name: name.to_owned(), keep: options.kept()?, metrics: options.metrics.clone(), running: None })
+        let (keep, hooks, metrics) = (options.kept()?, options.hooks.clone(), options.metrics.clone());
+        Ok(Self { name: name.to_owned(), keep, hooks, metrics, running: None })
     }
 
     async fn run_with(&mut self, config: ClientConfig) -> Result<Arc<Client>, NotApplied> {
         let refused = |error: Error| rejected(NackReason::ClientRefused, error.to_string());
         let Some(running) = &mut self.running else {
             // No probe: a service must start while its brokers are down, and there is nothing to fall back to.
-            let producer = Producer::with_client(&self.name, &config).map_err(refused)?;
+            let producer = Producer::with_client(&self.name, &config, &self.hooks).map_err(refused)?;
             let client = producer.client().await.ok_or(NotApplied::Closed)?;
             self.metrics.watch_producer(&producer);
             self.running = Some(Running { producer, config });

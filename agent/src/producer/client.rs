@@ -17,6 +17,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::credentials::Login;
 use crate::error::{Error, SendError};
 use crate::guard::guarded;
+use crate::hook::Hooks;
 use crate::librdkafka::{Health, Trouble};
 use crate::message::{Ack, Message};
 use crate::stats::ProducerCounters;
@@ -67,6 +68,7 @@ pub(crate) enum NotTaken {
 pub(crate) struct Deliveries {
     name: String,
     counters: Arc<ProducerCounters>,
+    hooks: Hooks,
     space: Arc<Notify>,
     /// Requests that this client sent again, as librdkafka counted them last.
     retries: AtomicU64,
@@ -127,6 +129,7 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
         let Pending { topic, completion, since } = *pending;
+        let hooked = (!self.hooks.is_empty()).then(|| topic.clone());
         let outcome = match result {
             Ok(message) => {
                 let bytes = message.key_len() + message.payload_len();
@@ -144,16 +147,25 @@ impl ProducerContext for Deliveries {
                 Err(SendError::new(&topic, error).because(trouble.as_ref()))
             }
         };
+        if let Some(topic) = hooked {
+            self.hooks.sent(&self.name, &topic, since, &outcome);
+        }
         completion.complete(outcome);
         self.space.notify_waiters();
     }
 }
 
 impl Client {
-    pub(crate) fn new(name: &str, config: &ClientConfig, counters: Arc<ProducerCounters>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        name: &str,
+        config: &ClientConfig,
+        counters: Arc<ProducerCounters>,
+        hooks: Hooks,
+    ) -> Result<Self, Error> {
         let context = Deliveries {
             name: name.to_owned(),
             counters,
+            hooks,
             space: Arc::default(),
             retries: AtomicU64::default(),
             health: Health::default(),
@@ -177,7 +189,7 @@ impl Client {
     /// Another client of the same configuration.
     pub(crate) fn again(&self) -> Result<Self, Error> {
         let context = self.base.client().context();
-        Self::new(&context.name, &self.config, Arc::clone(&context.counters))
+        Self::new(&context.name, &self.config, Arc::clone(&context.counters), context.hooks.clone())
     }
 
     /// Hands a message to librdkafka, or gives it back. Never waits.

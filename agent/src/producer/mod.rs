@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::credentials::CredentialFiles;
 use crate::drive::Apply as _;
 use crate::error::{Error, FlushError, SendError};
+use crate::hook::Hooks;
 use crate::message::{Ack, Message};
 use crate::options::Options;
 use crate::stats::{ProducerCounters, ProducerStats};
@@ -44,6 +45,7 @@ struct Inner {
     name: String,
     gate: Gate<Client>,
     counters: Arc<ProducerCounters>,
+    hooks: Hooks,
     closed: watch::Sender<bool>,
     /// When a client last took over from one with a fatal error. Locked while one does.
     renewed: tokio::sync::Mutex<Option<tokio::time::Instant>>,
@@ -117,13 +119,14 @@ impl Producer {
         ApplyProducer::new(&name, options)?.only(&config.producer_value()?, &credentials).await
     }
 
-    pub(crate) fn with_client(name: &str, config: &ClientConfig) -> Result<Self, Error> {
+    pub(crate) fn with_client(name: &str, config: &ClientConfig, hooks: &Hooks) -> Result<Self, Error> {
         let counters = Arc::new(ProducerCounters::default());
-        let client = Client::new(name, config, Arc::clone(&counters))?;
+        let client = Client::new(name, config, Arc::clone(&counters), hooks.clone())?;
         Ok(Self(Arc::new(Inner {
             name: name.to_owned(),
             gate: Gate::open_on(client),
             counters,
+            hooks: hooks.clone(),
             closed: watch::Sender::new(false),
             renewed: tokio::sync::Mutex::default(),
         })))
@@ -140,6 +143,7 @@ impl Producer {
     /// [`SendError::Refused`] for a message that can never be sent, [`SendError::Closed`] after `close`. Everything that happens
     /// later is told by the [`Delivery`].
     pub async fn send(&self, message: Message) -> Result<Delivery, SendError> {
+        let message = self.0.hooks.before_send(&self.0.name, message);
         let topic = message.topic.clone();
         let (sender, outcome) = oneshot::channel();
         self.take(message, Completion::Waiter(sender)).await?;
@@ -156,6 +160,7 @@ impl Producer {
         message: Message,
         callback: impl FnOnce(Result<Ack, SendError>) + Send + 'static,
     ) -> Result<(), SendError> {
+        let message = self.0.hooks.before_send(&self.0.name, message);
         self.take(message, Completion::Callback(Mutex::new(Box::new(callback)))).await
     }
 
@@ -226,16 +231,28 @@ impl Producer {
         &self.0.name
     }
 
+    /// Hands a message over. The hooks are told of one that was not taken here, and of the others by the client.
     async fn take(&self, mut message: Message, completion: Completion) -> Result<(), SendError> {
         message.trace();
-        let mut pending = Box::new(Pending { topic: message.topic.clone(), completion, since: Instant::now() });
+        let since = Instant::now();
+        let outcome = self.hand_over(&message, completion, since).await;
+        if !self.0.hooks.is_empty()
+            && let Err(error) = &outcome
+        {
+            self.0.hooks.sent(&self.0.name, &message.topic, since, &Err(error.clone()));
+        }
+        outcome
+    }
+
+    async fn hand_over(&self, message: &Message, completion: Completion, since: Instant) -> Result<(), SendError> {
+        let mut pending = Box::new(Pending { topic: message.topic.clone(), completion, since });
         loop {
             let (taken, client, space) = {
                 let current = self.0.gate.pass().await;
                 let client = current.as_ref().ok_or_else(|| SendError::Closed { name: self.0.name.clone() })?;
                 // Before the attempt, so that no delivery after it is missed.
                 let space = client.space();
-                (client.send(&message, pending), Arc::clone(client), space)
+                (client.send(message, pending), Arc::clone(client), space)
             };
             pending = match taken {
                 Ok(()) => return Ok(()),
@@ -309,7 +326,7 @@ impl Producer {
 
     /// A client of this producer that takes no messages yet.
     pub(crate) fn prepare(&self, config: &ClientConfig) -> Result<Arc<Client>, Error> {
-        Client::new(&self.0.name, config, Arc::clone(&self.0.counters)).map(Arc::new)
+        Client::new(&self.0.name, config, Arc::clone(&self.0.counters), self.0.hooks.clone()).map(Arc::new)
     }
 
     pub(crate) async fn client(&self) -> Option<Arc<Client>> {
@@ -344,7 +361,7 @@ mod tests {
         cluster.request_errors(RDKafkaApiKey::InitProducerId, &[denied]);
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", cluster.bootstrap_servers()).set("enable.idempotence", "true");
-        let producer = Producer::with_client("p", &config).unwrap();
+        let producer = Producer::with_client("p", &config, &Hooks::default()).unwrap();
         let lost = producer.send_sync(Message::to("t").payload("0")).await.unwrap_err();
         assert!(lost.is_retryable(), "{lost}");
         let deliveries = (1..9).map(|number: i32| producer.send_sync(Message::to("t").payload(number.to_string())));
