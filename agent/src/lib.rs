@@ -24,7 +24,7 @@
 //!
 //! # Features
 //! None is on by default. `json` and `protobuf`: payloads of those forms. `prometheus`: [`Metrics`] is a collector of that crate.
-//! `testing`: records, a broker and configurations for the tests of services.
+//! `opentelemetry`: metrics by the names of its conventions. `testing`: records, a broker and configurations for the tests of services.
 //!
 //! # Shape
 //! ```text
@@ -54,6 +54,8 @@ mod hub;
 mod librdkafka;
 mod message;
 mod metrics;
+#[cfg(feature = "opentelemetry")]
+mod open_telemetry;
 mod options;
 mod payload;
 mod producer;
@@ -78,6 +80,8 @@ pub use hook::{Handled, Hook, Sent};
 pub use message::{Ack, ConsumerMetadata, Header, Message, Record};
 pub use metrics::{ClientStats, Metrics};
 pub use mq_protocol::message::{ClientRef, Kind as ClientKind};
+#[cfg(feature = "opentelemetry")]
+pub use open_telemetry::OpenTelemetry;
 pub use options::Options;
 pub use payload::{CONTENT_TYPE_HEADER, EVENT_TYPE_HEADER, RETRY_COUNT_HEADER, VERSION_HEADER};
 pub use producer::{Delivery, Producer};
