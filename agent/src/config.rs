@@ -121,7 +121,8 @@ impl Config {
         self
     }
 
-    /// Configures the consumer `name`: Kafka's group id and the topics it reads. Its dead letters go to `<group id>.dlq`.
+    /// Configures the consumer `name`: Kafka's group id and the topics it reads, by name or, as in
+    /// [`Consumer::new`](crate::Consumer::new), by pattern. Its dead letters go to `<group id>.dlq`.
     #[must_use]
     pub fn group<T: Into<String>>(
         mut self,

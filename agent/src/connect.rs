@@ -8,7 +8,7 @@ use mq_protocol::message::NackReason;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::consumer::Target;
+use crate::consumer::{Target, pattern};
 use crate::credentials::{Credentials, Login};
 use crate::drive::{NotApplied, rejected};
 use crate::security;
@@ -55,8 +55,15 @@ pub(crate) fn consumer(name: &str, body: &Consumer, credentials: &Credentials) -
     config.set("statistics.interval.ms", STATISTICS_MS);
     config.set("queued.max.messages.kbytes", FETCH_QUEUE_KIB);
     config.set("fetch.queue.backoff.ms", FETCH_BACKOFF_MS);
+    let patterns = body.topics.iter().any(|topic| pattern::is_pattern(topic));
+    if patterns {
+        pattern::defaults(&mut config);
+    }
     for (key, value) in body.settings.to_librdkafka() {
         config.set(key, value);
+    }
+    if patterns {
+        pattern::hide(&mut config, &body.dead_letter.topic);
     }
     Ok(config)
 }

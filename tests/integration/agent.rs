@@ -12,6 +12,7 @@ mod dead_letters;
 mod deliveries;
 mod fake_operator;
 mod hooks;
+mod patterns;
 mod processes;
 mod producer;
 mod rebalances;

@@ -9,7 +9,7 @@ use mq_core::resolve::ResolvedConsumer;
 use mq_protocol::message::{Health, NackReason};
 use rdkafka::config::ClientConfig;
 
-use super::{Consumer, Limits, Prepared, Shared, Target};
+use super::{Consumer, Limits, Prepared, Shared, Target, pattern};
 use crate::connect::{self, Change, PROBE_TIMEOUT};
 use crate::credentials::Credentials;
 use crate::drive::{Applied, Apply, NotApplied, rejected};
@@ -162,6 +162,10 @@ fn check_topics(topics: &[String]) -> Result<(), String> {
         }
         if topics[..at].contains(topic) {
             return Err(format!("topics[{at}], {topic}, is there twice; leave one out"));
+        }
+        if pattern::is_pattern(topic) {
+            let unreadable = |error| format!("topics[{at}], {topic}, is no pattern that librdkafka can read: {error}");
+            pattern::check(topic).map_err(unreadable)?;
         }
     }
     Ok(())

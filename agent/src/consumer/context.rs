@@ -12,6 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use serde::Deserialize;
 
+use super::pattern::is_pattern;
 use super::state::{AssignmentId, Position, Shared, State};
 use super::waiters::{COMMIT_AGAIN, Refusal};
 use crate::librdkafka::Health;
@@ -262,8 +263,9 @@ impl ConsumerContext for Context {
 /// this member, even where librdkafka calls them lost because their topics are unknown to its new subscription.
 fn is_lost(consumer: &KafkaConsumer, partitions: &TopicPartitionList) -> bool {
     let given_up = |subscribed: TopicPartitionList| {
-        // Nothing is subscribed while the consumer closes.
+        // Nothing is subscribed while the consumer closes. Of what a pattern finds nobody here knows.
         subscribed.count() > 0
+            && !subscribed.elements().iter().any(|topic| is_pattern(topic.topic()))
             && partitions.elements().iter().all(|partition| subscribed.elements_for_topic(partition.topic()).is_empty())
     };
     consumer.assignment_lost() && !consumer.subscription().is_ok_and(given_up)

@@ -7,6 +7,7 @@ mod dead_letter;
 mod deliveries;
 mod lanes;
 mod offsets;
+pub(crate) mod pattern;
 mod poll;
 mod state;
 mod steer;
@@ -181,6 +182,10 @@ impl Consumer {
     /// the options it takes the metrics, where its name is the group id, the concurrency, and the folder of credentials, which is read
     /// once.
     ///
+    /// A topic that begins with `^` is a pattern, a POSIX extended regular expression: the consumer reads every topic in whose name it is
+    /// found, and those made later within 30 s (`topic.metadata.refresh.interval.ms` of the overrides). End it with `$` if the whole name
+    /// is meant. The group's own dead-letter topic and Kafka's own topics (`__…`) are never among them; those of other groups may be.
+    ///
     /// Needs a running tokio runtime and contacts no broker: a service starts while its brokers are down.
     ///
     /// ```no_run
@@ -194,7 +199,7 @@ impl Consumer {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] without brokers, or for settings that cannot be used.
+    /// [`Error::InvalidConfig`] without brokers or topics, for a pattern that cannot be read, or for settings that cannot be used.
     pub async fn new<T: Into<String>>(
         config: &Config,
         group_id: &str,
