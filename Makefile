@@ -46,6 +46,7 @@ test-unit: rust ## tests inside the crates
 .PHONY: test-integration
 test-integration: rust servers ## tests against a real API server and a real Kafka; no root. TEST=name runs one
 	@cargo test --workspace --locked --test integration --no-run < /dev/null
+	@cargo build --workspace --locked --examples < /dev/null
 	@echo "mq: integration tests"
 	@$(with_servers) --control-plane --kafka -- hack/suite.sh integration $(TEST)
 

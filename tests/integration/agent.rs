@@ -10,6 +10,7 @@ mod commits;
 mod consumer;
 mod dead_letters;
 mod deliveries;
+mod examples;
 mod fake_operator;
 mod hooks;
 mod patterns;
