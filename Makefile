@@ -123,6 +123,24 @@ lint: rust $(CARGO_DENY) ## formatting, lints, each crate alone, licences and so
 	hack/source-map.sh
 	diff -r --exclude=Cargo.toml --exclude=src crds charts/mq-operator/files/crds
 
+SEMVER_CHECKS_VERSION := 0.51.0
+SEMVER_CHECKS := $(MQ_CACHE)/cargo-semver-checks-$(SEMVER_CHECKS_VERSION)/bin/cargo-semver-checks
+$(SEMVER_CHECKS): | rust
+	@echo "mq: building cargo-semver-checks $(SEMVER_CHECKS_VERSION), about 10 minutes"
+	@CARGO_TARGET_DIR=$(MQ_CACHE)/cargo-semver-checks-build cargo install --quiet --locked \
+		--root $(MQ_CACHE)/cargo-semver-checks-$(SEMVER_CHECKS_VERSION) cargo-semver-checks@$(SEMVER_CHECKS_VERSION) < /dev/null
+	@rm -rf $(MQ_CACHE)/cargo-semver-checks-build
+
+.PHONY: semver
+semver: ## what changed in the public API of mq-agent and mq-protocol since the last v* tag, and whether the version says so
+	@tag=$$(git describe --tags --abbrev=0 --match 'v[0-9]*' 2> /dev/null || true); \
+	if [ -z "$$tag" ]; then echo "mq: there is no tag v* yet, so there is no release that the public API could break"; \
+	else $(MAKE) semver-since TAG="$$tag"; fi
+
+.PHONY: semver-since
+semver-since: rust $(SEMVER_CHECKS)
+	@$(SEMVER_CHECKS) semver-checks --package mq-agent --package mq-protocol --all-features --baseline-rev $(TAG) < /dev/null
+
 .PHONY: crds
 crds: rust ## write crds/*.yaml, their copy in the chart, and docs/reference/ from the Rust types
 	@cargo run --quiet --locked -p mq-crds -- . < /dev/null
