@@ -3,6 +3,8 @@
 
 #![allow(unsafe_code, reason = "the calls exist in C alone; the rest of the crate has none")]
 
+mod committed;
+
 use std::ffi::{CStr, CString, c_char};
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::{RDKafkaConfRes, RDKafkaRespErr};
+
+pub use committed::{Committed, committed, positions, topic_ids};
 
 /// The value of a property in the *running* client, not in the configuration that it was asked to have. `None`: librdkafka has no
 /// such property, or it has no value.

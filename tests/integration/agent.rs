@@ -12,6 +12,7 @@ mod dead_letters;
 mod deliveries;
 mod examples;
 mod fake_operator;
+mod finished;
 mod hooks;
 mod patterns;
 mod processes;

@@ -32,6 +32,9 @@ struct Args {
     /// How long one record takes.
     #[arg(long)]
     work_ms: u64,
+    /// Records of this key take for ever.
+    #[arg(long)]
+    stuck: Option<String>,
     /// Shared by all members of the group: its order is the order of their handlings.
     #[arg(long)]
     log: PathBuf,
@@ -50,7 +53,7 @@ async fn main() -> anyhow::Result<()> {
     let consumer = Consumer::new(&config, &args.group, [args.topic], &options).await?;
     let log = OpenOptions::new().append(true).open(&args.log);
     let log = Arc::new(log.with_context(|| format!("opening {}", args.log.display()))?);
-    let work = Duration::from_millis(args.work_ms);
+    let (work, stuck) = (Duration::from_millis(args.work_ms), args.stuck.map(String::into_bytes));
     let mut terminate = signal(SignalKind::terminate())?;
     let leaving = consumer.clone();
     tokio::spawn(async move {
@@ -60,8 +63,12 @@ async fn main() -> anyhow::Result<()> {
     consumer
         .subscribe(move |record| {
             let log = Arc::clone(&log);
+            let stuck = stuck.is_some() && record.key() == stuck.as_deref();
             async move {
                 tokio::time::sleep(work).await;
+                if stuck {
+                    std::future::pending::<()>().await;
+                }
                 write_down(&log, &record).map_err(Failure::retry)
             }
         })

@@ -35,29 +35,16 @@ impl Context {
         Self { shared, health: Health::default() }
     }
 
+    /// Answers the group at once, so that it goes on, with nothing: the partitions follow when it is known where to start.
     fn assigned(&self, consumer: &KafkaConsumer, partitions: &TopicPartitionList) {
-        let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
         {
             let mut state = self.shared.lock();
             for partition in partitions.elements() {
-                let (topic, partition) = (partition.topic(), partition.partition());
-                let id = state.assign(topic, partition);
-                let alone = state.paused_by_service.contains(&(topic.to_owned(), partition));
-                if alone {
-                    state.held.insert(id);
-                }
-                let paused = state.paused || alone;
-                if paused { &mut pause } else { &mut resume }.add_partition(topic, partition);
+                let id = state.assign(partition.topic(), partition.partition());
+                state.arriving.insert(id);
             }
         }
-        let outcome = match consumer.rebalance_protocol() {
-            RebalanceProtocol::Cooperative => consumer.incremental_assign(partitions),
-            _ => consumer.assign(partitions),
-        };
-        self.report("take the assigned partitions", outcome);
-        // librdkafka remembers a pause across revocation: a partition that left while all were paused would come back silent.
-        self.report("pause the assigned partitions", consumer.pause(&pause));
-        self.report("resume the assigned partitions", consumer.resume(&resume));
+        self.report("answer an assignment", consumer.incremental_assign(&TopicPartitionList::new()));
         tracing::info!(consumer = self.shared.name, partitions = %names(partitions), "partitions assigned");
     }
 
@@ -78,11 +65,7 @@ impl Context {
         } else {
             self.retire(consumer, partitions, &ids);
         }
-        let outcome = match consumer.rebalance_protocol() {
-            RebalanceProtocol::Cooperative => consumer.incremental_unassign(partitions),
-            _ => consumer.unassign(),
-        };
-        self.report("give the revoked partitions back", outcome);
+        self.report("give the revoked partitions back", give_back(consumer, partitions));
         tracing::info!(consumer = self.shared.name, partitions = %names(partitions), lost, "partitions revoked");
     }
 
@@ -163,6 +146,10 @@ impl Context {
         for element in &elements {
             let Offset::Offset(offset) = element.offset() else { continue };
             let refused = element.error().err().as_ref().or(all).map(refusal);
+            let too_large = Some(RDKafkaErrorCode::OffsetMetadataTooLarge);
+            if element.error().err().as_ref().or(all).and_then(KafkaError::rdkafka_error_code) == too_large {
+                state.without_map(element.topic(), element.partition());
+            }
             state.committed(element.topic(), element.partition(), offset, refused.as_ref());
         }
         drop(state);
@@ -259,6 +246,22 @@ impl ConsumerContext for Context {
     }
 }
 
+/// Those of them that librdkafka has: others were still arriving.
+fn give_back(consumer: &KafkaConsumer, partitions: &TopicPartitionList) -> KafkaResult<()> {
+    let known = consumer.assignment();
+    let mut held = TopicPartitionList::new();
+    for partition in partitions.elements() {
+        let (topic, partition) = (partition.topic(), partition.partition());
+        if known.as_ref().map_or(true, |known| known.find_partition(topic, partition).is_some()) {
+            held.add_partition(topic, partition);
+        }
+    }
+    match consumer.rebalance_protocol() {
+        RebalanceProtocol::Cooperative => consumer.incremental_unassign(&held),
+        _ => consumer.unassign(),
+    }
+}
+
 /// Whether the group may have given these partitions to others already. Those of topics that are no longer subscribed are given up by
 /// this member, even where librdkafka calls them lost because their topics are unknown to its new subscription.
 fn is_lost(consumer: &KafkaConsumer, partitions: &TopicPartitionList) -> bool {
@@ -291,12 +294,17 @@ fn is_retryable(error: &KafkaError) -> bool {
     )
 }
 
-/// An explicit list: a commit of "everything stored" drops metadata and takes along what is not finished.
+/// An explicit list with the maps: a commit of "everything stored" drops metadata and takes along what is not finished.
 pub(super) fn offsets(positions: &[Position]) -> TopicPartitionList {
     let mut list = TopicPartitionList::with_capacity(positions.len());
     for position in positions {
         // Fails for special offsets alone; these are positions of records.
         let _ = list.add_partition_offset(&position.topic, position.partition, Offset::Offset(position.offset));
+        if let Some(mut element) = list.find_partition(&position.topic, position.partition)
+            && !position.map.is_empty()
+        {
+            element.set_metadata(&position.map);
+        }
     }
     list
 }

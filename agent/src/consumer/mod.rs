@@ -1,10 +1,12 @@
 //! The consumer that a service holds: at least once, in order per key, and only finished work is committed.
 
 mod apply;
+mod arrivals;
 mod budget;
 mod context;
 mod dead_letter;
 mod deliveries;
+mod finished;
 mod lanes;
 mod offsets;
 pub(crate) mod pattern;
@@ -62,12 +64,13 @@ const DROP_BUDGET: Duration = Duration::from_secs(10);
 ///
 /// Made by [`Agent::consumer`](crate::Agent::consumer). What it promises:
 ///
-/// * *At least once.* Only the contiguous prefix of finished records is committed, per partition. After a crash, what was handled
-///   beyond it is handled again.
+/// * *At least once.* Only the contiguous prefix of finished records is committed, per partition, and with it which records beyond it
+///   are finished. After a crash, what was handled since the last commit is handled again.
 /// * *Order per key.* Records of one key and partition are handled one at a time, in their order; a slow or failing key delays
 ///   only itself. Records without a key have no order.
 /// * *Bounded memory.* At most `maxPollRecords` records (and 64 MiB of them) are taken from Kafka and not yet finished; intake goes
-///   on when half of them are. A partition is read at most 50 000 records beyond its first unfinished one; then it pauses.
+///   on when half of them are. A partition is read at most 50 000 records beyond its first unfinished one, fewer if so many of it are
+///   in hand that what is finished among them might not fit into a commit; then it pauses.
 #[derive(Debug, Clone)]
 pub struct Consumer(Arc<Inner>);
 

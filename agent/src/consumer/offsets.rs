@@ -1,10 +1,19 @@
 //! Which offset of an assigned partition may be committed: the end of the contiguous finished prefix, nothing beyond it.
 
 use std::collections::VecDeque;
+use std::ops::Range;
+
+use mq_kafka::TopicId;
+
+use super::finished::{self, Before};
 
 /// The number of an accepted record in its assignment, ascending from 0. Offsets cannot take its place: a log that goes back gives
 /// the same ones again, to other records.
 pub(super) type Sequence = u64;
+
+/// How many records of one partition are accepted from the first unfinished one on: memory that a record nobody can finish would let
+/// grow for ever.
+const MAX_AHEAD: usize = 50_000;
 
 /// The records of one partition during one assignment. A partition that comes back after a revocation gets a new one, so that a
 /// handler that outlived the old assignment cannot finish anything in the new one.
@@ -12,6 +21,8 @@ pub(super) type Sequence = u64;
 pub(crate) struct Offsets {
     /// Accepted and not yet part of the prefix, in the order of acceptance and without gaps.
     pending: VecDeque<Pending>,
+    /// How many of them are not finished.
+    unfinished: usize,
     /// The sequence of the first pending record.
     first: Sequence,
     /// The offset that was accepted last.
@@ -21,9 +32,14 @@ pub(crate) struct Offsets {
     /// What may be committed: everything below it is finished.
     committable: Option<i64>,
     /// What the broker last confirmed.
-    committed: Option<i64>,
+    committed: Option<Commit>,
     /// What was last sent to the broker.
-    sent: Option<i64>,
+    sent: Option<Commit>,
+    /// How many records were finished.
+    finished: u64,
+    /// The topic whose log this is. `None`: it is not known, and what is finished beyond the prefix is not written down.
+    topic: Option<TopicId>,
+    before: Before,
 }
 
 #[derive(Debug)]
@@ -33,7 +49,33 @@ struct Pending {
     finished: bool,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Commit {
+    offset: i64,
+    /// The count of finished records that it tells.
+    finished: u64,
+}
+
 impl Offsets {
+    /// What the group has committed for the partition, and what it has finished beyond that.
+    pub(crate) fn resume(committed: Option<i64>, topic: Option<TopicId>, finished: Vec<Range<i64>>) -> Self {
+        let commit = committed.map(|offset| Commit { offset, finished: 0 });
+        Self {
+            last: committed.map(|offset| offset - 1),
+            committable: committed,
+            committed: commit,
+            sent: commit,
+            topic,
+            before: Before::new(finished),
+            ..Self::default()
+        }
+    }
+
+    /// For reading the same log from elsewhere: what was finished before can come again, and is handled again.
+    pub(crate) fn elsewhere(&self) -> Self {
+        Self { topic: self.topic, ..Self::default() }
+    }
+
     /// Whether a record at this offset says that the log went back: its topic was created anew, or it lost its end. librdkafka
     /// itself drops what was fetched before a pause or a revocation, so nothing else comes at or below the last offset.
     pub(crate) fn goes_back(&self, offset: i64) -> bool {
@@ -51,10 +93,19 @@ impl Offsets {
             self.committable = self.committable.map(|committable| committable.min(offset));
             self.committed = None;
             self.sent = None;
+            self.before = Before::default();
+            // It may be another one, and what is pending has lost its place. The next assignment asks again.
+            self.topic = None;
         }
         self.last = Some(offset);
         self.pending.push_back(Pending { next: offset + 1, finished: false });
+        self.unfinished += 1;
         self.first + self.pending.len() as Sequence - 1
+    }
+
+    /// Whether the record to be accepted next was finished by an earlier assignment.
+    pub(crate) fn was_finished(&mut self, offset: i64) -> bool {
+        !self.goes_back(offset) && self.before.take(offset)
     }
 
     /// A handler began the record.
@@ -71,8 +122,10 @@ impl Offsets {
     /// The record was handled, or is safe in the dead-letter topic.
     pub(crate) fn finish(&mut self, sequence: Sequence) {
         let index = sequence.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
-        if let Some(pending) = index.and_then(|index| self.pending.get_mut(index)) {
+        if let Some(pending) = index.and_then(|index| self.pending.get_mut(index)).filter(|pending| !pending.finished) {
             pending.finished = true;
+            self.unfinished -= 1;
+            self.finished += 1;
         }
         while let Some(pending) = self.pending.pop_front_if(|pending| pending.finished) {
             self.committable = Some(pending.next);
@@ -80,46 +133,112 @@ impl Offsets {
         }
     }
 
-    /// How many records were accepted from the first unfinished one on.
-    pub(crate) fn ahead(&self) -> usize {
-        self.pending.len()
+    /// There is nothing to handle below this offset: what was read last was a marker of a transaction.
+    pub(crate) fn pass(&mut self, next: i64) {
+        if self.pending.is_empty() && self.committable.is_some_and(|committable| committable < next) {
+            self.committable = Some(next);
+            self.last = Some(next - 1);
+        }
     }
 
-    /// The offset to commit, if the broker was not sent it yet.
+    /// Whether nothing is pending.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Whether one record more is too many: for the memory that the pending ones take, or for the map, which must have room for
+    /// whatever becomes of those in hand.
+    pub(crate) fn is_far_ahead(&self) -> bool {
+        !self.pending.is_empty() && (self.pending.len() >= MAX_AHEAD || !self.fits(1))
+    }
+
+    /// Whether there is room for as many again.
+    pub(crate) fn is_near_again(&self) -> bool {
+        self.pending.is_empty() || (self.pending.len() <= MAX_AHEAD / 2 && self.fits(2))
+    }
+
+    fn fits(&self, share: usize) -> bool {
+        let Some((prefix, _)) = self.prefix().zip(self.topic) else { return true };
+        let read = self.last.map_or(prefix, |last| last + 2);
+        let end = self.before.end().unwrap_or(read).max(read);
+        finished::fits(self.unfinished + 1 + self.before.len(), end - prefix, share)
+    }
+
+    /// The offset to commit, if the broker was not sent it yet, or not what is finished beyond it.
     pub(crate) fn to_commit(&self) -> Option<i64> {
-        self.committable.filter(|offset| self.sent.is_none_or(|sent| sent < *offset))
+        let further = self.committable.filter(|offset| self.sent.is_none_or(|sent| sent.offset < *offset));
+        // One at a time: an answer does not say which map it is about.
+        further.or_else(|| self.unconfirmed_map().filter(|_| self.sent == self.committed))
     }
 
-    /// The offset that the broker has not confirmed yet, sent or not.
+    /// The offset that the broker has not confirmed yet, or not with what is finished beyond it, sent or not.
     pub(crate) fn unconfirmed(&self) -> Option<i64> {
-        self.committable.filter(|offset| !self.is_committed(*offset))
+        self.committable.filter(|offset| !self.is_committed(*offset)).or_else(|| self.unconfirmed_map())
     }
 
-    /// The offset went to the broker.
+    fn unconfirmed_map(&self) -> Option<i64> {
+        let some = self.topic.is_some() && self.unfinished < self.pending.len();
+        let told = self.committed.is_some_and(|committed| committed.finished == self.finished);
+        self.prefix().filter(|_| some && !told)
+    }
+
+    /// The metadata for a commit now: what is finished beyond the prefix.
+    pub(crate) fn map(&self) -> String {
+        let Some((prefix, topic)) = self.prefix().zip(self.topic) else { return String::new() };
+        let read = self.last.map_or(prefix, |last| last + 1);
+        let mut runs: Vec<Range<i64>> = Vec::new();
+        // What lies between two records in the log is no record: a run goes on across it.
+        let mut joins = false;
+        for pending in &self.pending {
+            match runs.last_mut() {
+                Some(run) if joins && pending.finished => run.end = pending.next,
+                _ if pending.finished => runs.push(pending.next - 1..pending.next),
+                _ => {}
+            }
+            joins = pending.finished;
+        }
+        for run in self.before.runs(read) {
+            match runs.last_mut() {
+                Some(last) if last.end == run.start => last.end = run.end,
+                _ => runs.push(run),
+            }
+        }
+        finished::encode(topic, prefix, &runs)
+    }
+
+    /// The broker does not take the map.
+    pub(crate) fn without_map(&mut self) {
+        self.topic = None;
+    }
+
+    /// The offset went to the broker, with the map.
     pub(crate) fn sent(&mut self, offset: i64) {
-        self.sent = self.sent.max(Some(offset));
+        let offset = self.sent.map_or(offset, |sent| sent.offset.max(offset));
+        self.sent = Some(Commit { offset, finished: self.finished });
     }
 
     /// The broker answered the commit of this offset. After a refusal the next commit takes the prefix along again.
     pub(crate) fn answered(&mut self, offset: i64, committed: bool) {
         // Sent before the log went back: it says nothing about the records that have those offsets now.
-        if self.committable.is_none_or(|committable| offset > committable) {
+        if self.prefix().is_none_or(|prefix| offset > prefix) {
             return;
         }
-        if committed {
-            self.committed = self.committed.max(Some(offset));
-        } else {
+        if !committed {
             self.sent = self.committed;
+        } else if let Some(sent) = self.sent.filter(|sent| sent.offset == offset) {
+            self.committed = Some(sent);
+        } else if !self.is_committed(offset) {
+            self.committed = Some(Commit { offset, finished: 0 });
         }
     }
 
     /// Whether the broker confirmed everything below `offset`.
     pub(crate) fn is_committed(&self, offset: i64) -> bool {
-        self.committed.is_some_and(|committed| committed >= offset)
+        self.committed.is_some_and(|committed| committed.offset >= offset)
     }
 
     /// The first offset that is not finished. `None`: nothing was read yet.
-    pub(crate) fn unfinished(&self) -> Option<i64> {
+    pub(crate) fn prefix(&self) -> Option<i64> {
         self.committable.or_else(|| self.pending.front().map(|pending| pending.next - 1))
     }
 
@@ -131,6 +250,8 @@ impl Offsets {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -193,7 +314,249 @@ mod tests {
         assert_eq!(offsets.to_commit(), Some(8));
     }
 
+    fn topic() -> TopicId {
+        "AAAAAAAAAAAAAAAAAAAAAQ".parse().unwrap()
+    }
+
+    fn commit(offsets: &mut Offsets, answer: bool) -> Option<(i64, String)> {
+        let offset = offsets.to_commit()?;
+        let map = offsets.map();
+        offsets.sent(offset);
+        offsets.answered(offset, answer);
+        Some((offset, map))
+    }
+
+    #[test]
+    fn what_is_finished_beyond_a_record_that_does_not_end_is_committed_as_it_grows() {
+        let mut offsets = Offsets::resume(None, Some(topic()), Vec::new());
+        let records: Vec<_> = (5..9).map(|offset| offsets.accept(offset)).collect();
+        assert_eq!(commit(&mut offsets, true), None);
+        offsets.finish(records[1]);
+        let map = |runs: &[Range<i64>]| finished::encode(topic(), 5, runs);
+        assert_eq!(commit(&mut offsets, false), Some((5, map(&[6..7]))));
+        assert_eq!(offsets.to_commit(), Some(5), "it was refused");
+        offsets.sent(5);
+        offsets.finish(records[3]);
+        assert_eq!(offsets.to_commit(), None, "the answer would not say which map it is about");
+        assert_eq!(offsets.unconfirmed(), Some(5));
+        offsets.answered(5, true);
+        assert_eq!(commit(&mut offsets, true), Some((5, map(&[6..7, 8..9]))));
+        assert_eq!((offsets.to_commit(), offsets.unconfirmed()), (None, None));
+        offsets.finish(records[0]);
+        offsets.finish(records[2]);
+        assert_eq!(commit(&mut offsets, true), Some((9, String::new())));
+    }
+
+    #[test]
+    fn a_map_says_nothing_about_a_log_that_went_back() {
+        let mut offsets = Offsets::resume(Some(100), Some(topic()), vec![105..110, 200..300]);
+        let stuck = offsets.accept(100);
+        assert!(!offsets.was_finished(104) && offsets.was_finished(105));
+        offsets.accept(3);
+        assert!(!offsets.was_finished(105) && !offsets.was_finished(200));
+        let new = offsets.accept(4);
+        offsets.finish(new);
+        offsets.finish(stuck);
+        assert_eq!((offsets.to_commit(), offsets.map()), (Some(3), String::new()));
+    }
+
+    #[test]
+    fn a_seek_handles_again_what_was_finished() {
+        let offsets = Offsets::resume(Some(100), Some(topic()), vec![105..110]);
+        let mut offsets = offsets.elsewhere();
+        assert!(!offsets.was_finished(105));
+        offsets.accept(105);
+        let next = offsets.accept(106);
+        offsets.finish(next);
+        assert_eq!(commit(&mut offsets, true), Some((105, finished::encode(topic(), 105, &[106..107]))));
+    }
+
+    #[test]
+    fn a_marker_is_passed_when_everything_before_it_is_finished() {
+        let mut offsets = Offsets::resume(Some(4), Some(topic()), Vec::new());
+        let record = offsets.accept(4);
+        offsets.pass(6);
+        assert_eq!(offsets.to_commit(), None);
+        offsets.finish(record);
+        offsets.pass(6);
+        assert_eq!(offsets.to_commit(), Some(6));
+        assert!(!offsets.goes_back(6));
+        let mut nothing = Offsets::default();
+        nothing.pass(6);
+        assert_eq!(nothing.to_commit(), None, "where reading began is not known");
+    }
+
+    /// Takes in records this far apart and finishes those of which `finish` says so, until the partition has to pause.
+    fn fill(apart: i64, finish: impl Fn(usize) -> bool) -> (usize, Vec<Range<i64>>) {
+        let mut offsets = Offsets::resume(Some(0), Some(topic()), Vec::new());
+        let mut runs = Vec::new();
+        for number in 0.. {
+            let offset = i64::try_from(number).unwrap() * apart;
+            let sequence = offsets.accept(offset);
+            if finish(number) {
+                offsets.finish(sequence);
+                runs.push(offset..offset + 1);
+            }
+            if offsets.is_far_ahead() {
+                break;
+            }
+        }
+        assert!(!offsets.is_near_again());
+        let read = finished::decode(topic(), 0, offsets.map().as_bytes()).unwrap();
+        let missing = runs.iter().find(|run| !read.iter().any(|read| read.start <= run.start && run.end <= read.end));
+        assert_eq!(missing, None, "every finished record is in the map");
+        (offsets.pending.len(), read)
+    }
+
+    #[test]
+    fn a_partition_pauses_before_its_map_is_full() {
+        assert_eq!(fill(1, |number| number > 0), (MAX_AHEAD, vec![1..50_000]));
+        let (alternating, _) = fill(1, |number| number % 2 == 1);
+        assert!((17_000..18_000).contains(&alternating), "{alternating}");
+        let (far_apart, _) = fill(1_000, |number| number % 2 == 1);
+        assert!((1_000..2_000).contains(&far_apart), "{far_apart}");
+        // What 500 records in hand leave open at most, with room for as many as memory allows.
+        assert_eq!(fill(1, |number| number % 100 > 0).0, MAX_AHEAD);
+    }
+
+    #[test]
+    fn a_gap_behind_a_full_map_costs_one_record() {
+        let mut offsets = Offsets::resume(Some(0), Some(topic()), Vec::new());
+        let mut next = 0;
+        while !offsets.is_far_ahead() {
+            let sequence = offsets.accept(next);
+            if next % 2 == 1 {
+                offsets.finish(sequence);
+            }
+            next += 1;
+        }
+        let before = finished::decode(topic(), 0, offsets.map().as_bytes()).unwrap();
+        let beyond = offsets.accept(next + (1 << 30));
+        offsets.finish(beyond);
+        assert_eq!(finished::decode(topic(), 0, offsets.map().as_bytes()).unwrap(), before);
+        assert!(offsets.is_far_ahead());
+        for sequence in 0..beyond {
+            offsets.finish(sequence);
+        }
+        assert!(offsets.is_near_again() && !offsets.is_far_ahead());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Read(u8),
+        Finish(u16),
+        Commit,
+        Refuse,
+        Crash,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            5 => (1_u8..8).prop_map(Step::Read),
+            8 => any::<u16>().prop_map(Step::Finish),
+            2 => Just(Step::Commit),
+            1 => Just(Step::Refuse),
+            1 => Just(Step::Crash),
+        ]
+    }
+
+    /// One partition, its group's commit, and one member after another.
+    #[derive(Debug)]
+    struct Story {
+        log: Vec<i64>,
+        broker: Option<(i64, String)>,
+        offsets: Offsets,
+        next: usize,
+        in_hand: Vec<(i64, Sequence)>,
+        handled: BTreeSet<i64>,
+        /// What was handled before the last commit that the broker confirmed.
+        told: BTreeSet<i64>,
+    }
+
+    impl Story {
+        fn new(gaps: &[i64]) -> Self {
+            let log = gaps.iter().scan(0, |at, gap| {
+                *at += gap;
+                Some(*at)
+            });
+            let offsets = Offsets::resume(None, Some(topic()), Vec::new());
+            let (handled, told) = (BTreeSet::new(), BTreeSet::new());
+            Self { log: log.collect(), broker: None, offsets, next: 0, in_hand: Vec::new(), handled, told }
+        }
+
+        fn crash(&mut self) {
+            let committed = self.broker.as_ref().map(|(offset, _)| *offset);
+            let map = self.broker.as_ref().and_then(|(offset, map)| finished::decode(topic(), *offset, map.as_bytes()));
+            self.offsets = Offsets::resume(committed, Some(topic()), map.unwrap_or_default());
+            self.next = self.log.partition_point(|offset| *offset < committed.unwrap_or(0));
+            self.in_hand.clear();
+        }
+
+        fn read(&mut self) -> Result<(), TestCaseError> {
+            let Some(offset) = self.log.get(self.next) else { return Ok(()) };
+            self.next += 1;
+            let was_finished = self.offsets.was_finished(*offset);
+            let sequence = self.offsets.accept(*offset);
+            if was_finished {
+                prop_assert!(self.handled.contains(offset), "{offset} was skipped");
+                self.offsets.finish(sequence);
+            } else {
+                prop_assert!(!self.told.contains(offset), "{offset} is handled again");
+                self.in_hand.push((*offset, sequence));
+            }
+            Ok(())
+        }
+
+        fn finish(&mut self, which: usize) {
+            if !self.in_hand.is_empty() {
+                let (offset, sequence) = self.in_hand.remove(which % self.in_hand.len());
+                self.offsets.finish(sequence);
+                self.handled.insert(offset);
+            }
+        }
+
+        fn commit(&mut self) -> Result<(), TestCaseError> {
+            if let Some((offset, map)) = commit(&mut self.offsets, true) {
+                prop_assert!(self.log.iter().all(|at| *at >= offset || self.handled.contains(at)));
+                self.broker = Some((offset, map));
+            }
+            prop_assert_eq!(self.offsets.unconfirmed(), None);
+            self.told.clone_from(&self.handled);
+            Ok(())
+        }
+    }
+
     proptest! {
+        /// Whatever the order in which handlers end, commits go and members die: nothing is skipped that was not handled, and nothing
+        /// is handled again that was before a commit, be it beyond the committed offset.
+        #[test]
+        fn a_crash_repeats_only_what_was_not_committed(
+            gaps in prop::collection::vec(prop_oneof![6 => Just(1_i64), 1 => 2_i64..5, 1 => 1_i64..1 << 40], 1..60),
+            steps in prop::collection::vec(step(), 0..120),
+        ) {
+            let mut story = Story::new(&gaps);
+            for step in steps {
+                match step {
+                    Step::Read(records) => for _ in 0..records {
+                        story.read()?;
+                    },
+                    Step::Finish(which) => story.finish(which.into()),
+                    Step::Commit => story.commit()?,
+                    Step::Refuse => drop(commit(&mut story.offsets, false)),
+                    Step::Crash => story.crash(),
+                }
+            }
+            for _ in 0..story.log.len() {
+                story.read()?;
+            }
+            while !story.in_hand.is_empty() {
+                story.finish(0);
+            }
+            story.commit()?;
+            prop_assert_eq!(story.handled.len(), story.log.len());
+            prop_assert_eq!(story.broker, Some((story.log.last().unwrap() + 1, String::new())));
+        }
+
         /// Whatever the order in which handlers end: nothing unfinished is ever below the committable offset, and in the end
         /// everything is committable.
         #[test]

@@ -1,7 +1,7 @@
 //! The poll thread: the only one that talks to the Kafka consumer. Nothing blocks it longer than a moment, except what waits for
 //! handlers inside a budget: a revocation, a seek, an exchange, the end.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
@@ -11,14 +11,18 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
+use super::arrivals::Arrivals;
 use super::context::{KafkaConsumer, LAST_COMMIT, SLICE, offsets, refusal};
-use super::state::{AssignmentId, MAX_AHEAD};
+use super::offsets::Offsets;
+use super::state::AssignmentId;
 use super::work::Work;
 use crate::credentials::Login;
 use crate::error::ConsumeError;
 
 /// How long a poll waits for a record, and so how late a command can be.
 const POLL: Duration = Duration::from_millis(50);
+/// The same while an answer is waited for that does not come through the consumer.
+const ARRIVAL_POLL: Duration = Duration::from_millis(5);
 /// How long a full consumer stops polling before it pauses its partitions. Most budgets clear within it, and a pause throws away
 /// what was fetched.
 const HOLD: Duration = Duration::from_secs(1);
@@ -55,7 +59,8 @@ pub(super) struct Exchange {
 }
 
 pub(super) struct Poller {
-    consumer: KafkaConsumer,
+    consumer: Arc<KafkaConsumer>,
+    arrivals: Arrivals,
     work: Arc<Work>,
     commands: Receiver<Command>,
     last_commit: Instant,
@@ -64,7 +69,8 @@ pub(super) struct Poller {
 
 impl Poller {
     pub(super) fn new(consumer: KafkaConsumer, work: Arc<Work>, commands: Receiver<Command>) -> Self {
-        Self { consumer, work, commands, last_commit: Instant::now(), full_since: None }
+        let (consumer, arrivals) = (Arc::new(consumer), Arrivals::default());
+        Self { consumer, arrivals, work, commands, last_commit: Instant::now(), full_since: None }
     }
 
     /// Runs until it is told to close or until librdkafka gives up.
@@ -95,7 +101,8 @@ impl Poller {
             }
             // Slots of a raised concurrency too.
             self.work.fill();
-            self.commit_if_due();
+            self.arrivals.step(&self.consumer, &self.work.shared);
+            self.commit_if_due(true);
             self.hold();
             if self.may_poll() {
                 self.take_in()?;
@@ -105,7 +112,7 @@ impl Poller {
 
     /// Waits for a record, and takes in with it what librdkafka has fetched already.
     fn take_in(&self) -> Result<(), ConsumeError> {
-        let mut wait = POLL;
+        let mut wait = if self.arrivals.is_reading() { ARRIVAL_POLL } else { POLL };
         for _ in 0..BURST {
             match self.consumer.poll(wait) {
                 Some(Ok(message)) if self.work.accept(&message) => {}
@@ -139,11 +146,18 @@ impl Poller {
         }
         let ids = moved.iter().map(|(id, ..)| *id).collect();
         let partitions: Vec<_> = moved.iter().map(|(_, name, partition)| (Arc::clone(name), *partition)).collect();
-        let paused: HashSet<AssignmentId> = self.work.shared.lock().held.intersection(&ids).copied().collect();
+        let (paused, mut elsewhere): (HashSet<AssignmentId>, HashMap<AssignmentId, Offsets>) = {
+            let mut state = self.work.shared.lock();
+            let elsewhere = moved.iter().filter_map(|(id, ..)| Some((*id, state.offsets(*id)?.elsewhere()))).collect();
+            (state.held.intersection(&ids).copied().collect(), elsewhere)
+        };
         self.consumer.client().context().retire(&self.consumer, &list(&partitions), &ids);
         let mut state = self.work.shared.lock();
         for (old, name, partition) in moved {
             let new = state.assign(&name, partition);
+            if let Some((offsets, elsewhere)) = state.offsets(new).zip(elsewhere.remove(&old)) {
+                *offsets = elsewhere;
+            }
             // A seek does not resume.
             if paused.contains(&old) {
                 state.held.insert(new);
@@ -234,7 +248,7 @@ impl Poller {
                 consumer = self.work.shared.name,
                 %topic,
                 partition,
-                "{MAX_AHEAD} records were taken in beyond one that is not finished; the partition is paused until it is"
+                "as many records were taken in beyond one that is not finished as may be; the partition is paused until it is"
             );
         }
         // While everything is paused nothing is resumed alone.
@@ -247,15 +261,34 @@ impl Poller {
         }
     }
 
-    fn commit_if_due(&mut self) {
+    /// `taking`: everything that was polled was taken in.
+    fn commit_if_due(&mut self, taking: bool) {
         let due = {
             let mut state = self.work.shared.lock();
             state.turn = Instant::now();
             state.waiters.is_due(state.turn)
                 || state.limits.auto_commit.is_some_and(|interval| self.last_commit.elapsed() >= interval)
         };
+        if due && taking {
+            self.pass_markers();
+        }
         if due {
             self.commit();
+        }
+    }
+
+    /// The end of a log is reached where only markers of transactions follow the last record, too.
+    fn pass_markers(&self) {
+        let mut partitions = list(&self.work.shared.lock().idle());
+        mq_kafka::ffi::positions(&self.consumer, &mut partitions);
+        let mut state = self.work.shared.lock();
+        for element in partitions.elements() {
+            let Offset::Offset(next) = element.offset() else { continue };
+            if let Some((id, _)) = state.find(element.topic(), element.partition())
+                && let Some(offsets) = state.offsets(id)
+            {
+                offsets.pass(next);
+            }
         }
     }
 
@@ -292,7 +325,7 @@ impl Poller {
         while !idle && Instant::now() < self.until(deadline) {
             idle = self.work.shared.wait_idle(&all, deadline.min(Instant::now() + SLICE));
             // A handler that is waited for may itself wait for its commit.
-            self.commit_if_due();
+            self.commit_if_due(false);
             // What a poll returns now is not taken: it is beyond the last commit and will be read again.
             let _ = self.consumer.poll(Duration::ZERO);
         }
@@ -321,6 +354,7 @@ impl Poller {
 
     fn leave(mut self, deadline: Instant) {
         self.drain(deadline);
+        self.arrivals.end();
         // Leaves the group, and blocks until the broker knows.
         drop(self.consumer);
     }
@@ -328,15 +362,22 @@ impl Poller {
     fn exchange(mut self, exchange: Exchange) -> Self {
         let Exchange { consumer, topics, deadline, done } = exchange;
         self.drain(deadline);
+        self.arrivals.end();
         let Self { consumer: old, work, commands, .. } = self;
         drop(old);
-        work.shared.lock().paused = false;
+        {
+            let mut state = work.shared.lock();
+            state.paused = false;
+            // What its last callbacks assigned is not the new one's.
+            let all = state.all();
+            state.release(&all);
+        }
         let _ = done.send(subscribe(&consumer, &topics));
         Self::new(consumer, work, commands)
     }
 }
 
-fn list(partitions: &[(Arc<str>, i32)]) -> TopicPartitionList {
+pub(super) fn list(partitions: &[(Arc<str>, i32)]) -> TopicPartitionList {
     let mut list = TopicPartitionList::with_capacity(partitions.len());
     for (topic, partition) in partitions {
         list.add_partition(topic, *partition);

@@ -19,10 +19,6 @@ use crate::stats::{ConsumerCounters, Occupancy};
 /// `queued.max.messages.kbytes`.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
-/// How many records of one partition are accepted from the first unfinished one on. Above it the partition is paused until half of
-/// them are left: it is what is handled again after a crash, and memory that a record nobody can finish would let grow for ever.
-pub(super) const MAX_AHEAD: usize = 50_000;
-
 /// One assignment of one partition. A partition that comes back gets another id.
 pub(super) type AssignmentId = u64;
 
@@ -86,6 +82,8 @@ pub(super) struct State {
     pub(super) paused: bool,
     /// Keys whose dead letter cannot be delivered until somebody mends it. Waiting for them is waiting for a person.
     pub(super) stopped: HashSet<LaneKey>,
+    /// Assignments that librdkafka does not have yet: it is not known what the group has committed for them.
+    pub(super) arriving: HashSet<AssignmentId>,
     /// Assignments that take nothing in until their first unfinished record is finished.
     pub(super) far_ahead: HashSet<AssignmentId>,
     /// Assignments that are paused alone, as librdkafka was told.
@@ -123,13 +121,15 @@ pub(super) struct Position {
     pub(super) topic: Arc<str>,
     pub(super) partition: i32,
     pub(super) offset: i64,
+    /// What is finished beyond it.
+    pub(super) map: String,
 }
 
 impl Assignment {
     /// The offset as something to commit, marked as sent.
     fn send(&mut self, offset: i64) -> Position {
         self.offsets.sent(offset);
-        Position { topic: Arc::clone(&self.topic), partition: self.partition, offset }
+        Position { topic: Arc::clone(&self.topic), partition: self.partition, offset, map: self.offsets.map() }
     }
 }
 
@@ -143,6 +143,7 @@ impl Shared {
             turn: Instant::now(),
             paused: false,
             stopped: HashSet::new(),
+            arriving: HashSet::new(),
             far_ahead: HashSet::new(),
             held: HashSet::new(),
             paused_by_service: HashSet::new(),
@@ -229,6 +230,24 @@ impl State {
         self.next_id
     }
 
+    /// The offsets of an assignment, if it still stands.
+    pub(super) fn offsets(&mut self, id: AssignmentId) -> Option<&mut Offsets> {
+        self.assignments.get_mut(&id).map(|assignment| &mut assignment.offsets)
+    }
+
+    /// The partitions of which everything that was read is finished.
+    pub(super) fn idle(&self) -> Vec<(Arc<str>, i32)> {
+        let assigned = self.assignments.iter().filter(|(id, _)| !self.arriving.contains(id));
+        let idle = assigned.filter(|(_, assignment)| assignment.offsets.is_idle());
+        idle.map(|(_, assignment)| (Arc::clone(&assignment.topic), assignment.partition)).collect()
+    }
+
+    /// The assignments that librdkafka does not have yet.
+    pub(super) fn arriving(&self) -> Vec<(AssignmentId, Arc<str>, i32)> {
+        let arriving = self.arriving.iter().filter_map(|id| self.assignments.get_key_value(id));
+        arriving.map(|(id, assignment)| (*id, Arc::clone(&assignment.topic), assignment.partition)).collect()
+    }
+
     /// The assignment of a partition and the shared name of its topic.
     pub(super) fn find(&self, topic: &str, partition: i32) -> Option<(AssignmentId, Arc<str>)> {
         let (topic, partitions) = self.ids.get_key_value(topic)?;
@@ -255,7 +274,7 @@ impl State {
     /// The first offset of an assigned partition that is not finished, as far as the records in hand tell.
     pub(super) fn unfinished(&self, topic: &str, partition: i32) -> Option<i64> {
         let (id, _) = self.find(topic, partition)?;
-        self.assignments.get(&id)?.offsets.unfinished()
+        self.assignments.get(&id)?.offsets.prefix()
     }
 
     pub(super) fn all(&self) -> HashSet<AssignmentId> {
@@ -268,9 +287,16 @@ impl State {
             return Accepted { went_back: false, room: true };
         };
         let went_back = known.offsets.goes_back(record.offset());
+        let was_finished = known.offsets.was_finished(record.offset());
         let sequence = known.offsets.accept(record.offset());
-        if known.offsets.ahead() >= MAX_AHEAD {
+        if was_finished {
+            known.offsets.finish(sequence);
+        }
+        if known.offsets.is_far_ahead() {
             self.far_ahead.insert(assignment);
+        }
+        if was_finished {
+            return Accepted { went_back, room: !self.far_ahead.contains(&assignment) };
         }
         let size = record.size();
         self.budget.take(size);
@@ -304,7 +330,7 @@ impl State {
         self.occupancy.handled();
         if let Some(assignment) = self.assignments.get_mut(&job.assignment) {
             assignment.offsets.finish(job.sequence);
-            if assignment.offsets.ahead() <= MAX_AHEAD / 2 {
+            if assignment.offsets.is_near_again() {
                 self.far_ahead.remove(&job.assignment);
             }
         }
@@ -333,6 +359,7 @@ impl State {
             self.budget.give_back(job.size);
         }
         self.stopped.retain(|key| !ids.contains(&key.assignment()));
+        self.arriving.retain(|id| !ids.contains(id));
         self.far_ahead.retain(|id| !ids.contains(id));
         self.held.retain(|id| !ids.contains(id));
         for id in ids {
@@ -362,6 +389,15 @@ impl State {
         leaving
             .filter_map(|(_, assignment)| assignment.offsets.unconfirmed().map(|offset| assignment.send(offset)))
             .collect()
+    }
+
+    /// The broker does not take what is committed with the offset: from now on it is the offset alone.
+    pub(super) fn without_map(&mut self, topic: &str, partition: i32) {
+        if let Some((id, _)) = self.find(topic, partition)
+            && let Some(offsets) = self.offsets(id)
+        {
+            offsets.without_map();
+        }
     }
 
     /// The broker's answer for one partition.

@@ -25,7 +25,12 @@ struct Case {
 const CASES: [Case; 3] = [
     Case { id: "agent.consume_vs_pc_empty", text: "empty handler", wait: Duration::ZERO, target: 8.0 },
     Case { id: "agent.consume_vs_pc_1ms", text: "the handler waits 1 ms", wait: Duration::from_millis(1), target: 4.0 },
-    Case { id: "agent.consume_vs_pc_10ms", text: "the handler waits 10 ms", wait: Duration::from_millis(10), target: 4.0 },
+    Case {
+        id: "agent.consume_vs_pc_10ms",
+        text: "the handler waits 10 ms",
+        wait: Duration::from_millis(10),
+        target: 4.0,
+    },
 ];
 
 pub(super) async fn run(kafka: &Broker, peers: &Peers, topic: &str, records: usize) -> Result<Vec<Row>> {
@@ -41,7 +46,9 @@ pub(super) async fn run(kafka: &Broker, peers: &Peers, topic: &str, records: usi
         let sides = in_turn(id, async || mq(records, our_best).await, async || peer(records, their_best).await).await?;
         let text = format!("key order, {text}, {our_best} slots");
         let peer = format!("Parallel Consumer 0.5.3.3, KEY, maxConcurrency {their_best}, warm JVM");
-        rows.extend(Figure { id, text: &text, peer: &peer, records, wall_target: target, cpu_target: None }.rows(&sides));
+        rows.extend(
+            Figure { id, text: &text, peer: &peer, records, wall_target: target, cpu_target: None }.rows(&sides),
+        );
     }
     Ok(rows)
 }

@@ -1,0 +1,175 @@
+//! Partitions that the group gave to this member, until librdkafka has them. First it is read what the group has committed for them,
+//! and finished beyond that. Reading blocks, so a thread of its own does it, while the poll thread goes on with what it has.
+
+use std::collections::{BTreeSet, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mq_kafka::TopicId;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::context::KafkaConsumer;
+use super::finished;
+use super::offsets::Offsets;
+use super::poll::list;
+use super::state::{AssignmentId, Shared};
+
+/// How long one answer may take. A consumer that is closed meanwhile waits for it.
+const ANSWER: Duration = Duration::from_secs(2);
+/// How soon it is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+type Partition = (AssignmentId, Arc<str>, i32);
+
+#[derive(Debug, Default)]
+pub(super) struct Arrivals {
+    reading: Option<JoinHandle<Result<Vec<Found>, KafkaError>>>,
+    not_before: Option<Instant>,
+}
+
+/// What is known of one partition.
+#[derive(Debug)]
+struct Found {
+    partition: Partition,
+    committed: Option<i64>,
+    topic_id: Option<TopicId>,
+    finished: Vec<Range<i64>>,
+}
+
+impl Arrivals {
+    /// Whether an answer may come any moment.
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    /// Asks for partitions that arrived, and gives librdkafka those of which the answer is here.
+    pub(super) fn step(&mut self, consumer: &Arc<KafkaConsumer>, shared: &Shared) {
+        if let Some(reading) = self.reading.take_if(|reading| reading.is_finished()) {
+            match reading.join() {
+                Ok(Ok(found)) => self.take(consumer, shared, found),
+                Ok(Err(error)) => self.failed(shared, &error),
+                Err(_) => self.failed(shared, &KafkaError::Canceled),
+            }
+        }
+        if self.reading.is_some() || self.not_before.is_some_and(|time| Instant::now() < time) {
+            return;
+        }
+        let arriving = shared.lock().arriving();
+        if arriving.is_empty() {
+            return;
+        }
+        let asking = Arc::clone(consumer);
+        let thread = std::thread::Builder::new().name(format!("mq-committed-{}", shared.name));
+        match thread.spawn(move || read(&asking, arriving)) {
+            Ok(reading) => self.reading = Some(reading),
+            Err(error) => {
+                tracing::error!(consumer = shared.name, %error, "no thread could be started that reads committed offsets; tried again");
+                self.not_before = Some(Instant::now() + AGAIN);
+            }
+        }
+    }
+
+    /// Waits until nothing uses the consumer any more.
+    pub(super) fn end(&mut self) {
+        if let Some(reading) = self.reading.take() {
+            let _ = reading.join();
+        }
+    }
+
+    fn failed(&mut self, shared: &Shared, error: &KafkaError) {
+        self.not_before = Some(Instant::now() + AGAIN);
+        tracing::warn!(
+            consumer = shared.name,
+            %error,
+            "it could not be read what the group has committed for the assigned partitions; they wait, and it is tried again"
+        );
+    }
+
+    /// Partitions that were revoked meanwhile stay with the group.
+    fn take(&mut self, consumer: &KafkaConsumer, shared: &Shared, found: Vec<Found>) {
+        let (mut start, mut pause, mut resume) =
+            (TopicPartitionList::new(), TopicPartitionList::new(), TopicPartitionList::new());
+        let mut taken = HashSet::new();
+        {
+            let mut state = shared.lock();
+            for Found { partition: (id, topic, partition), committed, topic_id, finished } in found {
+                if !state.arriving.contains(&id) {
+                    continue;
+                }
+                // Without a commit, `auto.offset.reset` says where.
+                let offset = committed.map_or(Offset::Invalid, Offset::Offset);
+                if let Err(error) = start.add_partition_offset(&topic, partition, offset) {
+                    tracing::error!(consumer = shared.name, %error, %topic, partition, ?offset, "no place to start from");
+                    continue;
+                }
+                let again: i64 = finished.iter().map(|run| run.end - run.start).sum();
+                if again > 0 {
+                    tracing::info!(
+                        consumer = shared.name,
+                        %topic,
+                        partition,
+                        committed,
+                        finished = again,
+                        "records beyond the committed offset were finished already; they are not handled again"
+                    );
+                }
+                if let Some(offsets) = state.offsets(id) {
+                    *offsets = Offsets::resume(committed, topic_id, finished);
+                }
+                let alone = state.paused_by_service.contains(&(topic.to_string(), partition));
+                if alone {
+                    state.held.insert(id);
+                }
+                let paused = state.paused || alone;
+                if paused { &mut pause } else { &mut resume }.add_partition(&topic, partition);
+                taken.insert(id);
+            }
+        }
+        if taken.is_empty() {
+            return;
+        }
+        if let Err(error) = consumer.incremental_assign(&start) {
+            self.failed(shared, &error);
+            return;
+        }
+        shared.lock().arriving.retain(|id| !taken.contains(id));
+        // librdkafka remembers a pause across revocation: a partition that left while all were paused would come back silent.
+        for outcome in [consumer.pause(&pause), consumer.resume(&resume)] {
+            if let Err(error) = outcome {
+                tracing::error!(consumer = shared.name, %error, "could not pause or resume the assigned partitions");
+            }
+        }
+    }
+}
+
+fn read(consumer: &KafkaConsumer, partitions: Vec<Partition>) -> Result<Vec<Found>, KafkaError> {
+    let asked: Vec<_> = partitions.iter().map(|(_, topic, partition)| (Arc::clone(topic), *partition)).collect();
+    let committed = mq_kafka::ffi::committed(consumer, &list(&asked), ANSWER)?;
+    let topics: BTreeSet<&str> = partitions.iter().map(|(_, topic, _)| &**topic).collect();
+    let topics: Vec<&str> = topics.into_iter().collect();
+    let ids = mq_kafka::ffi::topic_ids(consumer.client(), &topics, ANSWER)?;
+    let mut found = Vec::new();
+    for partition in partitions {
+        let of = |known: &&mq_kafka::ffi::Committed| known.topic == *partition.1 && known.partition == partition.2;
+        let Some(known) = committed.iter().find(of) else { continue };
+        let commit = known.commit.clone()?;
+        let topic_id = ids.get(&*partition.1).copied();
+        let mut finished = Vec::new();
+        if let Some((offset, metadata)) = &commit
+            && let Some(map) = topic_id.and_then(|id| finished::decode(id, *offset, metadata))
+        {
+            // A log that lost its end gives the same offsets to other records.
+            let (_, end) = consumer.fetch_watermarks(&partition.1, partition.2, ANSWER)?;
+            finished = map.into_iter().map(|run| run.start..run.end.min(end)).filter(|run| !run.is_empty()).collect();
+            if *offset > end {
+                finished.clear();
+            }
+        }
+        found.push(Found { partition, committed: commit.map(|(offset, _)| offset), topic_id, finished });
+    }
+    Ok(found)
+}
