@@ -263,11 +263,11 @@ mod tests {
             let agent = Agent::connect_with(options).await;
             let producer = agent.producer("p").await.unwrap();
             let mut config = broker.config();
-            for edit in 1..3 {
-                config.producer.linger_ms = Some(edit);
+            for edit in 1..3_u32 {
+                config.producer.linger_ms = Some(edit.into());
                 source.push(&ClientRef::new(ClientKind::Producer, "p"), &config).unwrap();
                 let applied = async {
-                    while watches && producer.stats().recreated < edit.into() {
+                    while watches && producer.stats().recreated < u64::from(edit) {
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
                 };
