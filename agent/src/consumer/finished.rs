@@ -1,8 +1,8 @@
 //! The finished records beyond a committed offset, as text in the metadata of the commit: `mq1:<topic id>:<offset>:<map>`.
 //!
-//! The map is written in one of two forms, whichever is shorter. *Runs*: how many offsets are left out, how many are finished, and so
-//! on, each as digits of five bits, the lowest first, and a sixth bit that says whether another digit follows. *Bits*: one for each
-//! offset after the committed one, six to a digit, the lowest first.
+//! The map is written in one of two forms, whichever is shorter. *Runs*: how many offsets are left out, how many more than one are
+//! finished, and so on, each as digits of five bits, the lowest first, and a sixth bit that says whether another digit follows. *Bits*:
+//! one for each offset from the committed one on, six to a digit, the lowest first.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -18,7 +18,7 @@ const ONE_MORE: usize = 2 * 13;
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 const MORE: u8 = 0x20;
 
-/// The text for a commit of `prefix`. `runs` are the finished offsets beyond it, ascending and apart from each other.
+/// The text for a commit of `prefix`. `runs` are the finished offsets beyond it, ascending and apart from each other; the first may begin there.
 pub(super) fn encode(topic: TopicId, prefix: i64, runs: &[Range<i64>]) -> String {
     if runs.is_empty() {
         return String::new();
@@ -64,9 +64,7 @@ fn header(topic: TopicId, prefix: i64) -> String {
 fn as_runs(prefix: i64, runs: &[Range<i64>]) -> String {
     let (mut text, mut at) = (String::new(), prefix);
     for run in runs {
-        for to in [run.start, run.end] {
-            // Never 0: runs are apart and not empty.
-            let mut number = to.abs_diff(at).saturating_sub(1);
+        for mut number in [run.start.abs_diff(at), run.end.abs_diff(run.start).saturating_sub(1)] {
             loop {
                 let low = (number & 0x1f) as u8;
                 number >>= 5;
@@ -75,8 +73,8 @@ fn as_runs(prefix: i64, runs: &[Range<i64>]) -> String {
                     break;
                 }
             }
-            at = to;
         }
+        at = run.end;
     }
     text
 }
@@ -97,10 +95,13 @@ fn from_runs(prefix: i64, digits: &[u8]) -> Option<Vec<Range<i64>>> {
             number |= high << shift;
             shift += 5;
         }
-        at = at.checked_add(number)?.checked_add(1)?;
+        at = at.checked_add(number)?;
         match start.take() {
             None => start = Some(at),
-            Some(start) => runs.push(start..at),
+            Some(start) => {
+                at = at.checked_add(1)?;
+                runs.push(start..at);
+            }
         }
     }
     start.is_none().then_some(runs)
@@ -112,13 +113,13 @@ fn bits_len(span: i64) -> usize {
 
 fn as_bits_len(prefix: i64, runs: &[Range<i64>]) -> usize {
     // A map that is too long in both forms loses its end: what is not in it is handled again.
-    runs.last().map_or(0, |last| bits_len(last.end - prefix - 1).min(MAX_MAP))
+    runs.last().map_or(0, |last| bits_len(last.end - prefix).min(MAX_MAP))
 }
 
 fn as_bits(prefix: i64, runs: &[Range<i64>]) -> String {
     let mut digits = vec![0_u8; as_bits_len(prefix, runs)];
     for offset in runs.iter().cloned().flatten() {
-        let bit = usize::try_from(offset - prefix - 1).unwrap_or(usize::MAX);
+        let bit = usize::try_from(offset - prefix).unwrap_or(usize::MAX);
         match digits.get_mut(bit / 6) {
             Some(digit) => *digit |= 1 << (bit % 6),
             None => break,
@@ -132,13 +133,15 @@ fn as_bits(prefix: i64, runs: &[Range<i64>]) -> String {
 }
 
 fn from_bits(prefix: i64, digits: &[u8]) -> Option<Vec<Range<i64>>> {
+    // Past the last offset that there can be.
+    prefix.checked_add(i64::try_from(6 * digits.len()).ok()?)?;
     let mut runs: Vec<Range<i64>> = Vec::new();
     let bits = digits.iter().flat_map(|digit| (0..6).map(move |bit| digit >> bit & 1 == 1));
-    for (offset, finished) in (prefix.checked_add(1)?..).zip(bits) {
+    for (offset, finished) in (prefix..).zip(bits) {
         match runs.last_mut() {
             _ if !finished => {}
-            Some(run) if run.end == offset => run.end = offset.checked_add(1)?,
-            _ => runs.push(offset..offset.checked_add(1)?),
+            Some(run) if run.end == offset => run.end = offset + 1,
+            _ => runs.push(offset..offset + 1),
         }
     }
     Some(runs)
@@ -215,23 +218,26 @@ mod tests {
     #[test]
     fn the_text_that_other_versions_have_to_read() {
         let text = encode(topic(), 7, &[8..9, 10..500]);
-        assert_eq!(text, format!("mq1:{TOPIC}:7:rAAApP"));
+        assert_eq!(text, format!("mq1:{TOPIC}:7:rBABpP"));
         assert_eq!(decode(topic(), 7, text.as_bytes()), Some(vec![8..9, 10..500]));
         let alternating = runs(7, &[(1, 1); 20]);
         let text = encode(topic(), 7, &alternating);
-        assert_eq!(text, format!("mq1:{TOPIC}:7:bVVVVVVV"));
+        assert_eq!(text, format!("mq1:{TOPIC}:7:bqqqqqqK"));
         assert_eq!(decode(topic(), 7, text.as_bytes()), Some(alternating));
+        let at_once = encode(topic(), 7, &[7..9]);
+        assert_eq!(decode(topic(), 7, at_once.as_bytes()), Some(vec![7..9]), "finished before and not read again yet");
         assert_eq!(encode(topic(), 7, &[]), "");
     }
 
     #[test]
     fn a_text_is_believed_for_its_own_topic_and_offset_alone() {
-        let text = encode(topic(), 7, &[8..9]);
+        let text = encode(topic(), 7, &[10..500]);
         let other = "AAAAAAAAAAAAAAAAAAAAAg".parse().unwrap();
         assert_eq!(decode(other, 7, text.as_bytes()), None);
         assert_eq!(decode(topic(), 8, text.as_bytes()), None);
         assert_eq!(decode(topic(), 7, text.replace("mq1", "mq2").as_bytes()), None);
-        assert_eq!(decode(topic(), 7, text.replace(":rAA", ":rA").as_bytes()), None, "half a run");
+        assert_eq!(decode(topic(), 7, text.replace(":rDpP", ":rDp").as_bytes()), None, "half a number");
+        assert_eq!(decode(topic(), 7, text.replace(":rDpP", ":rD").as_bytes()), None, "half a run");
         assert_eq!(decode(topic(), 7, format!("{text}{}", "A".repeat(4_000)).as_bytes()), None);
         assert_eq!(decode(topic(), 7, b""), None);
     }
@@ -282,7 +288,7 @@ mod tests {
             prop_assert!(headed || read.is_none());
             let mut at = prefix;
             for run in read.iter().flatten() {
-                prop_assert!(at < run.start && run.start < run.end, "{run:?} after {at}");
+                prop_assert!(at <= run.start && run.start < run.end, "{run:?} after {at}");
                 at = run.end;
             }
             prop_assert!(read.is_none_or(|read| read.len() <= 3 * MAX_MAP));

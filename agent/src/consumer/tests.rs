@@ -28,7 +28,7 @@ impl Stage {
         let producer = Producer::with_client("p", &client, &Hooks::default()).unwrap();
         let mut config = client.clone();
         config.set("group.id", "g").set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
-        config.set("partition.assignment.strategy", "cooperative-sticky");
+        config.set("partition.assignment.strategy", "cooperative-sticky").set("session.timeout.ms", "6000");
         let limits =
             Limits { auto_commit: None, max_poll_records: 100, concurrency: 2, revoke_budget: Duration::from_secs(10) };
         let shared = Arc::new(Shared::new("c", limits));
@@ -162,7 +162,7 @@ async fn partitions_that_are_revoked_while_they_arrive_are_not_read() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(15), moved).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), moved).await.unwrap();
     stage.cluster.clear_request_errors(RDKafkaApiKey::OffsetFetch);
     stage.producer.send_sync(Message::to("other").key("k").payload("x")).await.unwrap();
     stage.wait_handled(1).await;

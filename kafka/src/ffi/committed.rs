@@ -5,13 +5,13 @@ use std::ffi::{CStr, CString, c_char};
 use std::time::Duration;
 
 use rdkafka::bindings::{
-    rd_kafka_AdminOptions_destroy, rd_kafka_AdminOptions_new, rd_kafka_AdminOptions_set_request_timeout,
-    rd_kafka_DescribeTopics, rd_kafka_DescribeTopics_result_topics, rd_kafka_TopicCollection_destroy,
-    rd_kafka_TopicCollection_of_topic_names, rd_kafka_TopicDescription_error, rd_kafka_TopicDescription_name,
-    rd_kafka_TopicDescription_topic_id, rd_kafka_Uuid_least_significant_bits, rd_kafka_Uuid_most_significant_bits,
-    rd_kafka_admin_op_t, rd_kafka_committed, rd_kafka_error_code, rd_kafka_event_DescribeTopics_result,
-    rd_kafka_event_destroy, rd_kafka_event_error, rd_kafka_event_t, rd_kafka_position, rd_kafka_queue_destroy,
-    rd_kafka_queue_new, rd_kafka_queue_poll, rd_kafka_topic_partition_t,
+    rd_kafka_AdminOptions_destroy, rd_kafka_AdminOptions_new, rd_kafka_AdminOptions_set_broker,
+    rd_kafka_AdminOptions_set_request_timeout, rd_kafka_DescribeTopics, rd_kafka_DescribeTopics_result_topics,
+    rd_kafka_TopicCollection_destroy, rd_kafka_TopicCollection_of_topic_names, rd_kafka_TopicDescription_error,
+    rd_kafka_TopicDescription_name, rd_kafka_TopicDescription_topic_id, rd_kafka_Uuid_least_significant_bits,
+    rd_kafka_Uuid_most_significant_bits, rd_kafka_admin_op_t, rd_kafka_committed, rd_kafka_error_code,
+    rd_kafka_event_DescribeTopics_result, rd_kafka_event_destroy, rd_kafka_event_error, rd_kafka_event_t,
+    rd_kafka_position, rd_kafka_queue_destroy, rd_kafka_queue_new, rd_kafka_queue_poll, rd_kafka_topic_partition_t,
 };
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
@@ -68,8 +68,8 @@ pub fn positions<C: ConsumerContext>(consumer: &BaseConsumer<C>, partitions: &mu
     unsafe { rd_kafka_position(consumer.client().native_ptr(), partitions.ptr()) };
 }
 
-/// The ids of these topics, each named once. Those that are not there are not in the answer, nor are those of brokers before 2.8. Waits
-/// for at most `timeout`.
+/// The ids of these topics, each named once. Those that are not there are not in the answer, nor are those of brokers before 2.8. Asks
+/// twice, and waits for at most `timeout` each time.
 ///
 /// # Errors
 /// The error of the request, or a name with a zero byte.
@@ -78,6 +78,9 @@ pub fn topic_ids<C: ClientContext>(
     topics: &[&str],
     timeout: Duration,
 ) -> KafkaResult<HashMap<String, TopicId>> {
+    // Any broker knows them; by default librdkafka asks the controller, which may be away.
+    let Some(first) = topics.first() else { return Ok(HashMap::new()) };
+    let broker = client.fetch_metadata(Some(first), timeout)?.orig_broker_id();
     let names: Vec<CString> = topics.iter().map(|topic| CString::new(*topic)).collect::<Result<_, _>>()?;
     let mut names: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
     // SAFETY: the handle lives as long as `client`. Queue, options and collection are ours and given back once; the request copies the
@@ -87,6 +90,7 @@ pub fn topic_ids<C: ClientContext>(
         let queue = rd_kafka_queue_new(client);
         let options = rd_kafka_AdminOptions_new(client, rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
         rd_kafka_AdminOptions_set_request_timeout(options, milliseconds(timeout), std::ptr::null_mut(), 0);
+        rd_kafka_AdminOptions_set_broker(options, broker, std::ptr::null_mut(), 0);
         let collection = rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
         rd_kafka_DescribeTopics(client, collection, options, queue);
         rd_kafka_TopicCollection_destroy(collection);

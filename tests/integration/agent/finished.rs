@@ -66,8 +66,8 @@ async fn a_killed_member_leaves_only_its_stuck_record_to_the_next_one() -> Resul
     kafka.produce(topic, [(STUCK, "0")]).await?;
     produce_numbered(kafka, topic, 8, 75).await?;
     let mut first = members.start(Some(STUCK))?;
-    // Of what follows offset 0 none is left out, and 600 are finished: 599 in digits of five bits.
-    let told = format!("mq1:{}:0:rA3S", topic_id(kafka, topic).await?);
+    // From offset 0 on one is left out, and 600 are finished: 599 more than one, in digits of five bits.
+    let told = format!("mq1:{}:0:rB3S", topic_id(kafka, topic).await?);
     wait_until("it is committed what is finished beyond the stuck record", PATIENCE, async || {
         let committed = committed(kafka, group, topic).await?;
         ensure!(committed == (0, told.clone()), "{committed:?}, {} are handled", members.handled()?.len());
@@ -108,13 +108,19 @@ async fn commit_bytes(kafka: &Broker, group: &str, topic: &str, offset: i64, met
     request.extend(0_i32.to_be_bytes());
     request.extend(offset.to_be_bytes());
     text(&mut request, metadata)?;
-    let mut stream = TcpStream::connect(kafka.bootstrap()).await?;
-    stream.write_all(&i32::try_from(request.len())?.to_be_bytes()).await?;
-    stream.write_all(&request).await?;
-    let mut answer = vec![0; usize::try_from(stream.read_i32().await?)?];
-    stream.read_exact(&mut answer).await?;
-    ensure!(answer.ends_with(&[0, 0]), "the broker refused the commit: {answer:?}");
-    Ok(())
+    let client = mq_kafka::Client::new([kafka.bootstrap()], mq_kafka::Options::default());
+    client.committed_offsets([group]).await.remove(group).context("no answer")??;
+    // The first group of a broker waits for the topic that holds commits.
+    wait_until("the broker takes the commit", PATIENCE, async || {
+        let mut stream = TcpStream::connect(kafka.bootstrap()).await?;
+        stream.write_all(&i32::try_from(request.len())?.to_be_bytes()).await?;
+        stream.write_all(&request).await?;
+        let mut answer = vec![0; usize::try_from(stream.read_i32().await?)?];
+        stream.read_exact(&mut answer).await?;
+        ensure!(answer.ends_with(&[0, 0]), "it refused it: {answer:?}");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,15 +131,15 @@ async fn what_others_committed_with_an_offset_is_ignored() -> Result<()> {
     create_topic(&kafka, &copy, 1, &[]).await?;
     produce_numbered(&kafka, &topic, 1, 10).await?;
     let (id, other) = (topic_id(&kafka, &topic).await?, topic_id(&kafka, &copy).await?);
-    // The last one is right for its offset: 4 is left out, 5 to 8 are finished, and so are 50 that are not in the log.
+    // The last one is right for its offset: 3 and 4 are left out, 5 to 8 are finished, and so are 50 that are not in the log.
     let cases: Vec<(Vec<u8>, &[u32])> = vec![
         (b"\xff\xfe\x00\xc3\x28".to_vec(), &[3, 4, 5, 6, 7, 8, 9]),
         (vec![b'x'; 4_000], &[3, 4, 5, 6, 7, 8, 9]),
         (format!("mq1:{id}:3:r\u{1}").into_bytes(), &[3, 4, 5, 6, 7, 8, 9]),
-        (format!("mq2:{id}:3:rBD").into_bytes(), &[3, 4, 5, 6, 7, 8, 9]),
-        (format!("mq1:{other}:3:rBD").into_bytes(), &[3, 4, 5, 6, 7, 8, 9]),
-        (format!("mq1:{id}:2:rBD").into_bytes(), &[3, 4, 5, 6, 7, 8, 9]),
-        (format!("mq1:{id}:3:rBDAxB").into_bytes(), &[3, 4, 9]),
+        (format!("mq2:{id}:3:rCD").into_bytes(), &[3, 4, 5, 6, 7, 8, 9]),
+        (format!("mq1:{other}:3:rCD").into_bytes(), &[3, 4, 5, 6, 7, 8, 9]),
+        (format!("mq1:{id}:2:rCD").into_bytes(), &[3, 4, 5, 6, 7, 8, 9]),
+        (format!("mq1:{id}:3:rCDBxB").into_bytes(), &[3, 4, 9]),
     ];
     for (case, (metadata, expected)) in cases.into_iter().enumerate() {
         let group = kafka.unique("foreign");
@@ -162,7 +168,7 @@ async fn a_map_is_void_for_a_topic_that_was_created_anew() -> Result<()> {
     wait_until("the topic is there again", PATIENCE, async || create_topic(&stage.kafka, &stage.topic, 1, &[]).await)
         .await?;
     produce_numbered(&stage.kafka, &stage.topic, 2, 5).await?;
-    commit_bytes(&stage.kafka, &stage.group, &stage.topic, 0, format!("mq1:{old}:0:rAI").as_bytes()).await?;
+    commit_bytes(&stage.kafka, &stage.group, &stage.topic, 0, format!("mq1:{old}:0:rBI").as_bytes()).await?;
     let (_agent, consumer) = stage.consumer(2).await?;
     let log = Log::default();
     let subscription = subscribe_log(&consumer, &log, Duration::ZERO);
