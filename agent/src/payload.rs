@@ -2,7 +2,8 @@
 
 #[cfg(any(feature = "json", feature = "protobuf"))]
 use crate::error::Failure;
-use crate::message::{Message, Record};
+use crate::message::Message;
+use crate::record::Record;
 
 /// The header that says of what kind the payload is, as in HTTP.
 pub const CONTENT_TYPE_HEADER: &str = "Content-Type";

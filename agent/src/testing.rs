@@ -19,7 +19,8 @@ use rdkafka::producer::DefaultProducerContext;
 use thiserror::Error;
 
 use crate::config::{Config, Env};
-use crate::message::{Message, Record};
+use crate::message::Message;
+use crate::record::Record;
 
 /// The message as the record that a handler gets: at offset 0 of the partition that the message chose, else of 0.
 pub fn record(message: Message) -> Record {

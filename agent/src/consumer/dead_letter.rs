@@ -11,8 +11,9 @@ use tokio::sync::oneshot;
 
 use crate::connect;
 use crate::error::{Failure, SendError};
-use crate::message::{Header, Message, Record};
+use crate::message::{Header, Message};
 use crate::producer::{Client, Completion, NotTaken, Pending};
+use crate::record::Record;
 use crate::stats::ProducerCounters;
 
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);

@@ -10,7 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Consumer;
 use crate::error::{ConsumeError, Failure};
-use crate::message::{ConsumerMetadata, Message, Record};
+use crate::message::Message;
+use crate::record::{ConsumerMetadata, Record};
 
 /// A record and the duty to say what became of it.
 ///

@@ -5,9 +5,11 @@ mod budget;
 mod context;
 mod dead_letter;
 mod deliveries;
+mod intake;
 mod lanes;
 mod offsets;
 mod poll;
+mod slots;
 mod state;
 mod steer;
 #[cfg(test)]
@@ -19,7 +21,6 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use futures::FutureExt as _;
 use mq_kafka::ffi::Event;
 use mq_protocol::message::Health;
 use rdkafka::config::ClientConfig;
@@ -43,8 +44,8 @@ use crate::credentials::{CredentialFiles, Login};
 use crate::drive::Apply as _;
 use crate::error::{ConsumeError, Error, Failure};
 use crate::librdkafka::Trouble;
-use crate::message::Record;
 use crate::options::Options;
+use crate::record::Record;
 use crate::stats::{ConsumerStats, Held};
 
 /// How long leaving the group may take after the drain, the last commit included.
@@ -230,7 +231,7 @@ impl Consumer {
         let (commands, received) = mpsc::channel();
         let (consumer, topics) = self.begin(commands)?;
         let close = CloseOnDrop(Some(self.clone()));
-        let outcome = self.run(consumer.0, &topics, received, Box::new(move |record| handler(record).boxed())).await;
+        let outcome = self.run(consumer.0, &topics, received, handler).await;
         drop(close);
         self.end();
         outcome
@@ -286,7 +287,7 @@ impl Consumer {
     pub fn stats(&self) -> ConsumerStats {
         let held = {
             let state = self.0.shared.lock();
-            let (stopped_keys, paused_partitions) = (state.stopped.len(), state.far_ahead.len());
+            let (stopped_keys, paused_partitions) = (state.lanes.stopped(), state.far_ahead.len());
             Held { in_flight: state.budget.records(), stopped_keys, paused_partitions, lag: state.lag }
         };
         self.0.shared.counters.read(held)
@@ -310,13 +311,17 @@ impl Consumer {
         &self.0.shared.name
     }
 
-    async fn run(
+    async fn run<H, F>(
         &self,
         consumer: KafkaConsumer,
         topics: &[String],
         commands: mpsc::Receiver<Command>,
-        handler: work::Handler,
-    ) -> Result<(), ConsumeError> {
+        handler: H,
+    ) -> Result<(), ConsumeError>
+    where
+        H: Fn(Record) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
         let name = self.name().to_owned();
         let fatal = |detail: String| ConsumeError::Fatal { name: name.clone(), detail };
         poll::subscribe(&consumer, topics).map_err(|error| fatal(error.to_string()))?;
@@ -326,7 +331,7 @@ impl Consumer {
             handler,
             runtime: Handle::current(),
         };
-        let poller = Poller::new(consumer, Arc::new(work), commands);
+        let poller = Poller::new(consumer, Arc::clone(&self.0.shared), Arc::new(work), commands);
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new()
             .name(format!("mq-consumer-{name}"))
