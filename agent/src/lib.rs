@@ -70,7 +70,7 @@ pub use config::{
     Acks, AutoOffsetReset, Compression, Config, ConsumerSettings, Env, ProducerSettings, SaslMechanism,
     SecurityProtocol,
 };
-pub use consumer::{Acker, Consumer, Delivered, Deliveries};
+pub use consumer::{Acker, Consumer, Delivered, Deliveries, Ordering};
 pub use credentials::Password;
 pub use error::{ConsumeError, Error, Failure, FlushError, SendError};
 pub use message::{Ack, Header, Message};

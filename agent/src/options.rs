@@ -11,6 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value as Json;
 
 use crate::config::Config;
+use crate::consumer::Ordering;
 use crate::error::Error;
 use crate::metrics::{ClientStats, Metrics};
 
@@ -39,6 +40,7 @@ pub struct Options {
     pub(crate) config: Config,
     pub(crate) patience: Duration,
     pub(crate) concurrency: usize,
+    pub(crate) ordering: Ordering,
     pub(crate) keep: BTreeSet<String>,
     pub(crate) metrics: Metrics,
     pub(crate) report: Option<Report>,
@@ -92,6 +94,7 @@ impl Options {
             config: Config::default(),
             patience: Duration::from_secs(3),
             concurrency: 8,
+            ordering: Ordering::default(),
             keep: BTreeSet::new(),
             metrics: Metrics::default(),
             report: None,
@@ -133,6 +136,13 @@ impl Options {
     #[must_use]
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency;
+        self
+    }
+
+    /// Which records of a consumer wait for each other ([`Ordering::Key`]).
+    #[must_use]
+    pub fn ordering(mut self, ordering: Ordering) -> Self {
+        self.ordering = ordering;
         self
     }
 

@@ -11,6 +11,7 @@ mod consumer;
 mod dead_letters;
 mod deliveries;
 mod fake_operator;
+mod ordering;
 mod processes;
 mod producer;
 mod rotation;

@@ -9,7 +9,7 @@ use mq_core::resolve::ResolvedConsumer;
 use mq_protocol::message::{Health, NackReason};
 use rdkafka::config::ClientConfig;
 
-use super::{Consumer, Limits, Prepared, Shared, Target};
+use super::{Consumer, Limits, Ordering, Prepared, Shared, Target};
 use crate::connect::{self, Change, PROBE_TIMEOUT};
 use crate::credentials::Credentials;
 use crate::drive::{Applied, Apply, NotApplied, rejected};
@@ -28,6 +28,7 @@ pub(crate) struct ApplyConsumer {
     name: String,
     keep: Keep,
     concurrency: usize,
+    ordering: Ordering,
     metrics: Metrics,
     running: Option<Running>,
 }
@@ -44,7 +45,8 @@ struct Running {
 impl ApplyConsumer {
     pub(crate) fn new(name: &str, options: &Options) -> Result<Self, Error> {
         let (keep, metrics) = (options.kept()?, options.metrics.clone());
-        Ok(Self { name: name.to_owned(), keep, concurrency: options.concurrency, metrics, running: None })
+        let (concurrency, ordering) = (options.concurrency, options.ordering);
+        Ok(Self { name: name.to_owned(), keep, concurrency, ordering, metrics, running: None })
     }
 
     async fn run_with(&mut self, body: connect::Consumer, credentials: &Credentials) -> Result<(), NotApplied> {
@@ -53,7 +55,7 @@ impl ApplyConsumer {
         let config = connect::consumer(&self.name, &body, credentials)?;
         let dead_letters = connect::dead_letters(&self.name, &body, credentials)?;
         let Some(running) = &mut self.running else {
-            let shared = Arc::new(Shared::new(&self.name, limits(&body.settings, self.concurrency)));
+            let shared = Arc::new(Shared::new(&self.name, self.ordering, limits(&body.settings, self.concurrency)));
             // No probe: a service must start while its brokers are down, and there is nothing to fall back to.
             let prepared = Prepared::new(&shared, &config).map_err(refused)?;
             let properties = read_back(&prepared, &body.settings);

@@ -8,6 +8,7 @@ mod deliveries;
 mod intake;
 mod lanes;
 mod offsets;
+mod ordering;
 mod poll;
 mod slots;
 mod state;
@@ -34,6 +35,7 @@ use context::{Context, KafkaConsumer};
 use dead_letter::DeadLetters;
 pub(crate) use dead_letter::Target;
 pub use deliveries::{Acker, Delivered, Deliveries};
+pub use ordering::Ordering;
 use poll::{Command, Exchange, Poller};
 pub(crate) use state::Limits;
 use state::Shared;
@@ -64,7 +66,7 @@ const DROP_BUDGET: Duration = Duration::from_secs(10);
 /// * *At least once.* Only the contiguous prefix of finished records is committed, per partition. After a crash, what was handled
 ///   beyond it is handled again.
 /// * *Order per key.* Records of one key and partition are handled one at a time, in their order; a slow or failing key delays
-///   only itself. Records without a key have no order.
+///   only itself. Records without a key have no order. [`Ordering`] has the alternatives.
 /// * *Bounded memory.* At most `maxPollRecords` records (and 64 MiB of them) are taken from Kafka and not yet finished; intake goes
 ///   on when half of them are. A partition is read at most 50 000 records beyond its first unfinished one; then it pauses.
 #[derive(Debug, Clone)]
@@ -177,8 +179,8 @@ impl Drop for CloseOnDrop {
 
 impl Consumer {
     /// A consumer without an agent: configured by `config` alone, for as long as it lives. Its dead letters go to `<group id>.dlq`. Of
-    /// the options it takes the metrics, where its name is the group id, the concurrency, and the folder of credentials, which is read
-    /// once.
+    /// the options it takes the metrics, where its name is the group id, the concurrency, the ordering, and the folder of credentials,
+    /// which is read once.
     ///
     /// Needs a running tokio runtime and contacts no broker: a service starts while its brokers are down.
     ///

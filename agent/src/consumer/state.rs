@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::budget::Budget;
 use super::lanes::{Claim, Lanes};
 use super::offsets::{Offsets, Sequence};
+use super::ordering::Ordering;
 use super::slots::{Slot, Slots};
 use super::waiters::{Refusal, Standing, Waiters};
 use crate::record::{Batch, Record};
@@ -29,8 +30,7 @@ pub(super) const MAX_AHEAD: usize = 50_000;
 /// One assignment of one partition. A partition that comes back gets another id.
 pub(super) type AssignmentId = u64;
 
-/// A record that is not finished. Records with a key wait for those of the same key and partition. Records without one are in no
-/// order to each other, since producers spread them over the partitions.
+/// A record that is not finished.
 #[derive(Debug)]
 pub(super) struct Item {
     /// Its key in [`State::batches`].
@@ -83,6 +83,7 @@ pub(super) struct State {
     pub(super) slots: Slots,
     pub(super) budget: Budget,
     batches: Slab<Open>,
+    ordering: Ordering,
     hasher: DefaultHashBuilder,
     /// What the poll thread waits for.
     awaits: Awaits,
@@ -149,11 +150,12 @@ impl Assignment {
 }
 
 impl Shared {
-    pub(crate) fn new(name: &str, limits: Limits) -> Self {
+    pub(crate) fn new(name: &str, ordering: Ordering, limits: Limits) -> Self {
         let state = State {
             lanes: Lanes::new(),
             slots: Slots::new(limits.concurrency),
             batches: Slab::new(),
+            ordering,
             hasher: DefaultHashBuilder::default(),
             awaits: Awaits::Nothing,
             budget: Budget::new(limits.max_poll_records, MAX_BYTES),
@@ -343,11 +345,12 @@ impl State {
         if known.offsets.ahead() >= MAX_AHEAD {
             self.far_ahead.insert(assignment);
         }
-        let (batches, of_item) = (&self.batches, batch.key(index));
-        let hash = of_item.map(|of_item| self.hasher.hash_one((assignment, of_item)));
+        let (batches, ordering) = (&self.batches, self.ordering);
+        let lane = ordering.lane(batch.key(index));
+        let hash = lane.map(|lane| self.hasher.hash_one((assignment, lane)));
         let item = Item { batch: key, index, assignment, sequence, attempt: 1 };
         self.lanes.push(hash, item, |first| {
-            first.assignment == assignment && batches[first.batch].batch.key(first.index) == of_item
+            first.assignment == assignment && ordering.lane(batches[first.batch].batch.key(first.index)) == lane
         });
         went_back
     }

@@ -31,7 +31,7 @@ impl Stage {
         config.set("partition.assignment.strategy", "cooperative-sticky");
         let limits =
             Limits { auto_commit: None, max_poll_records: 100, concurrency: 2, revoke_budget: Duration::from_secs(10) };
-        let shared = Arc::new(Shared::new("c", limits));
+        let shared = Arc::new(Shared::new("c", Ordering::Key, limits));
         let prepared = Prepared::new(&shared, &config).unwrap();
         let target = Target { topic: "g.dlq".into(), group: "g".into(), config: client };
         Self { cluster, config, producer, consumer: Consumer::with_client(shared, prepared, vec!["t".into()], target) }

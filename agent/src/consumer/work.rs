@@ -273,8 +273,8 @@ mod tests {
     use rdkafka::ClientConfig;
     use tokio::sync::Semaphore;
 
-    use super::super::Target;
     use super::super::state::Limits;
+    use super::super::{Ordering, Target};
     use super::*;
     use crate::record::{Batch, Source};
 
@@ -292,8 +292,11 @@ mod tests {
     {
         fn new(concurrency: usize, handler: H) -> Self {
             let (auto_commit, max_poll_records, revoke_budget) = (None, 100_000, Duration::ZERO);
-            let shared =
-                Arc::new(Shared::new("c", Limits { auto_commit, max_poll_records, concurrency, revoke_budget }));
+            let shared = Arc::new(Shared::new(
+                "c",
+                Ordering::Key,
+                Limits { auto_commit, max_poll_records, concurrency, revoke_budget },
+            ));
             let target = Target { topic: "g.dlq".into(), group: "g".into(), config: ClientConfig::new() };
             let assignment = shared.lock().assign("t", 0);
             let dead_letters = Arc::new(DeadLetters::new("c", target));
