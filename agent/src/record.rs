@@ -36,6 +36,7 @@ pub struct ConsumerMetadata {
 pub struct Record {
     batch: Arc<Batch>,
     index: u32,
+    attempt: u32,
 }
 
 impl std::fmt::Debug for Record {
@@ -58,6 +59,12 @@ impl Record {
     /// The partition that the record was read from.
     pub fn partition(&self) -> i32 {
         self.batch.source(self.index).partition
+    }
+
+    /// Which attempt to handle the record this is, from 1, as this process counts: after a crash or a move of its partition it begins
+    /// at 1 again.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
     }
 
     /// The record's offset.
@@ -207,8 +214,8 @@ impl Batch {
         u32::try_from(self.entries.len()).unwrap_or(u32::MAX)
     }
 
-    pub(crate) fn record(self: &Arc<Self>, index: u32) -> Record {
-        Record { batch: Arc::clone(self), index }
+    pub(crate) fn record(self: &Arc<Self>, index: u32, attempt: u32) -> Record {
+        Record { batch: Arc::clone(self), index, attempt }
     }
 
     pub(crate) fn source(&self, index: u32) -> &Source {
@@ -343,12 +350,16 @@ impl Record {
         filler.add(0, offset, timestamp, key.as_deref(), payload.as_deref(), headers);
         let Filler { bytes, entries, headers, headed } = filler;
         let batch = Batch { bytes: Bytes::from(bytes), sources: vec![source], entries, headers, headed };
-        Self { batch: Arc::new(batch), index: 0 }
+        Self { batch: Arc::new(batch), index: 0, attempt: 1 }
     }
 }
 
 #[cfg(test)]
 impl Record {
+    pub(crate) fn at_attempt(self, attempt: u32) -> Self {
+        Self { attempt, ..self }
+    }
+
     pub(crate) fn for_test(topic: &str, partition: i32, offset: i64, key: Option<&str>, headers: Vec<Header>) -> Self {
         let mut message = Message::to(topic).payload("payload").partition(partition).timestamp(1_700_000_000_000);
         message.key = key.map(|key| Bytes::copy_from_slice(key.as_bytes()));
@@ -387,7 +398,7 @@ mod tests {
         filler.add(1, 6, None, None, None, std::iter::empty());
         filler.add(1, 7, None, Some(b""), Some(b""), [("c", Some(&b""[..]))].into_iter());
         let batch = filler.seal(&[source("t"), source("u")]).unwrap();
-        let [first, second, third] = [0, 1, 2].map(|index| batch.record(index));
+        let [first, second, third] = [0, 1, 2].map(|index| batch.record(index, 1));
         assert_eq!((first.topic(), first.partition(), first.offset(), first.timestamp()), ("t", 3, 5, Some(9)));
         assert_eq!((first.key(), first.payload(), first.is_tombstone()), (Some(&b"key"[..]), &b"payload"[..], false));
         let header =
@@ -413,7 +424,7 @@ mod tests {
         for payload in [&large[..], b"small"] {
             filler.add(0, 1, None, None, Some(payload), std::iter::empty());
             let batch = filler.seal(&[source("t")]).unwrap();
-            assert_eq!((batch.len(), batch.record(0).payload(), filler.size()), (1, payload, 0));
+            assert_eq!((batch.len(), batch.record(0, 1).payload(), filler.size()), (1, payload, 0));
             assert!(batch.memory() < payload.len() + 200);
         }
     }

@@ -189,6 +189,7 @@ fn limits(settings: &ResolvedConsumer, concurrency: usize) -> Limits {
         auto_commit: settings.enable_auto_commit.then_some(interval),
         max_poll_records: usize::try_from(settings.max_poll_records).unwrap_or(usize::MAX),
         concurrency,
+        max_poll_interval: Duration::from_millis(settings.max_poll_interval_ms.into()),
         // Below the time after which the group would expel a member that does not poll.
         revoke_budget: REVOKE_BUDGET.min(Duration::from_millis(u64::from(settings.max_poll_interval_ms) / 2)),
     }

@@ -26,6 +26,8 @@ pub(super) const OFFSET: &str = "mq-original-offset";
 pub(super) const TIMESTAMP: &str = "mq-original-timestamp";
 pub(super) const GROUP: &str = "mq-original-group";
 pub(super) const ATTEMPTS: &str = "mq-attempts";
+/// The attempts after the first one.
+pub(super) const RETRIES: &str = "Retry-Count";
 pub(super) const ERROR: &str = "mq-exception-message";
 /// How many bytes the value had that was left out; absent if it is there.
 pub(super) const VALUE_OMITTED: &str = "mq-value-omitted-bytes";
@@ -111,7 +113,7 @@ impl DeadLetters {
 
     /// Delivers a dead letter and waits until all replicas have it. One that is too large for the topic goes without its value: the
     /// headers say where the record lies, and a record that nobody can bury would stop its key and every later commit.
-    pub(super) async fn deliver(&self, record: &Record, attempts: u32, failure: &Failure) -> Result<(), Undelivered> {
+    pub(super) async fn deliver(&self, record: &Record, failure: &Failure) -> Result<(), Undelivered> {
         let (client, target, topic_seen) = self.client()?;
         if !topic_seen {
             // Asked first, because librdkafka holds messages for an unknown topic for half a minute before it says so.
@@ -121,7 +123,7 @@ impl DeadLetters {
                 Err(error) => return Err(Undelivered::Unreachable(error)),
             }
         }
-        let mut message = letter(record, &target, attempts, failure);
+        let mut message = letter(record, &target, failure);
         let mut outcome = send(&client, &message).await;
         if let Err(Undelivered::NotSent(SendError::TooLarge { .. })) = outcome
             && omit_value(&mut message)
@@ -192,7 +194,7 @@ fn omit_value(letter: &mut Message) -> bool {
 }
 
 /// The record as it was. Headers of an earlier burial are replaced, never appended: readers differ in which of two they take.
-fn letter(record: &Record, target: &Target, attempts: u32, failure: &Failure) -> Message {
+fn letter(record: &Record, target: &Target, failure: &Failure) -> Message {
     let mut error = failure.message.as_str();
     error = &error[..error.floor_char_boundary(MAX_ERROR_BYTES)];
     let mut ours = vec![
@@ -200,7 +202,8 @@ fn letter(record: &Record, target: &Target, attempts: u32, failure: &Failure) ->
         (PARTITION, record.partition().to_string()),
         (OFFSET, record.offset().to_string()),
         (GROUP, target.group.clone()),
-        (ATTEMPTS, attempts.to_string()),
+        (ATTEMPTS, record.attempt().to_string()),
+        (RETRIES, record.attempt().saturating_sub(1).to_string()),
         (ERROR, error.to_owned()),
     ];
     ours.extend(record.timestamp().map(|timestamp| (TIMESTAMP, timestamp.to_string())));
@@ -216,7 +219,7 @@ fn letter(record: &Record, target: &Target, attempts: u32, failure: &Failure) ->
 }
 
 fn is_ours(name: &str) -> bool {
-    [TOPIC, PARTITION, OFFSET, TIMESTAMP, GROUP, ATTEMPTS, ERROR, VALUE_OMITTED].contains(&name)
+    [TOPIC, PARTITION, OFFSET, TIMESTAMP, GROUP, ATTEMPTS, RETRIES, ERROR, VALUE_OMITTED].contains(&name)
 }
 
 #[cfg(test)]
@@ -242,9 +245,9 @@ mod tests {
             name: name.to_owned(),
             value: Some(Bytes::copy_from_slice(value.as_bytes())),
         };
-        let headers = vec![header("X-Trace-ID", "t1"), header(OFFSET, "3"), header(ERROR, "old")];
-        let record = Record::for_test("orders", 2, 41, Some("7"), headers);
-        let message = letter(&record, &target(), 3, &Failure::retry("no such user"));
+        let headers = vec![header("X-Trace-ID", "t1"), header(OFFSET, "3"), header(RETRIES, "9"), header(ERROR, "old")];
+        let record = Record::for_test("orders", 2, 41, Some("7"), headers).at_attempt(3);
+        let message = letter(&record, &target(), &Failure::retry("no such user"));
         assert_eq!(message.topic(), "orders.dlq");
         assert_eq!(message.key.as_deref(), Some(b"7".as_slice()));
         assert_eq!(values(&message, "X-Trace-ID"), [b"t1".as_slice()]);
@@ -255,6 +258,7 @@ mod tests {
             (TIMESTAMP, "1700000000000"),
             (GROUP, "notifications"),
             (ATTEMPTS, "3"),
+            (RETRIES, "2"),
             (ERROR, "no such user"),
         ] {
             assert_eq!(values(&message, name), [value.as_bytes()], "{name}");
@@ -264,7 +268,7 @@ mod tests {
     #[test]
     fn a_long_error_is_cut_between_characters() {
         let record = Record::for_test("orders", 0, 0, None, Vec::new());
-        let message = letter(&record, &target(), 1, &Failure::reject("é".repeat(2_000)));
+        let message = letter(&record, &target(), &Failure::reject("é".repeat(2_000)));
         let error = std::str::from_utf8(values(&message, ERROR)[0]).unwrap();
         assert!(error.len() <= MAX_ERROR_BYTES && error.chars().all(|c| c == 'é'));
     }

@@ -16,7 +16,7 @@ use crate::record::{ConsumerMetadata, Record};
 /// A record and the duty to say what became of it.
 ///
 /// It holds a slot of the consumer until then, and later records of its key wait. Dropped without a word it counts as
-/// [`Failure::retry`].
+/// [`Failure::retry`], and so does one that nobody acknowledges within `maxPollIntervalMs`: it comes again.
 #[derive(Debug)]
 #[must_use = "dropping it says that the record was not handled"]
 pub struct Delivered {

@@ -4,6 +4,7 @@ mod apply;
 mod budget;
 mod context;
 mod dead_letter;
+mod deadline;
 mod deliveries;
 mod intake;
 mod lanes;
@@ -56,6 +57,8 @@ const LEAVE: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(30);
 /// Longer than anything that the poll thread does in one turn.
 const STALLED: Duration = Duration::from_mins(1);
+/// How soon a handler that ran for too long is ended, if it can be.
+const ENDING: Duration = Duration::from_secs(5);
 /// Drain budget of a consumer whose `subscribe` future was dropped.
 const DROP_BUDGET: Duration = Duration::from_secs(10);
 
@@ -221,6 +224,9 @@ impl Consumer {
     /// It returns `Ok` when the record is done; a [`Failure`] is tried again or goes to the dead-letter topic; a panic counts as
     /// [`Failure::retry`]. A handler should be idempotent: a record can come again after a crash or when its partition moves.
     ///
+    /// A handler that waits for longer than `maxPollIntervalMs` is cancelled: its future is dropped, which counts as [`Failure::retry`].
+    /// One that keeps its thread instead cannot be cancelled; see [`Consumer::live`].
+    ///
     /// Dropping this future closes the consumer in the background.
     ///
     /// # Errors
@@ -301,11 +307,16 @@ impl Consumer {
         matches!(*self.phase(), Phase::Running(_)).then_some(health)
     }
 
-    /// Whether the consumer is alive, for a liveness probe: false once its poll thread has had no turn for a minute. A drain and a
-    /// rebalance, which wait for handlers, stay below that. A consumer that is not subscribed is alive.
+    /// Whether the consumer is alive, for a liveness probe: false once its poll thread has had no turn for a minute, and while a handler
+    /// keeps its thread for longer than `maxPollIntervalMs` (and 5 s) without waiting for anything. A drain and a rebalance, which wait
+    /// for handlers, stay below that. A consumer that is not subscribed is alive.
     pub fn live(&self) -> bool {
-        let running = matches!(*self.phase(), Phase::Running(_));
-        !running || self.0.shared.lock().turn.elapsed() < STALLED
+        if !matches!(*self.phase(), Phase::Running(_)) {
+            return true;
+        }
+        let state = self.0.shared.lock();
+        let stuck = state.slots.longest(Instant::now()) > state.limits.max_poll_interval + ENDING;
+        state.turn.elapsed() < STALLED && !stuck
     }
 
     /// The name under which the consumer is configured.

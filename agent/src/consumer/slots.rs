@@ -94,6 +94,12 @@ impl Slots {
         }
     }
 
+    /// For how long the slot that took its records first has been at them.
+    pub(super) fn longest(&self, now: Instant) -> Duration {
+        let since = self.used.iter().filter_map(|(_, used)| used.since).min();
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
     /// The records that wait for a handler that does not end.
     pub(super) fn held_up(&self, now: Instant) -> Vec<Job> {
         let stuck = |used: &&Used| used.since.is_some_and(|since| now.saturating_duration_since(since) > HOLD);

@@ -63,6 +63,8 @@ pub(crate) struct Limits {
     pub(crate) auto_commit: Option<Duration>,
     pub(crate) max_poll_records: usize,
     pub(crate) concurrency: usize,
+    /// How long a handler may run.
+    pub(crate) max_poll_interval: Duration,
     /// How long a revocation waits for running handlers; the other members of the group wait with it.
     pub(crate) revoke_budget: Duration,
 }
@@ -318,7 +320,7 @@ impl State {
             self.budget.take(records as usize, memory);
             for index in 0..records {
                 if self.queue(key, &batch, index) {
-                    went_back.push(batch.record(index));
+                    went_back.push(batch.record(index, 1));
                 }
             }
         }
@@ -370,7 +372,7 @@ impl State {
             if let Some(assignment) = self.assignments.get_mut(&item.assignment) {
                 assignment.offsets.begin(item.sequence);
             }
-            let record = self.batches[item.batch].batch.record(item.index);
+            let record = self.batches[item.batch].batch.record(item.index, item.attempt);
             jobs.push_back(Job { claim, record });
         }
         if jobs.is_empty() {
@@ -418,11 +420,11 @@ impl State {
         }
     }
 
-    /// The record failed, and its lane waits with it. The record, and the number of the attempt.
-    pub(super) fn failed(&mut self, claim: &Claim) -> Option<(Record, u32)> {
+    /// The record failed, and its lane waits with it. The record, as it was handed out.
+    pub(super) fn failed(&mut self, claim: &Claim) -> Option<Record> {
         let item = self.lanes.first_mut(claim)?;
         item.attempt += 1;
-        Some((self.batches[item.batch].batch.record(item.index), item.attempt - 1))
+        Some(self.batches[item.batch].batch.record(item.index, item.attempt - 1))
     }
 
     /// One record of the batch is no longer in hand.

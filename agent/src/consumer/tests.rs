@@ -29,8 +29,13 @@ impl Stage {
         let mut config = client.clone();
         config.set("group.id", "g").set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
         config.set("partition.assignment.strategy", "cooperative-sticky");
-        let limits =
-            Limits { auto_commit: None, max_poll_records: 100, concurrency: 2, revoke_budget: Duration::from_secs(10) };
+        let limits = Limits {
+            auto_commit: None,
+            max_poll_records: 100,
+            concurrency: 2,
+            max_poll_interval: Duration::from_mins(5),
+            revoke_budget: Duration::from_secs(10),
+        };
         let shared = Arc::new(Shared::new("c", Ordering::Key, limits));
         let prepared = Prepared::new(&shared, &config).unwrap();
         let target = Target { topic: "g.dlq".into(), group: "g".into(), config: client };

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tracing::Instrument as _;
 
 use super::dead_letter::DeadLetters;
+use super::deadline::Deadline;
 use super::lanes::Claim;
 use super::slots::{HOLD, Slot};
 use super::state::{Job, Shared, State};
@@ -50,6 +51,9 @@ struct Run {
     attempts: u32,
     /// When the last handler ended.
     now: Instant,
+    /// How long a handler may run.
+    limit: Duration,
+    deadline: Deadline,
 }
 
 impl Run {
@@ -76,8 +80,8 @@ where
     F: Future<Output = Result<(), Failure>> + Send + 'static,
 {
     async fn slot(self: Arc<Self>, slot: Slot) {
-        let (time, now) = (Duration::ZERO, Instant::now());
-        let mut run = Run { slot, done: Vec::new(), time, attempts: 0, now };
+        let (time, now, deadline) = (Duration::ZERO, Instant::now(), Deadline::default());
+        let mut run = Run { slot, done: Vec::new(), time, attempts: 0, now, limit: time, deadline };
         let mut takes = 0;
         while self.take(&mut run) {
             run.now = Instant::now();
@@ -88,7 +92,8 @@ where
                     Poll::Ready(outcome) => outcome,
                     Poll::Pending => {
                         self.step_aside(&mut run, true);
-                        attempt.await
+                        let ended = run.deadline.within(run.limit, attempt).await;
+                        ended.unwrap_or_else(|| Err(too_long(run.limit)))
                     }
                 };
                 let begun = std::mem::replace(&mut run.now, Instant::now());
@@ -133,6 +138,7 @@ where
     fn take(&self, run: &mut Run) -> bool {
         let mut state = self.shared.lock();
         self.settle(&mut state, run);
+        run.limit = state.limits.max_poll_interval;
         let any = state.take(&run.slot, run.now);
         self.release(state);
         any
@@ -183,7 +189,8 @@ where
 
     fn failed(self: &Arc<Self>, claim: Claim, failure: Failure) {
         self.shared.counters.failed();
-        let Some((record, attempt)) = self.shared.lock().failed(&claim) else { return };
+        let Some(record) = self.shared.lock().failed(&claim) else { return };
+        let attempt = record.attempt();
         tracing::warn!(
             consumer = self.shared.name,
             topic = record.topic(),
@@ -196,7 +203,7 @@ where
         if failure.kind == FailureKind::Retry && attempt < ATTEMPTS {
             self.runtime.spawn(Arc::clone(self).retry(claim, RETRY_STEP * attempt));
         } else {
-            self.runtime.spawn(Arc::clone(self).bury(claim, record, attempt, failure));
+            self.runtime.spawn(Arc::clone(self).bury(claim, record, failure));
         }
     }
 
@@ -210,8 +217,8 @@ where
     }
 
     /// Delivers a dead letter. Until that succeeds its key stands still and nothing beyond the record is committed.
-    async fn bury(self: Arc<Self>, mut claim: Claim, record: Record, attempts: u32, failure: Failure) {
-        while let Err(undelivered) = self.dead_letters.deliver(&record, attempts, &failure).await {
+    async fn bury(self: Arc<Self>, mut claim: Claim, record: Record, failure: Failure) {
+        while let Err(undelivered) = self.dead_letters.deliver(&record, &failure).await {
             let Some(kept) = self.undelivered(claim, undelivered.needs_a_person()) else { return };
             claim = kept;
             tracing::error!(
@@ -259,6 +266,13 @@ where
     }
 }
 
+fn too_long(limit: Duration) -> Failure {
+    Failure::retry(format!(
+        "the handler ran longer than maxPollIntervalMs = {} ms and was cancelled",
+        limit.as_millis()
+    ))
+}
+
 fn words(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
@@ -292,10 +306,11 @@ mod tests {
     {
         fn new(concurrency: usize, handler: H) -> Self {
             let (auto_commit, max_poll_records, revoke_budget) = (None, 100_000, Duration::ZERO);
+            let max_poll_interval = Duration::from_secs(6);
             let shared = Arc::new(Shared::new(
                 "c",
                 Ordering::Key,
-                Limits { auto_commit, max_poll_records, concurrency, revoke_budget },
+                Limits { auto_commit, max_poll_records, concurrency, max_poll_interval, revoke_budget },
             ));
             let target = Target { topic: "g.dlq".into(), group: "g".into(), config: ClientConfig::new() };
             let assignment = shared.lock().assign("t", 0);
@@ -433,5 +448,31 @@ mod tests {
         assert!(seen.values().all(|offsets| offsets.is_sorted()));
         let state = stage.work.shared.lock();
         assert_eq!((state.budget.records(), state.lanes.ready(), state.slots.used()), (0, 0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_that_hangs_is_cancelled_and_the_record_tried_again() {
+        let seen: Arc<Mutex<Vec<(String, u32, u64)>>> = Arc::default();
+        let began = tokio::time::Instant::now();
+        let mut stage = Stage::new(1, {
+            let seen = Arc::clone(&seen);
+            move |record: Record| {
+                let seen = Arc::clone(&seen);
+                async move {
+                    let key = String::from_utf8(record.payload().to_vec())?;
+                    let hangs = key == "hangs" && record.attempt() < 3;
+                    seen.lock().unwrap().push((key, record.attempt(), began.elapsed().as_secs()));
+                    if hangs {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok(())
+                }
+            }
+        });
+        stage.read(["hangs", "other"].map(str::to_owned));
+        stage.finished(2).await;
+        let all = [("hangs", 1, 0), ("other", 1, 6), ("hangs", 2, 7), ("hangs", 3, 15)];
+        assert_eq!(*seen.lock().unwrap(), all.map(|(key, attempt, at)| (key.to_owned(), attempt, at)));
+        assert_eq!(stage.work.shared.counters.read(HELD).processing_errors, 2);
     }
 }
