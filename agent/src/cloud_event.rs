@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use crate::message::{Message, Record};
+use crate::message::Message;
+use crate::record::Record;
 
 const SPEC_VERSION: &str = "1.0";
 const PREFIX: &str = "ce_";

@@ -11,7 +11,8 @@ use futures::FutureExt as _;
 
 use crate::error::{Failure, SendError};
 use crate::guard::{guarded, words};
-use crate::message::{Ack, Message, Record};
+use crate::message::{Ack, Message};
+use crate::record::Record;
 
 /// Code that runs around every message and every record of the clients, for what all of them have in common: headers, audit, metrics of
 /// one's own. Registered with [`Options::hook`](crate::Options::hook); several are called in the order in which they were registered.

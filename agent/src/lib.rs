@@ -59,6 +59,7 @@ mod open_telemetry;
 mod options;
 mod payload;
 mod producer;
+mod record;
 mod security;
 mod source;
 mod stats;
@@ -73,11 +74,11 @@ pub use config::{
     Acks, AutoOffsetReset, Compression, Config, ConsumerSettings, Env, ProducerSettings, SaslMechanism,
     SecurityProtocol,
 };
-pub use consumer::{Acker, Consumer, Delivered, Deliveries};
+pub use consumer::{Acker, Consumer, Delivered, Deliveries, Ordering};
 pub use credentials::Password;
 pub use error::{ConsumeError, Error, Failure, FlushError, SendError};
 pub use hook::{Handled, Hook, Sent};
-pub use message::{Ack, ConsumerMetadata, Header, Message, Record};
+pub use message::{Ack, Header, Message};
 pub use metrics::{ClientStats, Metrics};
 pub use mq_protocol::message::{ClientRef, Kind as ClientKind};
 #[cfg(feature = "opentelemetry")]
@@ -85,6 +86,7 @@ pub use open_telemetry::OpenTelemetry;
 pub use options::Options;
 pub use payload::{CONTENT_TYPE_HEADER, EVENT_TYPE_HEADER, RETRY_COUNT_HEADER, VERSION_HEADER};
 pub use producer::{Delivery, Producer};
+pub use record::{ConsumerMetadata, Record};
 pub use source::{ConfigBody, ConfigOutcome, ConfigSource};
 pub use stats::{ConsumerStats, ProducerStats};
 pub use trace::{TRACE_HEADER, TraceContext, TraceId};

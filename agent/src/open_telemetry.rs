@@ -140,7 +140,8 @@ mod tests {
     use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
 
     use super::*;
-    use crate::message::{Ack, Message, Record};
+    use crate::message::{Ack, Message};
+    use crate::record::Record;
 
     /// `name{key=value,…}` to how many were counted or measured.
     fn shown(exporter: &InMemoryMetricExporter) -> BTreeMap<String, u64> {
@@ -187,7 +188,7 @@ mod tests {
         let record = Record::of(Message::to("t"), 7);
         let (done, again, bad) = (Ok(()), Err(Failure::retry("no")), Err(Failure::reject("no")));
         for (attempt, outcome) in [(1, &again), (2, &done), (1, &bad)] {
-            let (record, duration) = (&record.attempted(attempt), Duration::from_millis(20));
+            let (record, duration) = (&record.clone().at_attempt(attempt), Duration::from_millis(20));
             hook.handled(&Handled { consumer: "c", group: "g", record, outcome, duration });
         }
         provider.force_flush().unwrap();

@@ -11,6 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value as Json;
 
 use crate::config::Config;
+use crate::consumer::Ordering;
 use crate::error::Error;
 use crate::hook::{Hook, Hooks};
 use crate::metrics::{ClientStats, Metrics};
@@ -42,6 +43,7 @@ pub struct Options {
     pub(crate) source: Option<OwnSource>,
     pub(crate) patience: Duration,
     pub(crate) concurrency: usize,
+    pub(crate) ordering: Ordering,
     pub(crate) keep: BTreeSet<String>,
     pub(crate) hooks: Hooks,
     pub(crate) metrics: Metrics,
@@ -106,6 +108,7 @@ impl Options {
             source: None,
             patience: Duration::from_secs(3),
             concurrency: 8,
+            ordering: Ordering::default(),
             keep: BTreeSet::new(),
             hooks: Hooks::default(),
             metrics: Metrics::default(),
@@ -156,6 +159,13 @@ impl Options {
     #[must_use]
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency;
+        self
+    }
+
+    /// Which records of a consumer wait for each other ([`Ordering::Key`]).
+    #[must_use]
+    pub fn ordering(mut self, ordering: Ordering) -> Self {
+        self.ordering = ordering;
         self
     }
 

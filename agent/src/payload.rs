@@ -2,7 +2,8 @@
 
 #[cfg(any(feature = "json", feature = "protobuf"))]
 use crate::error::Failure;
-use crate::message::{Message, Record};
+use crate::message::Message;
+use crate::record::Record;
 
 /// The header that says of what kind the payload is, as in HTTP.
 pub const CONTENT_TYPE_HEADER: &str = "Content-Type";
@@ -154,10 +155,10 @@ mod tests {
     fn tries_of_this_process_and_of_those_before_add_up() {
         let record = Record::of(Message::to("t").event_type("placed").retry_count(1).retry_count(2), 0);
         assert_eq!((record.event_type(), record.retry_count(), record.headers().len()), (Some("placed"), 2, 2));
-        assert_eq!((record.attempted(3).retry_count(), record.attempted(3).attempt()), (4, 3));
+        assert_eq!((record.clone().at_attempt(3).retry_count(), record.at_attempt(3).attempt()), (4, 3));
         for (header, count) in [("-1", 0), ("x", 0), ("4294967295", u32::MAX)] {
             let record = Record::of(Message::to("t").header(RETRY_COUNT_HEADER, header), 0);
-            assert_eq!(record.attempted(2).retry_count(), u32::saturating_add(count, 1), "{header}");
+            assert_eq!(record.at_attempt(2).retry_count(), u32::saturating_add(count, 1), "{header}");
         }
     }
 

@@ -164,21 +164,25 @@ pub(crate) struct ConsumerCounters {
     consumed: AtomicU64,
     bytes: AtomicU64,
     attempts: AtomicU64,
-    busy_us: AtomicU64,
+    busy_ns: AtomicU64,
     processing_errors: AtomicU64,
     dead_letters: AtomicU64,
     commit_errors: AtomicU64,
 }
 
 impl ConsumerCounters {
-    pub(crate) fn attempt(&self, time: Duration, failed: bool) {
-        self.attempts.fetch_add(1, Relaxed);
-        self.busy_us.fetch_add(micros(time), Relaxed);
-        self.processing_errors.fetch_add(u64::from(failed), Relaxed);
+    /// So many attempts of the handler took that time together.
+    pub(crate) fn attempts(&self, time: Duration, attempts: u32) {
+        self.attempts.fetch_add(attempts.into(), Relaxed);
+        self.busy_ns.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 
-    pub(crate) fn consumed(&self, bytes: usize) {
-        self.consumed.fetch_add(1, Relaxed);
+    pub(crate) fn failed(&self) {
+        self.processing_errors.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn consumed(&self, records: u64, bytes: usize) {
+        self.consumed.fetch_add(records, Relaxed);
         self.bytes.fetch_add(bytes as u64, Relaxed);
     }
 
@@ -192,15 +196,15 @@ impl ConsumerCounters {
 
     pub(crate) fn read(&self, held: Held) -> ConsumerStats {
         let Held { in_flight, stopped_keys, paused_partitions, lag } = held;
-        let busy_us = self.busy_us.load(Relaxed);
+        let busy_ns = self.busy_ns.load(Relaxed);
         ConsumerStats {
             messages_consumed: self.consumed.load(Relaxed),
             bytes_consumed: self.bytes.load(Relaxed),
             processing_errors: self.processing_errors.load(Relaxed),
             dead_letters: self.dead_letters.load(Relaxed),
             commit_errors: self.commit_errors.load(Relaxed),
-            average_process_time: mean(busy_us, self.attempts.load(Relaxed)),
-            busy: Duration::from_micros(busy_us),
+            average_process_time: busy_ns.checked_div(self.attempts.load(Relaxed)).map(Duration::from_nanos),
+            busy: Duration::from_nanos(busy_ns),
             lag,
             in_flight,
             stopped_keys,

@@ -24,7 +24,8 @@ use tokio::sync::watch;
 
 use crate::config::{Config, Env};
 use crate::error::Error;
-use crate::message::{Message, Record};
+use crate::message::Message;
+use crate::record::Record;
 use crate::source::{ConfigBody, ConfigOutcome, ConfigSource};
 
 /// The message as the record that a handler gets: at offset 0 of the partition that the message chose, else of 0.

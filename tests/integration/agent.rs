@@ -14,6 +14,7 @@ mod examples;
 mod fake_operator;
 mod finished;
 mod hooks;
+mod ordering;
 mod patterns;
 mod processes;
 mod producer;

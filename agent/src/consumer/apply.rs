@@ -9,7 +9,7 @@ use mq_core::resolve::ResolvedConsumer;
 use mq_protocol::message::{Health, NackReason};
 use rdkafka::config::ClientConfig;
 
-use super::{Consumer, Limits, Prepared, Shared, Target, pattern};
+use super::{Consumer, Limits, Ordering, Prepared, Shared, Target, pattern};
 use crate::connect::{self, Change, PROBE_TIMEOUT};
 use crate::credentials::Credentials;
 use crate::drive::{Applied, Apply, NotApplied, rejected};
@@ -30,6 +30,7 @@ pub(crate) struct ApplyConsumer {
     keep: Keep,
     concurrency: usize,
     hooks: Hooks,
+    ordering: Ordering,
     metrics: Metrics,
     running: Option<Running>,
 }
@@ -46,7 +47,8 @@ struct Running {
 impl ApplyConsumer {
     pub(crate) fn new(name: &str, options: &Options) -> Result<Self, Error> {
         let (keep, hooks, metrics) = (options.kept()?, options.hooks.clone(), options.metrics.clone());
-        Ok(Self { name: name.to_owned(), keep, concurrency: options.concurrency, hooks, metrics, running: None })
+        let (concurrency, ordering) = (options.concurrency, options.ordering);
+        Ok(Self { name: name.to_owned(), keep, concurrency, ordering, hooks, metrics, running: None })
     }
 
     async fn run_with(&mut self, body: connect::Consumer, credentials: &Credentials) -> Result<(), NotApplied> {
@@ -55,7 +57,7 @@ impl ApplyConsumer {
         let config = connect::consumer(&self.name, &body, credentials)?;
         let dead_letters = connect::dead_letters(&self.name, &body, credentials)?;
         let Some(running) = &mut self.running else {
-            let shared = Arc::new(Shared::new(&self.name, limits(&body.settings, self.concurrency)));
+            let shared = Arc::new(Shared::new(&self.name, self.ordering, limits(&body.settings, self.concurrency)));
             // No probe: a service must start while its brokers are down, and there is nothing to fall back to.
             let prepared = Prepared::new(&shared, &config).map_err(refused)?;
             let properties = read_back(&prepared, &body.settings);
@@ -194,6 +196,7 @@ fn limits(settings: &ResolvedConsumer, concurrency: usize) -> Limits {
         auto_commit: settings.enable_auto_commit.then_some(interval),
         max_poll_records: usize::try_from(settings.max_poll_records).unwrap_or(usize::MAX),
         concurrency,
+        max_poll_interval: Duration::from_millis(settings.max_poll_interval_ms.into()),
         // Below the time after which the group would expel a member that does not poll.
         revoke_budget: REVOKE_BUDGET.min(Duration::from_millis(u64::from(settings.max_poll_interval_ms) / 2)),
     }

@@ -11,6 +11,13 @@ pub(crate) struct Budget {
     full: bool,
 }
 
+/// How much may be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) records: usize,
+    pub(crate) bytes: usize,
+}
+
 impl Budget {
     pub(crate) fn new(max_records: usize, max_bytes: usize) -> Self {
         Self { records: 0, bytes: 0, max_records: max_records.max(1), max_bytes, full: false }
@@ -20,13 +27,13 @@ impl Budget {
         self.max_records = max_records.max(1);
     }
 
-    pub(crate) fn take(&mut self, bytes: usize) {
-        self.records += 1;
+    pub(crate) fn take(&mut self, records: usize, bytes: usize) {
+        self.records += records;
         self.bytes += bytes;
     }
 
-    pub(crate) fn give_back(&mut self, bytes: usize) {
-        self.records = self.records.saturating_sub(1);
+    pub(crate) fn give_back(&mut self, records: usize, bytes: usize) {
+        self.records = self.records.saturating_sub(records);
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
@@ -37,6 +44,14 @@ impl Budget {
     /// Whether no other record is taken until half of those held are finished.
     pub(crate) fn is_full(&self) -> bool {
         self.full
+    }
+
+    /// How much may be taken now: records, and bytes that the last one may exceed. `None`: nothing until half of it is finished.
+    pub(crate) fn room(&mut self) -> Option<Room> {
+        self.has_room().then(|| Room {
+            records: self.max_records.saturating_sub(self.records).max(1),
+            bytes: self.max_bytes.saturating_sub(self.bytes),
+        })
     }
 
     /// Whether another record may be taken. One record larger than the whole byte budget is still taken, alone.
@@ -61,22 +76,36 @@ mod tests {
         let mut budget = Budget::new(4, 1_000);
         for _ in 0..4 {
             assert!(budget.has_room());
-            budget.take(10);
+            budget.take(1, 10);
         }
         assert!(!budget.has_room());
-        budget.give_back(10);
+        budget.give_back(1, 10);
         assert!(!budget.has_room(), "3 of 4 is above half");
-        budget.give_back(10);
+        budget.give_back(1, 10);
         assert!(budget.has_room());
+    }
+
+    #[test]
+    fn what_there_is_room_for_is_what_may_be_taken_one_by_one() {
+        let mut budget = Budget::new(4, 100);
+        assert_eq!(budget.room(), Some(Room { records: 4, bytes: 100 }));
+        budget.take(3, 70);
+        assert_eq!(budget.room(), Some(Room { records: 1, bytes: 30 }));
+        budget.take(1, 50);
+        assert_eq!(budget.room(), None);
+        budget.give_back(2, 0);
+        assert_eq!(budget.room(), None, "too many bytes");
+        budget.give_back(0, 70);
+        assert_eq!(budget.room(), Some(Room { records: 2, bytes: 50 }));
     }
 
     #[test]
     fn one_record_larger_than_the_budget_passes_alone() {
         let mut budget = Budget::new(10, 100);
         assert!(budget.has_room());
-        budget.take(5_000);
+        budget.take(1, 5_000);
         assert!(!budget.has_room());
-        budget.give_back(5_000);
+        budget.give_back(1, 5_000);
         assert!(budget.has_room());
     }
 
@@ -87,15 +116,15 @@ mod tests {
             let mut held = Vec::new();
             for (take, size) in steps {
                 if take && budget.has_room() {
-                    budget.take(size);
+                    budget.take(1, size);
                     held.push(size);
                 } else if let Some(size) = held.pop() {
-                    budget.give_back(size);
+                    budget.give_back(1, size);
                 }
                 prop_assert!(budget.records() <= max);
             }
             for size in held {
-                budget.give_back(size);
+                budget.give_back(1, size);
             }
             prop_assert!(budget.has_room());
         }

@@ -12,8 +12,10 @@ use tokio::sync::oneshot;
 use crate::connect;
 use crate::error::{Failure, SendError};
 use crate::hook::Hooks;
-use crate::message::{Header, Message, Record};
+use crate::message::{Header, Message};
+use crate::payload::RETRY_COUNT_HEADER;
 use crate::producer::{Client, Completion, NotTaken, Pending};
+use crate::record::Record;
 use crate::stats::ProducerCounters;
 
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
@@ -116,7 +118,7 @@ impl DeadLetters {
 
     /// Delivers a dead letter and waits until all replicas have it. One that is too large for the topic goes without its value: the
     /// headers say where the record lies, and a record that nobody can bury would stop its key and every later commit.
-    pub(super) async fn deliver(&self, record: &Record, attempts: u32, failure: &Failure) -> Result<(), Undelivered> {
+    pub(super) async fn deliver(&self, record: &Record, failure: &Failure) -> Result<(), Undelivered> {
         let (client, target, topic_seen) = self.client()?;
         if !topic_seen {
             // Asked first, because librdkafka holds messages for an unknown topic for half a minute before it says so.
@@ -126,7 +128,7 @@ impl DeadLetters {
                 Err(error) => return Err(Undelivered::Unreachable(error)),
             }
         }
-        let mut message = letter(record, &target, attempts, failure);
+        let mut message = letter(record, &target, failure);
         let mut outcome = send(&client, &message).await;
         if let Err(Undelivered::NotSent(SendError::TooLarge { .. })) = outcome
             && omit_value(&mut message)
@@ -197,7 +199,7 @@ fn omit_value(letter: &mut Message) -> bool {
 }
 
 /// The record as it was. Headers of an earlier burial are replaced, never appended: readers differ in which of two they take.
-fn letter(record: &Record, target: &Target, attempts: u32, failure: &Failure) -> Message {
+fn letter(record: &Record, target: &Target, failure: &Failure) -> Message {
     let mut error = failure.message.as_str();
     error = &error[..error.floor_char_boundary(MAX_ERROR_BYTES)];
     let mut ours = vec![
@@ -205,7 +207,8 @@ fn letter(record: &Record, target: &Target, attempts: u32, failure: &Failure) ->
         (PARTITION, record.partition().to_string()),
         (OFFSET, record.offset().to_string()),
         (GROUP, target.group.clone()),
-        (ATTEMPTS, attempts.to_string()),
+        (ATTEMPTS, record.attempt().to_string()),
+        (RETRY_COUNT_HEADER, record.retry_count().to_string()),
         (ERROR, error.to_owned()),
     ];
     ours.extend(record.timestamp().map(|timestamp| (TIMESTAMP, timestamp.to_string())));
@@ -221,7 +224,7 @@ fn letter(record: &Record, target: &Target, attempts: u32, failure: &Failure) ->
 }
 
 fn is_ours(name: &str) -> bool {
-    [TOPIC, PARTITION, OFFSET, TIMESTAMP, GROUP, ATTEMPTS, ERROR, VALUE_OMITTED].contains(&name)
+    [TOPIC, PARTITION, OFFSET, TIMESTAMP, GROUP, ATTEMPTS, RETRY_COUNT_HEADER, ERROR, VALUE_OMITTED].contains(&name)
 }
 
 #[cfg(test)]
@@ -247,9 +250,14 @@ mod tests {
             name: name.to_owned(),
             value: Some(Bytes::copy_from_slice(value.as_bytes())),
         };
-        let headers = vec![header("X-Trace-ID", "t1"), header(OFFSET, "3"), header(ERROR, "old")];
-        let record = Record::for_test("orders", 2, 41, Some("7"), headers);
-        let message = letter(&record, &target(), 3, &Failure::retry("no such user"));
+        let headers = vec![
+            header("X-Trace-ID", "t1"),
+            header(OFFSET, "3"),
+            header(RETRY_COUNT_HEADER, "9"),
+            header(ERROR, "old"),
+        ];
+        let record = Record::for_test("orders", 2, 41, Some("7"), headers).at_attempt(3);
+        let message = letter(&record, &target(), &Failure::retry("no such user"));
         assert_eq!(message.topic(), "orders.dlq");
         assert_eq!(message.key.as_deref(), Some(b"7".as_slice()));
         assert_eq!(values(&message, "X-Trace-ID"), [b"t1".as_slice()]);
@@ -260,6 +268,7 @@ mod tests {
             (TIMESTAMP, "1700000000000"),
             (GROUP, "notifications"),
             (ATTEMPTS, "3"),
+            (RETRY_COUNT_HEADER, "11"),
             (ERROR, "no such user"),
         ] {
             assert_eq!(values(&message, name), [value.as_bytes()], "{name}");
@@ -269,7 +278,7 @@ mod tests {
     #[test]
     fn a_long_error_is_cut_between_characters() {
         let record = Record::for_test("orders", 0, 0, None, Vec::new());
-        let message = letter(&record, &target(), 1, &Failure::reject("é".repeat(2_000)));
+        let message = letter(&record, &target(), &Failure::reject("é".repeat(2_000)));
         let error = std::str::from_utf8(values(&message, ERROR)[0]).unwrap();
         assert!(error.len() <= MAX_ERROR_BYTES && error.chars().all(|c| c == 'é'));
     }

@@ -10,12 +10,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Consumer;
 use crate::error::{ConsumeError, Failure};
-use crate::message::{ConsumerMetadata, Message, Record};
+use crate::message::Message;
+use crate::record::{ConsumerMetadata, Record};
 
 /// A record and the duty to say what became of it.
 ///
 /// It holds a slot of the consumer until then, and later records of its key wait. Dropped without a word it counts as
-/// [`Failure::retry`].
+/// [`Failure::retry`], and so does one that nobody acknowledges within `maxPollIntervalMs`: it comes again.
 #[derive(Debug)]
 #[must_use = "dropping it says that the record was not handled"]
 pub struct Delivered {

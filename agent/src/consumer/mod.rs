@@ -5,12 +5,16 @@ mod arrivals;
 mod budget;
 mod context;
 mod dead_letter;
+mod deadline;
 mod deliveries;
 mod finished;
+mod intake;
 mod lanes;
 mod offsets;
+mod ordering;
 pub(crate) mod pattern;
 mod poll;
+mod slots;
 mod state;
 mod steer;
 #[cfg(test)]
@@ -23,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use mq_kafka::ffi::Event;
 use mq_protocol::message::Health;
 use rdkafka::config::ClientConfig;
@@ -36,6 +41,7 @@ use context::{Context, KafkaConsumer};
 use dead_letter::DeadLetters;
 pub(crate) use dead_letter::Target;
 pub use deliveries::{Acker, Delivered, Deliveries};
+pub use ordering::Ordering;
 use poll::{Command, Exchange, Poller};
 pub(crate) use state::Limits;
 use state::Shared;
@@ -47,8 +53,8 @@ use crate::drive::Apply as _;
 use crate::error::{ConsumeError, Error, Failure};
 use crate::hook::Hooks;
 use crate::librdkafka::Trouble;
-use crate::message::Record;
 use crate::options::Options;
+use crate::record::Record;
 use crate::stats::{ConsumerStats, Held};
 
 /// How long leaving the group may take after the drain, the last commit included.
@@ -57,6 +63,8 @@ const LEAVE: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(30);
 /// Longer than anything that the poll thread does in one turn.
 const STALLED: Duration = Duration::from_mins(1);
+/// How soon a handler that ran for too long is ended, if it can be.
+const ENDING: Duration = Duration::from_secs(5);
 /// Drain budget of a consumer whose `subscribe` future was dropped.
 const DROP_BUDGET: Duration = Duration::from_secs(10);
 
@@ -67,7 +75,7 @@ const DROP_BUDGET: Duration = Duration::from_secs(10);
 /// * *At least once.* Only the contiguous prefix of finished records is committed, per partition, and with it which records beyond it
 ///   are finished. After a crash, what was handled since the last commit is handled again.
 /// * *Order per key.* Records of one key and partition are handled one at a time, in their order; a slow or failing key delays
-///   only itself. Records without a key have no order.
+///   only itself. Records without a key have no order. [`Ordering`] has the alternatives.
 /// * *Bounded memory.* At most `maxPollRecords` records (and 64 MiB of them) are taken from Kafka and not yet finished; intake goes
 ///   on when half of them are. A partition is read at most 50 000 records beyond its first unfinished one, fewer if so many of it are
 ///   in hand that what is finished among them might not fit into a commit; then it pauses.
@@ -182,8 +190,8 @@ impl Drop for CloseOnDrop {
 
 impl Consumer {
     /// A consumer without an agent: configured by `config` alone, for as long as it lives. Its dead letters go to `<group id>.dlq`. Of
-    /// the options it takes the metrics, where its name is the group id, the concurrency, and the folder of credentials, which is read
-    /// once.
+    /// the options it takes the metrics, where its name is the group id, the concurrency, the ordering, and the folder of credentials,
+    /// which is read once.
     ///
     /// A topic that begins with `^` is a pattern, a POSIX extended regular expression: the consumer reads every topic in whose name it is
     /// found, and those made later within 30 s (`topic.metadata.refresh.interval.ms` of the overrides). End it with `$` if the whole name
@@ -234,6 +242,9 @@ impl Consumer {
     /// It returns `Ok` when the record is done; a [`Failure`] is tried again or goes to the dead-letter topic; a panic counts as
     /// [`Failure::retry`]. A handler should be idempotent: a record can come again after a crash or when its partition moves.
     ///
+    /// A handler that waits for longer than `maxPollIntervalMs` is cancelled: its future is dropped, which counts as [`Failure::retry`].
+    /// One that keeps its thread instead cannot be cancelled; see [`Consumer::live`].
+    ///
     /// Dropping this future closes the consumer in the background.
     ///
     /// # Errors
@@ -246,7 +257,12 @@ impl Consumer {
         let (commands, received) = mpsc::channel();
         let (consumer, topics) = self.begin(commands)?;
         let close = CloseOnDrop(Some(self.clone()));
-        let outcome = self.run(consumer.0, &topics, received, self.hooked(handler)).await;
+        let (consumer, topics) = (consumer.0, &topics);
+        let outcome = if self.0.hooks.is_empty() {
+            self.run(consumer, topics, received, handler).await
+        } else {
+            self.run(consumer, topics, received, self.hooked(handler)).await
+        };
         drop(close);
         self.end();
         outcome
@@ -302,7 +318,7 @@ impl Consumer {
     pub fn stats(&self) -> ConsumerStats {
         let held = {
             let state = self.0.shared.lock();
-            let (stopped_keys, paused_partitions) = (state.stopped.len(), state.far_ahead.len());
+            let (stopped_keys, paused_partitions) = (state.lanes.stopped(), state.far_ahead.len());
             Held { in_flight: state.budget.records(), stopped_keys, paused_partitions, lag: state.lag }
         };
         self.0.shared.counters.read(held)
@@ -314,11 +330,16 @@ impl Consumer {
         matches!(*self.phase(), Phase::Running(_)).then_some(health)
     }
 
-    /// Whether the consumer is alive, for a liveness probe: false once its poll thread has had no turn for a minute. A drain and a
-    /// rebalance, which wait for handlers, stay below that. A consumer that is not subscribed is alive.
+    /// Whether the consumer is alive, for a liveness probe: false once its poll thread has had no turn for a minute, and while a handler
+    /// keeps its thread for longer than `maxPollIntervalMs` (and 5 s) without waiting for anything. A drain and a rebalance, which wait
+    /// for handlers, stay below that. A consumer that is not subscribed is alive.
     pub fn live(&self) -> bool {
-        let running = matches!(*self.phase(), Phase::Running(_));
-        !running || self.0.shared.lock().turn.elapsed() < STALLED
+        if !matches!(*self.phase(), Phase::Running(_)) {
+            return true;
+        }
+        let state = self.0.shared.lock();
+        let stuck = state.slots.longest(Instant::now()) > state.limits.max_poll_interval + ENDING;
+        state.turn.elapsed() < STALLED && !stuck
     }
 
     /// The name under which the consumer is configured.
@@ -326,18 +347,18 @@ impl Consumer {
         &self.0.shared.name
     }
 
-    /// The handler with the hooks around it, if there are any.
-    fn hooked<H, F>(&self, handler: H) -> work::Handler
+    /// The handler with the hooks around it.
+    fn hooked<H, F>(
+        &self,
+        handler: H,
+    ) -> impl Fn(Record) -> BoxFuture<'static, Result<(), Failure>> + Send + Sync + 'static
     where
         H: Fn(Record) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), Failure>> + Send + 'static,
     {
-        if self.0.hooks.is_empty() {
-            return Box::new(move |record| handler(record).boxed());
-        }
         let (name, group): (Arc<str>, Arc<str>) = (self.name().into(), self.0.dead_letters.group().into());
         let (hooks, handler) = (self.0.hooks.clone(), Arc::new(handler));
-        Box::new(move |record| {
+        move |record| {
             let (hooks, handler, name, group) =
                 (hooks.clone(), Arc::clone(&handler), Arc::clone(&name), Arc::clone(&group));
             async move {
@@ -345,16 +366,20 @@ impl Consumer {
                 hooks.handle(&name, &group, &record, call).await
             }
             .boxed()
-        })
+        }
     }
 
-    async fn run(
+    async fn run<H, F>(
         &self,
         consumer: KafkaConsumer,
         topics: &[String],
         commands: mpsc::Receiver<Command>,
-        handler: work::Handler,
-    ) -> Result<(), ConsumeError> {
+        handler: H,
+    ) -> Result<(), ConsumeError>
+    where
+        H: Fn(Record) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
         let name = self.name().to_owned();
         let fatal = |detail: String| ConsumeError::Fatal { name: name.clone(), detail };
         poll::subscribe(&consumer, topics).map_err(|error| fatal(error.to_string()))?;
@@ -364,7 +389,7 @@ impl Consumer {
             handler,
             runtime: Handle::current(),
         };
-        let poller = Poller::new(consumer, Arc::new(work), commands);
+        let poller = Poller::new(consumer, Arc::clone(&self.0.shared), Arc::new(work), commands);
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new()
             .name(format!("mq-consumer-{name}"))

@@ -149,19 +149,29 @@ impl Offsets {
     /// Whether one record more is too many: for the memory that the pending ones take, or for the map, which must have room for
     /// whatever becomes of those in hand.
     pub(crate) fn is_far_ahead(&self) -> bool {
-        !self.pending.is_empty() && (self.pending.len() >= MAX_AHEAD || !self.fits(1))
+        !self.pending.is_empty() && (self.pending.len() >= MAX_AHEAD || !self.fits(1, 1))
+    }
+
+    /// How many records more are not too many, if there are no gaps between them. Where nothing is pending one is never too many.
+    pub(crate) fn room(&self) -> usize {
+        let mut room = MAX_AHEAD.saturating_sub(self.pending.len());
+        while room > 0 && !self.fits(room, 1) {
+            room /= 2;
+        }
+        room.max(usize::from(self.pending.is_empty()))
     }
 
     /// Whether there is room for as many again.
     pub(crate) fn is_near_again(&self) -> bool {
-        self.pending.is_empty() || (self.pending.len() <= MAX_AHEAD / 2 && self.fits(2))
+        self.pending.is_empty() || (self.pending.len() <= MAX_AHEAD / 2 && self.fits(1, 2))
     }
 
-    fn fits(&self, share: usize) -> bool {
+    /// Whether the map has room for whatever becomes of those in hand and so many more.
+    fn fits(&self, more: usize, share: usize) -> bool {
         let Some((prefix, _)) = self.prefix().zip(self.topic) else { return true };
-        let read = self.last.map_or(prefix, |last| last + 2);
+        let read = self.last.map_or(prefix, |last| last.saturating_add(1 + i64::try_from(more).unwrap_or(i64::MAX)));
         let end = self.before.end().unwrap_or(read).max(read);
-        finished::fits(self.unfinished + 1 + self.before.len(), end - prefix, share)
+        finished::fits(self.unfinished + more + self.before.len(), end - prefix, share)
     }
 
     /// The offset to commit, if the broker was not sent it yet, or not what is finished beyond it.

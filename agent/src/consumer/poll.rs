@@ -12,10 +12,12 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
 use super::arrivals::Arrivals;
+use super::budget::Room;
 use super::context::{KafkaConsumer, LAST_COMMIT, SLICE, offsets, refusal};
+use super::intake::Intake;
 use super::offsets::Offsets;
-use super::state::AssignmentId;
-use super::work::Work;
+use super::state::{Accepted, AssignmentId, Shared};
+use super::work::Start;
 use crate::credentials::Login;
 use crate::error::ConsumeError;
 
@@ -61,16 +63,25 @@ pub(super) struct Exchange {
 pub(super) struct Poller {
     consumer: Arc<KafkaConsumer>,
     arrivals: Arrivals,
-    work: Arc<Work>,
+    shared: Arc<Shared>,
+    work: Arc<dyn Start>,
     commands: Receiver<Command>,
+    intake: Intake,
     last_commit: Instant,
+    served: Instant,
     full_since: Option<Instant>,
 }
 
 impl Poller {
-    pub(super) fn new(consumer: KafkaConsumer, work: Arc<Work>, commands: Receiver<Command>) -> Self {
+    pub(super) fn new(
+        consumer: KafkaConsumer,
+        shared: Arc<Shared>,
+        work: Arc<dyn Start>,
+        commands: Receiver<Command>,
+    ) -> Self {
         let (consumer, arrivals) = (Arc::new(consumer), Arrivals::default());
-        Self { consumer, arrivals, work, commands, last_commit: Instant::now(), full_since: None }
+        let (intake, now) = (Intake::default(), Instant::now());
+        Self { consumer, arrivals, shared, work, commands, intake, last_commit: now, served: now, full_since: None }
     }
 
     /// Runs until it is told to close or until librdkafka gives up.
@@ -99,30 +110,49 @@ impl Poller {
                     }
                 }
             }
-            // Slots of a raised concurrency too.
-            self.work.fill();
-            self.arrivals.step(&self.consumer, &self.work.shared);
+            self.serve();
+            self.arrivals.step(&self.consumer, &self.shared);
             self.commit_if_due(true);
             self.hold();
-            if self.may_poll() {
-                self.take_in()?;
+            if let Some(room) = self.room() {
+                self.take_in(room)?;
             }
         }
     }
 
     /// Waits for a record, and takes in with it what librdkafka has fetched already.
-    fn take_in(&self) -> Result<(), ConsumeError> {
+    fn take_in(&mut self, room: Room) -> Result<(), ConsumeError> {
+        let mut outcome = Ok(());
         let mut wait = if self.arrivals.is_reading() { ARRIVAL_POLL } else { POLL };
         for _ in 0..BURST {
             match self.consumer.poll(wait) {
-                Some(Ok(message)) if self.work.accept(&message) => {}
-                Some(Err(error)) => self.failed(&error)?,
+                Some(Ok(message)) if self.intake.add(&message, &self.shared, room) => {}
+                Some(Err(error)) => {
+                    outcome = self.failed(&error);
+                    if outcome.is_err() {
+                        break;
+                    }
+                }
                 // Full, nothing left, or a rebalance.
                 Some(Ok(_)) | None => break,
             }
             wait = Duration::ZERO;
         }
-        Ok(())
+        let batches = self.intake.end();
+        if !batches.is_empty() {
+            let Accepted { slots, went_back } = self.shared.lock().accept(batches, Instant::now());
+            Arc::clone(&self.work).start(slots);
+            for record in went_back {
+                tracing::warn!(
+                    consumer = self.shared.name,
+                    topic = record.topic(),
+                    partition = record.partition(),
+                    offset = record.offset(),
+                    "the log of the partition went back: its topic was created anew or lost its end; reading goes on from here, and records can come again"
+                );
+            }
+        }
+        outcome
     }
 
     /// First librdkafka goes there: if it cannot, everything is as before. Then what was read before is finished or dropped.
@@ -134,7 +164,7 @@ impl Poller {
         let mut moved = Vec::new();
         let mut outcome = Ok(());
         for (partition, offset) in targets {
-            let Some((id, name)) = self.work.shared.lock().find(topic, partition) else {
+            let Some((id, name)) = self.shared.lock().find(topic, partition) else {
                 outcome = Err(format!("{topic} {partition} is not assigned to this consumer"));
                 break;
             };
@@ -147,12 +177,12 @@ impl Poller {
         let ids = moved.iter().map(|(id, ..)| *id).collect();
         let partitions: Vec<_> = moved.iter().map(|(_, name, partition)| (Arc::clone(name), *partition)).collect();
         let (paused, mut elsewhere): (HashSet<AssignmentId>, HashMap<AssignmentId, Offsets>) = {
-            let mut state = self.work.shared.lock();
+            let mut state = self.shared.lock();
             let elsewhere = moved.iter().filter_map(|(id, ..)| Some((*id, state.offsets(*id)?.elsewhere()))).collect();
             (state.held.intersection(&ids).copied().collect(), elsewhere)
         };
         self.consumer.client().context().retire(&self.consumer, &list(&partitions), &ids);
-        let mut state = self.work.shared.lock();
+        let mut state = self.shared.lock();
         for (old, name, partition) in moved {
             let new = state.assign(&name, partition);
             if let Some((offsets, elsewhere)) = state.offsets(new).zip(elsewhere.remove(&old)) {
@@ -168,7 +198,7 @@ impl Poller {
 
     fn find_time(&self, topic: &str, milliseconds: i64) -> Result<Vec<(i32, Offset)>, String> {
         let mut times = TopicPartitionList::new();
-        for partition in self.work.shared.lock().assigned(topic) {
+        for partition in self.shared.lock().assigned(topic) {
             // Fails for special offsets alone; a time is none.
             let _ = times.add_partition_offset(topic, partition, Offset::Offset(milliseconds.max(0)));
         }
@@ -181,7 +211,7 @@ impl Poller {
     }
 
     fn failed(&self, error: &KafkaError) -> Result<(), ConsumeError> {
-        let name = &self.work.shared.name;
+        let name = &self.shared.name;
         if let KafkaError::MessageConsumptionFatal(_) = error {
             return Err(ConsumeError::Fatal { name: name.clone(), detail: error.to_string() });
         }
@@ -190,41 +220,38 @@ impl Poller {
     }
 
     /// Back-pressure. Under the budget: poll. Above it: first only wait for handlers, then pause and poll for events alone.
-    fn may_poll(&mut self) -> bool {
+    fn room(&mut self) -> Option<Room> {
         let (room, paused) = {
-            let mut state = self.work.shared.lock();
-            state.note_occupancy();
-            (state.budget.has_room(), state.paused)
+            let mut state = self.shared.lock();
+            (state.budget.room(), state.paused)
         };
-        match (room, paused) {
-            (true, false) => self.full_since = None,
-            (true, true) => {
-                self.full_since = None;
+        if room.is_some() {
+            self.full_since = None;
+            if paused {
                 self.set_paused(false);
             }
-            (false, true) => {}
-            (false, false) => {
-                let since = *self.full_since.get_or_insert_with(Instant::now);
-                if since.elapsed() < HOLD {
-                    self.work.shared.wait(POLL);
-                    return false;
-                }
-                self.set_paused(true);
+        } else if !paused {
+            let since = *self.full_since.get_or_insert_with(Instant::now);
+            if since.elapsed() < HOLD {
+                self.shared.wait_for_room(POLL);
+                return None;
             }
+            self.set_paused(true);
         }
-        true
+        // While all is paused no record comes. One that comes all the same is not lost.
+        Some(room.unwrap_or(Room { records: 1, bytes: 0 }))
     }
 
     fn set_paused(&self, paused: bool) {
         let partitions = {
-            let state = self.work.shared.lock();
+            let state = self.shared.lock();
             list(&state.partitions(state.all().into_iter().filter(|id| paused || !state.held.contains(id))))
         };
         let outcome = if paused { self.consumer.pause(&partitions) } else { self.consumer.resume(&partitions) };
         match outcome {
-            Ok(()) => self.work.shared.lock().paused = paused,
+            Ok(()) => self.shared.lock().paused = paused,
             Err(error) => {
-                tracing::warn!(consumer = self.work.shared.name, %error, paused, "could not pause or resume; tried again at the next poll");
+                tracing::warn!(consumer = self.shared.name, %error, paused, "could not pause or resume; tried again at the next poll");
             }
         }
     }
@@ -233,7 +260,7 @@ impl Poller {
     /// so, and resumes those that are no longer.
     fn hold(&self) {
         let (wanted, hold, go_on, far_ahead, paused) = {
-            let state = self.work.shared.lock();
+            let state = self.shared.lock();
             let wanted = state.to_hold();
             if wanted == state.held {
                 return;
@@ -245,7 +272,7 @@ impl Poller {
         };
         for (topic, partition) in &far_ahead {
             tracing::warn!(
-                consumer = self.work.shared.name,
+                consumer = self.shared.name,
                 %topic,
                 partition,
                 "as many records were taken in beyond one that is not finished as may be; the partition is paused until it is"
@@ -254,17 +281,27 @@ impl Poller {
         // While everything is paused nothing is resumed alone.
         let resumed = if paused { Ok(()) } else { self.consumer.resume(&list(&go_on)) };
         match self.consumer.pause(&list(&hold)).and(resumed) {
-            Ok(()) => self.work.shared.lock().held = wanted,
+            Ok(()) => self.shared.lock().held = wanted,
             Err(error) => {
-                tracing::warn!(consumer = self.work.shared.name, %error, "could not pause or resume a partition; tried again");
+                tracing::warn!(consumer = self.shared.name, %error, "could not pause or resume a partition; tried again");
             }
+        }
+    }
+
+    /// Now and then: nobody waits for it but those whose slot is with a handler that does not end.
+    fn serve(&mut self) {
+        let now = Instant::now();
+        if now - self.served >= POLL {
+            self.served = now;
+            let slots = self.shared.lock().serve(now);
+            Arc::clone(&self.work).start(slots);
         }
     }
 
     /// `taking`: everything that was polled was taken in.
     fn commit_if_due(&mut self, taking: bool) {
         let due = {
-            let mut state = self.work.shared.lock();
+            let mut state = self.shared.lock();
             state.turn = Instant::now();
             state.waiters.is_due(state.turn)
                 || state.limits.auto_commit.is_some_and(|interval| self.last_commit.elapsed() >= interval)
@@ -279,9 +316,9 @@ impl Poller {
 
     /// The end of a log is reached where only markers of transactions follow the last record, too.
     fn pass_markers(&self) {
-        let mut partitions = list(&self.work.shared.lock().idle());
+        let mut partitions = list(&self.shared.lock().idle());
         mq_kafka::ffi::positions(&self.consumer, &mut partitions);
-        let mut state = self.work.shared.lock();
+        let mut state = self.shared.lock();
         for element in partitions.elements() {
             let Offset::Offset(next) = element.offset() else { continue };
             if let Some((id, _)) = state.find(element.topic(), element.partition())
@@ -295,20 +332,20 @@ impl Poller {
     /// Sends the finished prefixes to the broker; the answer comes through the commit callback.
     fn commit(&mut self) {
         self.last_commit = Instant::now();
-        let positions = self.work.shared.lock().take_commit();
+        let positions = self.shared.lock().take_commit();
         let list = offsets(&positions);
         if positions.is_empty() {
             return;
         }
         if let Err(error) = mq_kafka::ffi::commit_async(&self.consumer, &list) {
-            self.work.shared.counters.commit_failed();
+            self.shared.counters.commit_failed();
             let refused = refusal(&error);
-            let mut state = self.work.shared.lock();
+            let mut state = self.shared.lock();
             for position in &positions {
                 state.committed(&position.topic, position.partition, position.offset, Some(&refused));
             }
             drop(state);
-            tracing::warn!(consumer = self.work.shared.name, %error, "offsets were not committed; they go with the next commit");
+            tracing::warn!(consumer = self.shared.name, %error, "offsets were not committed; they go with the next commit");
         }
     }
 
@@ -316,14 +353,14 @@ impl Poller {
     fn drain(&mut self, deadline: Instant) {
         self.set_paused(true);
         let all = {
-            let mut state = self.work.shared.lock();
+            let mut state = self.shared.lock();
             let all = state.all();
             state.wind_down(&all);
             all
         };
         let mut idle = false;
         while !idle && Instant::now() < self.until(deadline) {
-            idle = self.work.shared.wait_idle(&all, deadline.min(Instant::now() + SLICE));
+            idle = self.shared.wait_idle(&all, deadline.min(Instant::now() + SLICE));
             // A handler that is waited for may itself wait for its commit.
             self.commit_if_due(false);
             // What a poll returns now is not taken: it is beyond the last commit and will be read again.
@@ -331,25 +368,25 @@ impl Poller {
         }
         if !idle {
             tracing::warn!(
-                consumer = self.work.shared.name,
+                consumer = self.shared.name,
                 "handlers did not end in the drain budget; their records will be handled again"
             );
         }
         let until = Instant::now() + LAST_COMMIT;
-        while !self.work.shared.lock().is_committed() && Instant::now() < until {
+        while !self.shared.lock().is_committed() && Instant::now() < until {
             // Sends what was refused again: a rebalance may stand in the way of it for a moment.
             self.commit();
             let _ = self.consumer.poll(SLICE);
         }
         // Leaving revokes every partition; there is nothing left to wait for.
-        let mut state = self.work.shared.lock();
+        let mut state = self.shared.lock();
         let all = state.all();
         state.release(&all);
     }
 
     /// A close that was asked for meanwhile may come earlier.
     fn until(&self, deadline: Instant) -> Instant {
-        self.work.shared.lock().close_by.map_or(deadline, |close_by| close_by.min(deadline))
+        self.shared.lock().close_by.map_or(deadline, |close_by| close_by.min(deadline))
     }
 
     fn leave(mut self, deadline: Instant) {
@@ -363,17 +400,17 @@ impl Poller {
         let Exchange { consumer, topics, deadline, done } = exchange;
         self.drain(deadline);
         self.arrivals.end();
-        let Self { consumer: old, work, commands, .. } = self;
+        let Self { consumer: old, shared, work, commands, .. } = self;
         drop(old);
         {
-            let mut state = work.shared.lock();
+            let mut state = shared.lock();
             state.paused = false;
             // What its last callbacks assigned is not the new one's.
             let all = state.all();
             state.release(&all);
         }
         let _ = done.send(subscribe(&consumer, &topics));
-        Self::new(consumer, work, commands)
+        Self::new(consumer, shared, work, commands)
     }
 }
 

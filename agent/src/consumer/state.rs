@@ -1,18 +1,22 @@
 //! What the poll thread, the handlers and the rebalance callback share, behind one lock that is never held across a wait.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasher as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use hashbrown::DefaultHashBuilder;
 use mq_protocol::message::Health;
+use slab::Slab;
 use tokio::sync::oneshot;
 
 use super::budget::Budget;
-use super::lanes::Lanes;
+use super::lanes::{Claim, Lanes};
 use super::offsets::{Offsets, Sequence};
+use super::ordering::Ordering;
+use super::slots::{Slot, Slots};
 use super::waiters::{Refusal, Standing, Waiters};
-use crate::message::Record;
+use crate::record::{Batch, Record};
 use crate::stats::{ConsumerCounters, Occupancy};
 
 /// Bytes of records that a consumer takes from Kafka before earlier ones are finished. librdkafka's own queue comes on top of it:
@@ -22,31 +26,30 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// One assignment of one partition. A partition that comes back gets another id.
 pub(super) type AssignmentId = u64;
 
-/// Which records wait for each other. Records with a key: those of the same key and partition. Records without one are in no
-/// order to each other, since producers spread them over the partitions.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum LaneKey {
-    Keyed(AssignmentId, Bytes),
-    Free(AssignmentId, Sequence),
+/// A record that is not finished.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// Its key in [`State::batches`].
+    batch: usize,
+    index: u32,
+    assignment: AssignmentId,
+    sequence: Sequence,
+    /// The number of the next attempt, from 1.
+    attempt: u32,
 }
 
-impl LaneKey {
-    pub(super) fn assignment(&self) -> AssignmentId {
-        match self {
-            Self::Keyed(assignment, _) | Self::Free(assignment, _) => *assignment,
-        }
-    }
+/// A batch of which records are not finished.
+#[derive(Debug)]
+struct Open {
+    batch: Arc<Batch>,
+    unfinished: u32,
 }
 
 /// A record on its way through its handler.
 #[derive(Debug)]
 pub(super) struct Job {
+    pub(super) claim: Claim,
     pub(super) record: Record,
-    pub(super) assignment: AssignmentId,
-    pub(super) sequence: Sequence,
-    /// The number of the next attempt, from 1.
-    pub(super) attempt: u32,
-    pub(super) size: usize,
 }
 
 /// The settings that only the agent knows, applied while the consumer runs.
@@ -56,6 +59,8 @@ pub(crate) struct Limits {
     pub(crate) auto_commit: Option<Duration>,
     pub(crate) max_poll_records: usize,
     pub(crate) concurrency: usize,
+    /// How long a handler may run.
+    pub(crate) max_poll_interval: Duration,
     /// How long a revocation waits for running handlers; the other members of the group wait with it.
     pub(crate) revoke_budget: Duration,
 }
@@ -72,16 +77,20 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) limits: Limits,
-    pub(super) lanes: Lanes<LaneKey, Job>,
+    pub(super) lanes: Lanes<Item>,
+    pub(super) slots: Slots,
     pub(super) budget: Budget,
+    batches: Slab<Open>,
+    ordering: Ordering,
+    hasher: DefaultHashBuilder,
+    /// What the poll thread waits for.
+    awaits: Awaits,
     /// When the consumer was told to be closed by.
     pub(super) close_by: Option<Instant>,
     /// When the poll thread had its last turn.
     pub(super) turn: Instant,
     /// Intake is paused: partitions that are assigned now must be paused too.
     pub(super) paused: bool,
-    /// Keys whose dead letter cannot be delivered until somebody mends it. Waiting for them is waiting for a person.
-    pub(super) stopped: HashSet<LaneKey>,
     /// Assignments that librdkafka does not have yet: it is not known what the group has committed for them.
     pub(super) arriving: HashSet<AssignmentId>,
     /// Assignments that take nothing in until their first unfinished record is finished.
@@ -93,7 +102,7 @@ pub(super) struct State {
     /// Messages from the finished prefixes to the ends of the logs, as librdkafka told it last.
     pub(super) lag: Option<u64>,
     occupancy: Occupancy,
-    assignments: BTreeMap<AssignmentId, Assignment>,
+    assignments: hashbrown::HashMap<AssignmentId, Assignment>,
     ids: HashMap<Arc<str>, HashMap<i32, AssignmentId>>,
     next_id: AssignmentId,
     pub(super) waiters: Waiters,
@@ -106,13 +115,22 @@ struct Assignment {
     offsets: Offsets,
 }
 
-/// What became of a record that was read.
+/// What the poll thread waits for: nobody needs to wake it for anything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaits {
+    Nothing,
+    /// That it may take records in again.
+    Room,
+    Change,
+}
+
+/// What became of a burst of records.
+#[derive(Debug)]
 pub(super) struct Accepted {
-    /// It shows that the log went back.
-    pub(super) went_back: bool,
-    /// Another one of its partition may follow at once.
-    pub(super) room: bool,
+    /// To be started.
+    pub(super) slots: Vec<Slot>,
+    /// Records that show that their log went back.
+    pub(super) went_back: Vec<Record>,
 }
 
 /// The end of the finished prefix of one partition.
@@ -134,22 +152,26 @@ impl Assignment {
 }
 
 impl Shared {
-    pub(crate) fn new(name: &str, limits: Limits) -> Self {
+    pub(crate) fn new(name: &str, ordering: Ordering, limits: Limits) -> Self {
         let state = State {
-            lanes: Lanes::new(limits.concurrency),
+            lanes: Lanes::new(),
+            slots: Slots::new(limits.concurrency),
+            batches: Slab::new(),
+            ordering,
+            hasher: DefaultHashBuilder::default(),
+            awaits: Awaits::Nothing,
             budget: Budget::new(limits.max_poll_records, MAX_BYTES),
             limits,
             close_by: None,
             turn: Instant::now(),
             paused: false,
-            stopped: HashSet::new(),
             arriving: HashSet::new(),
             far_ahead: HashSet::new(),
             held: HashSet::new(),
             paused_by_service: HashSet::new(),
             lag: None,
             occupancy: Occupancy::new(Instant::now()),
-            assignments: BTreeMap::new(),
+            assignments: hashbrown::HashMap::new(),
             ids: HashMap::new(),
             next_id: 0,
             waiters: Waiters::default(),
@@ -171,9 +193,29 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Blocks the calling thread until something finishes, at most for `timeout`.
+    /// Blocks the poll thread until something finishes, at most for `timeout`.
     pub(super) fn wait(&self, timeout: Duration) {
-        drop(self.changed.wait_timeout(self.lock(), timeout).unwrap_or_else(PoisonError::into_inner));
+        drop(self.wait_for(Awaits::Change, self.lock(), timeout));
+    }
+
+    /// Blocks the poll thread until it may take records in again, at most for `timeout`.
+    pub(super) fn wait_for_room(&self, timeout: Duration) {
+        let mut state = self.lock();
+        if !state.budget.has_room() {
+            drop(self.wait_for(Awaits::Room, state, timeout));
+        }
+    }
+
+    fn wait_for<'a>(
+        &'a self,
+        what: Awaits,
+        mut state: MutexGuard<'a, State>,
+        timeout: Duration,
+    ) -> MutexGuard<'a, State> {
+        state.awaits = what;
+        let (mut state, _) = self.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner);
+        state.awaits = Awaits::Nothing;
+        state
     }
 
     /// Blocks the calling thread until nothing of these assignments waits or runs, until a commit is due that a handler may wait
@@ -186,7 +228,7 @@ impl Shared {
             if left.is_zero() || state.waiters.is_due(now) {
                 return false;
             }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.wait_for(Awaits::Change, state, left);
         }
         true
     }
@@ -202,22 +244,22 @@ impl Shared {
 
 impl State {
     /// To be called before anything that changes how many handlers run or could run.
-    pub(super) fn note_occupancy(&mut self) {
-        let running = self.lanes.running();
+    pub(super) fn note_occupancy(&mut self, now: Instant) {
+        let running = self.slots.used();
         // It holds all that it may and slots are free all the same: the order of keys leaves no more than those that run.
         let possible = if self.budget.is_full() { running } else { self.limits.concurrency };
-        self.occupancy.note(Instant::now(), running, possible);
+        self.occupancy.note(now, running, possible);
     }
 
     /// How the consumer was since this was asked last.
     pub(super) fn health(&mut self) -> Health {
-        self.note_occupancy();
+        self.note_occupancy(Instant::now());
         self.occupancy.take(self.budget.records())
     }
 
     fn set_limits(&mut self, limits: Limits) {
-        self.note_occupancy();
-        self.lanes.set_limit(limits.concurrency);
+        self.note_occupancy(Instant::now());
+        self.slots.set_limit(limits.concurrency);
         self.budget.set_max_records(limits.max_poll_records);
         self.limits = limits;
     }
@@ -281,14 +323,46 @@ impl State {
         self.assignments.keys().copied().collect()
     }
 
-    /// Queues a record.
-    pub(super) fn accept(&mut self, assignment: AssignmentId, record: Record) -> Accepted {
+    /// An assigned partition: its assignment, the shared name of its topic, and how many records it takes before it is far ahead.
+    pub(super) fn source(&self, topic: &str, partition: i32) -> Option<(AssignmentId, Arc<str>, usize)> {
+        let (id, topic) = self.find(topic, partition)?;
+        Some((id, topic, self.assignments.get(&id)?.offsets.room()))
+    }
+
+    /// Queues the records of a burst.
+    pub(super) fn accept(&mut self, batches: Vec<Arc<Batch>>, now: Instant) -> Accepted {
+        let mut went_back = Vec::new();
+        for batch in batches {
+            let (records, memory) = (batch.len(), batch.memory());
+            let key = self.batches.insert(Open { batch: Arc::clone(&batch), unfinished: records });
+            self.budget.take(records as usize, memory);
+            for index in 0..records {
+                if self.queue(key, &batch, index) {
+                    went_back.push(batch.record(index, 1));
+                }
+            }
+        }
+        for record in &went_back {
+            // What they wait for is no longer in the log.
+            let refusal = Refusal::Error("the log of a partition went back; commit again".to_owned());
+            let id = self.find(record.topic(), record.partition()).map(|(id, _)| id);
+            self.answer_waiters(id.map(|id| (id, &refusal)));
+        }
+        self.budget.has_room();
+        Accepted { slots: self.claim_slots(now), went_back }
+    }
+
+    /// Whether the record shows that its log went back.
+    fn queue(&mut self, key: usize, batch: &Batch, index: u32) -> bool {
+        let assignment = batch.source(index).assignment;
         let Some(known) = self.assignments.get_mut(&assignment) else {
-            return Accepted { went_back: false, room: true };
+            // Revoked since it was read.
+            self.forget(key);
+            return false;
         };
-        let went_back = known.offsets.goes_back(record.offset());
-        let was_finished = known.offsets.was_finished(record.offset());
-        let sequence = known.offsets.accept(record.offset());
+        let went_back = known.offsets.goes_back(batch.offset(index));
+        let was_finished = known.offsets.was_finished(batch.offset(index));
+        let sequence = known.offsets.accept(batch.offset(index));
         if was_finished {
             known.offsets.finish(sequence);
         }
@@ -296,69 +370,132 @@ impl State {
             self.far_ahead.insert(assignment);
         }
         if was_finished {
-            return Accepted { went_back, room: !self.far_ahead.contains(&assignment) };
+            self.forget(key);
+            return went_back;
         }
-        let size = record.size();
-        self.budget.take(size);
-        let key = match record.key_bytes() {
-            Some(key) => LaneKey::Keyed(assignment, key),
-            None => LaneKey::Free(assignment, sequence),
-        };
-        self.lanes.push(key, Job { record, assignment, sequence, attempt: 1, size });
-        if went_back {
-            // What they wait for is no longer in the log.
-            let refusal = Refusal::Error("the log of a partition went back; commit again".to_owned());
-            self.answer_waiters(Some((assignment, &refusal)));
-        }
-        let room = self.budget.has_room() && !self.far_ahead.contains(&assignment);
-        Accepted { went_back, room }
+        let (batches, ordering) = (&self.batches, self.ordering);
+        let lane = ordering.lane(batch.key(index));
+        let hash = lane.map(|lane| self.hasher.hash_one((assignment, lane)));
+        let item = Item { batch: key, index, assignment, sequence, attempt: 1 };
+        self.lanes.push(hash, item, |first| {
+            first.assignment == assignment && ordering.lane(batches[first.batch].batch.key(first.index)) == lane
+        });
+        went_back
     }
 
-    /// The next record for a free slot.
-    pub(super) fn start(&mut self) -> Option<(LaneKey, Job)> {
-        self.note_occupancy();
-        let (key, job) = self.lanes.start()?;
-        if let Some(assignment) = self.assignments.get_mut(&job.assignment) {
-            assignment.offsets.begin(job.sequence);
-        }
-        Some((key, job))
+    /// Free slots that what is ready is enough for.
+    pub(super) fn claim_slots(&mut self, now: Instant) -> Vec<Slot> {
+        self.note_occupancy(now);
+        self.slots.claim(self.lanes.ready())
     }
 
-    /// The record is handled, or safe in the dead-letter topic. Its lane is moved on by the caller.
-    pub(super) fn finished(&mut self, job: &Job) {
-        self.budget.give_back(job.size);
+    /// The next records for a slot, as many as it should take at once. Whether there are any; if not, the slot is free.
+    pub(super) fn take(&mut self, slot: &Slot, now: Instant) -> bool {
+        let mut jobs = slot.hand.lock();
+        for _ in 0..self.slots.take(slot, now) {
+            let Some(claim) = self.lanes.take() else { break };
+            let Some(item) = self.lanes.first(&claim) else { break };
+            if let Some(assignment) = self.assignments.get_mut(&item.assignment) {
+                assignment.offsets.begin(item.sequence);
+            }
+            let record = self.batches[item.batch].batch.record(item.index, item.attempt);
+            jobs.push_back(Job { claim, record });
+        }
+        if jobs.is_empty() {
+            self.slots.free(slot);
+        }
+        !jobs.is_empty()
+    }
+
+    /// What has to be done from time to time: frees the records that wait for a handler that does not end, and claims slots for what is
+    /// ready, also those of a raised concurrency.
+    pub(super) fn serve(&mut self, now: Instant) -> Vec<Slot> {
+        for job in self.slots.held_up(now) {
+            self.give_back(job.claim);
+        }
+        self.claim_slots(now)
+    }
+
+    /// The record is handled, or safe in the dead-letter topic: the next one of its lane may begin. Its size.
+    pub(super) fn finish(&mut self, claim: Claim) -> usize {
+        let Some(item) = self.lanes.pop(&claim) else { return 0 };
+        let size = self.batches[item.batch].batch.size_of(item.index);
+        self.forget(item.batch);
         self.occupancy.handled();
-        if let Some(assignment) = self.assignments.get_mut(&job.assignment) {
-            assignment.offsets.finish(job.sequence);
+        if let Some(assignment) = self.assignments.get_mut(&item.assignment) {
+            assignment.offsets.finish(item.sequence);
             if assignment.offsets.is_near_again() {
-                self.far_ahead.remove(&job.assignment);
+                self.far_ahead.remove(&item.assignment);
             }
         }
+        self.end(claim);
+        size
+    }
+
+    /// The first record of the lane waits again, behind the lanes that are ready.
+    pub(super) fn end(&mut self, claim: Claim) {
+        for item in self.lanes.end(claim) {
+            self.forget(item.batch);
+        }
+    }
+
+    /// The record was not begun after all, and is the next to be.
+    pub(super) fn give_back(&mut self, claim: Claim) {
+        for item in self.lanes.give_back(claim) {
+            self.forget(item.batch);
+        }
+    }
+
+    /// The record failed, and its lane waits with it. The record, as it was handed out.
+    pub(super) fn failed(&mut self, claim: &Claim) -> Option<Record> {
+        let item = self.lanes.first_mut(claim)?;
+        item.attempt += 1;
+        Some(self.batches[item.batch].batch.record(item.index, item.attempt - 1))
+    }
+
+    /// One record of the batch is no longer in hand.
+    fn forget(&mut self, batch: usize) {
+        let open = &mut self.batches[batch];
+        open.unfinished -= 1;
+        let memory = if open.unfinished == 0 { self.batches.remove(batch).batch.memory() } else { 0 };
+        self.budget.give_back(1, memory);
+    }
+
+    /// Whether the poll thread waits for what there is now.
+    pub(super) fn wakes(&mut self) -> bool {
+        let wakes = match self.awaits {
+            Awaits::Nothing => false,
+            Awaits::Room => self.budget.has_room(),
+            Awaits::Change => true,
+        };
+        if wakes {
+            self.awaits = Awaits::Nothing;
+        }
+        wakes
     }
 
     fn is_busy(&self, ids: &HashSet<AssignmentId>) -> bool {
-        self.lanes.is_busy(|key| ids.contains(&key.assignment()) && !self.stopped.contains(key))
+        self.lanes.is_busy(|item| ids.contains(&item.assignment))
     }
 
     /// Drops the waiting records of these assignments that come after everything begun: they will be read again as the first ones
     /// after the commit. Those between begun ones stay, so that the prefix closes and nothing is handled twice.
     pub(super) fn wind_down(&mut self, ids: &HashSet<AssignmentId>) {
         let assignments = &self.assignments;
-        let dropped = self.lanes.discard(|key, job| {
-            ids.contains(&key.assignment())
-                && assignments.get(&job.assignment).is_none_or(|assignment| assignment.offsets.may_drop(job.sequence))
+        let dropped = self.lanes.discard(|item| {
+            ids.contains(&item.assignment)
+                && assignments.get(&item.assignment).is_none_or(|assignment| assignment.offsets.may_drop(item.sequence))
         });
-        for job in dropped {
-            self.budget.give_back(job.size);
+        for item in dropped {
+            self.forget(item.batch);
         }
     }
 
     /// Forgets these assignments. What still runs in them can no longer finish anything.
     pub(super) fn release(&mut self, ids: &HashSet<AssignmentId>) {
-        for job in self.lanes.remove(|key| ids.contains(&key.assignment())) {
-            self.budget.give_back(job.size);
+        for item in self.lanes.remove(|item| ids.contains(&item.assignment)) {
+            self.forget(item.batch);
         }
-        self.stopped.retain(|key| !ids.contains(&key.assignment()));
         self.arriving.retain(|id| !ids.contains(id));
         self.far_ahead.retain(|id| !ids.contains(id));
         self.held.retain(|id| !ids.contains(id));

@@ -7,8 +7,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::*;
-use crate::message::{Message, Record};
+use crate::message::Message;
 use crate::producer::Producer;
+use crate::record::Record;
 
 struct Stage {
     cluster: MockCluster<'static, DefaultProducerContext>,
@@ -29,9 +30,14 @@ impl Stage {
         let mut config = client.clone();
         config.set("group.id", "g").set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
         config.set("partition.assignment.strategy", "cooperative-sticky").set("session.timeout.ms", "6000");
-        let limits =
-            Limits { auto_commit: None, max_poll_records: 100, concurrency: 2, revoke_budget: Duration::from_secs(10) };
-        let shared = Arc::new(Shared::new("c", limits));
+        let limits = Limits {
+            auto_commit: None,
+            max_poll_records: 100,
+            concurrency: 2,
+            max_poll_interval: Duration::from_mins(5),
+            revoke_budget: Duration::from_secs(10),
+        };
+        let shared = Arc::new(Shared::new("c", Ordering::Key, limits));
         let prepared = Prepared::new(&shared, &config).unwrap();
         let target = Target { topic: "g.dlq".into(), group: "g".into(), config: client };
         let consumer = Consumer::with_client(shared, prepared, vec!["t".into()], target, Hooks::default());

@@ -1,20 +1,23 @@
 //! Running handlers: slots that take records from the ready-key queue, retries, dead letters.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, MutexGuard};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
-use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::runtime::Handle;
 use tracing::Instrument as _;
 
 use super::dead_letter::DeadLetters;
-use super::state::{Accepted, Job, LaneKey, Shared};
+use super::deadline::Deadline;
+use super::lanes::Claim;
+use super::slots::{HOLD, Slot};
+use super::state::{Job, Shared, State};
 use crate::error::{Failure, FailureKind};
 use crate::hook::panicked;
-use crate::message::Record;
+use crate::record::Record;
 use crate::trace::{TraceContext, TraceId};
 
 /// Attempts in all before a record goes to the dead-letter topic.
@@ -23,57 +26,99 @@ const ATTEMPTS: u32 = 3;
 const RETRY_STEP: Duration = Duration::from_secs(1);
 /// How soon a dead letter that could not be delivered is tried again.
 const DEAD_LETTER_AGAIN: Duration = Duration::from_secs(5);
+/// After so many takes a slot lets other tasks of its thread run: handlers that never wait would keep it for themselves.
+const TAKES: u32 = 64;
 
-pub(super) type Handler = Box<dyn Fn(Record) -> BoxFuture<'static, Result<(), Failure>> + Send + Sync>;
+/// What runs the handler, whatever its type.
+pub(super) trait Start: Send + Sync {
+    /// Starts these slots.
+    fn start(self: Arc<Self>, slots: Vec<Slot>);
+}
 
-pub(super) struct Work {
+pub(super) struct Work<H> {
     pub(super) shared: Arc<Shared>,
     pub(super) dead_letters: Arc<DeadLetters>,
-    pub(super) handler: Handler,
+    pub(super) handler: H,
     pub(super) runtime: Handle,
 }
 
-impl Work {
-    /// Queues a record that was read. Called by the poll thread, which alone assigns and revokes. Whether another one may be taken
-    /// in at once.
-    pub(super) fn accept(&self, message: &BorrowedMessage<'_>) -> bool {
-        // Unknown: left over from before a revocation.
-        let Some((assignment, topic)) = self.shared.lock().find(message.topic(), message.partition()) else {
-            return true;
-        };
-        let record = Record::copied(message, topic);
-        let Accepted { went_back, room } = self.shared.lock().accept(assignment, record);
-        if went_back {
-            tracing::warn!(
-                consumer = self.shared.name,
-                topic = message.topic(),
-                partition = message.partition(),
-                offset = message.offset(),
-                "the log of the partition went back: its topic was created anew or lost its end; reading goes on from here, and records can come again"
-            );
-        }
-        room
-    }
+/// What a slot has in hand.
+struct Run {
+    slot: Slot,
+    /// Handled, and not yet said so.
+    done: Vec<Claim>,
+    /// The time that the handlers of `attempts` records ran.
+    time: Duration,
+    attempts: u32,
+    /// When the last handler ended.
+    now: Instant,
+    /// How long a handler may run.
+    limit: Duration,
+    deadline: Deadline,
+}
 
-    /// Starts what free slots can take.
-    pub(super) fn fill(self: &Arc<Self>) {
-        loop {
-            let Some(next) = self.shared.lock().start() else { return };
-            self.runtime.spawn(Arc::clone(self).slot(next));
+impl Run {
+    fn next(&self) -> Option<Job> {
+        self.slot.hand.lock().pop_front()
+    }
+}
+
+impl<H, F> Start for Work<H>
+where
+    H: Fn(Record) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    fn start(self: Arc<Self>, slots: Vec<Slot>) {
+        for slot in slots {
+            self.runtime.spawn(Arc::clone(&self).slot(slot));
         }
     }
+}
 
-    async fn slot(self: Arc<Self>, first: (LaneKey, Job)) {
-        let mut next = Some(first);
-        while let Some((key, job)) = next {
-            let outcome = self.attempt(&job).await;
-            next = self.settle(key, job, outcome);
+impl<H, F> Work<H>
+where
+    H: Fn(Record) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    async fn slot(self: Arc<Self>, slot: Slot) {
+        let (time, now, deadline) = (Duration::ZERO, Instant::now(), Deadline::default());
+        let mut run = Run { slot, done: Vec::new(), time, attempts: 0, now, limit: time, deadline };
+        let mut takes = 0;
+        while self.take(&mut run) {
+            run.now = Instant::now();
+            let began = run.now;
+            while let Some(Job { claim, record }) = run.next() {
+                let mut attempt = pin!(self.attempt(record));
+                let outcome = match futures::poll!(attempt.as_mut()) {
+                    Poll::Ready(outcome) => outcome,
+                    Poll::Pending => {
+                        self.step_aside(&mut run, true);
+                        let ended = run.deadline.within(run.limit, attempt).await;
+                        ended.unwrap_or_else(|| Err(too_long(run.limit)))
+                    }
+                };
+                let begun = std::mem::replace(&mut run.now, Instant::now());
+                run.time += run.now - begun;
+                run.attempts += 1;
+                match outcome {
+                    Ok(()) => run.done.push(claim),
+                    Err(Failure { kind: FailureKind::Abandon, .. }) => return self.abandon(&claim, run),
+                    Err(failure) => self.failed(claim, failure),
+                }
+                if run.now - began > HOLD {
+                    self.step_aside(&mut run, false);
+                }
+            }
+            takes += 1;
+            if takes % TAKES == 0 {
+                self.step_aside(&mut run, false);
+                tokio::task::yield_now().await;
+            }
         }
     }
 
     /// One attempt. A panic is a failure like any other.
-    async fn attempt(&self, job: &Job) -> Result<(), Failure> {
-        let record = job.record.attempted(job.attempt);
+    async fn attempt(&self, record: Record) -> Result<(), Failure> {
         let trace = record.trace_context();
         let span = tracing::info_span!(
             "handle",
@@ -83,105 +128,347 @@ impl Work {
             trace_id = trace.as_ref().and_then(TraceContext::trace_id).map(TraceId::as_str)
         );
         let call = AssertUnwindSafe(async { (self.handler)(record).await }).catch_unwind().instrument(span);
-        let began = Instant::now();
         let ended = match trace {
             Some(trace) => trace.scope(call).await,
             None => call.await,
         };
-        let outcome = ended.unwrap_or_else(|panic| Err(panicked(&*panic)));
-        self.shared.counters.attempt(began.elapsed(), outcome.is_err());
-        outcome
+        ended.unwrap_or_else(|panic| Err(panicked(&*panic)))
     }
 
-    /// Does what follows from the outcome and takes the next record for the slot.
-    fn settle(self: &Arc<Self>, key: LaneKey, mut job: Job, outcome: Result<(), Failure>) -> Option<(LaneKey, Job)> {
+    /// Says what was handled, and takes the next records for the slot. Whether there are any; if not, the slot is free.
+    fn take(&self, run: &mut Run) -> bool {
         let mut state = self.shared.lock();
-        state.note_occupancy();
-        match outcome {
-            Ok(()) => {
-                state.finished(&job);
-                state.lanes.finish(&key);
-                self.shared.counters.consumed(job.size);
-            }
-            Err(Failure { kind: FailureKind::Abandon, .. }) => {
-                // The consumer is about to close. Its drain does not wait for the record, and the slot takes no other one.
-                state.lanes.park(&key);
-                state.stopped.insert(key);
-                drop(state);
-                self.shared.notify();
-                return None;
-            }
-            Err(failure) => {
-                state.lanes.park(&key);
-                tracing::warn!(
-                    consumer = self.shared.name,
-                    topic = job.record.topic(),
-                    partition = job.record.partition(),
-                    offset = job.record.offset(),
-                    attempt = job.attempt,
-                    error = failure.message,
-                    "a record was not handled"
-                );
-                if failure.kind == FailureKind::Retry && job.attempt < ATTEMPTS {
-                    let pause = RETRY_STEP * job.attempt;
-                    job.attempt += 1;
-                    self.runtime.spawn(Arc::clone(self).retry(key, job, pause));
-                } else {
-                    self.runtime.spawn(Arc::clone(self).bury(key, job, failure));
-                }
-            }
-        }
-        let next = state.start();
-        drop(state);
-        self.shared.notify();
-        next
+        self.settle(&mut state, run);
+        run.limit = state.limits.max_poll_interval;
+        let any = state.take(&run.slot, run.now);
+        self.release(state);
+        any
     }
 
-    async fn retry(self: Arc<Self>, key: LaneKey, job: Job, pause: Duration) {
-        tokio::time::sleep(pause).await;
-        {
-            let mut state = self.shared.lock();
-            if let Some(job) = state.lanes.unpark(&key, job) {
-                state.budget.give_back(job.size);
-            }
+    /// Says what was handled, and gives back what was not begun: the slot is at one record for longer, because its handler waits or
+    /// because it computes.
+    fn step_aside(self: &Arc<Self>, run: &mut Run, waits: bool) {
+        let jobs = std::mem::take(&mut *run.slot.hand.lock());
+        if jobs.is_empty() && run.done.is_empty() {
+            return;
         }
-        self.shared.notify();
-        self.fill();
+        let mut state = self.shared.lock();
+        self.settle(&mut state, run);
+        if waits {
+            state.slots.waits();
+        }
+        for Job { claim, .. } in jobs.into_iter().rev() {
+            state.give_back(claim);
+        }
+        let slots = state.claim_slots(run.now);
+        self.release(state);
+        Arc::clone(self).start(slots);
+    }
+
+    fn settle(&self, state: &mut State, run: &mut Run) {
+        state.note_occupancy(run.now);
+        let (time, attempts) = (std::mem::take(&mut run.time), std::mem::take(&mut run.attempts));
+        state.slots.measured(time, attempts);
+        self.shared.counters.attempts(time, attempts);
+        let mut consumed = (0, 0);
+        for claim in run.done.drain(..) {
+            consumed = (consumed.0 + 1, consumed.1 + state.finish(claim));
+        }
+        self.shared.counters.consumed(consumed.0, consumed.1);
+    }
+
+    /// The consumer is about to close. Its drain does not wait for the record, and the slot takes no other one.
+    fn abandon(self: &Arc<Self>, claim: &Claim, mut run: Run) {
+        self.step_aside(&mut run, false);
+        self.shared.counters.failed();
+        let mut state = self.shared.lock();
+        self.settle(&mut state, &mut run);
+        state.lanes.stop(claim);
+        state.slots.free(&run.slot);
+        self.release(state);
+    }
+
+    fn failed(self: &Arc<Self>, claim: Claim, failure: Failure) {
+        self.shared.counters.failed();
+        let Some(record) = self.shared.lock().failed(&claim) else { return };
+        let attempt = record.attempt();
+        tracing::warn!(
+            consumer = self.shared.name,
+            topic = record.topic(),
+            partition = record.partition(),
+            offset = record.offset(),
+            attempt,
+            error = failure.message,
+            "a record was not handled"
+        );
+        if failure.kind == FailureKind::Retry && attempt < ATTEMPTS {
+            self.runtime.spawn(Arc::clone(self).retry(claim, RETRY_STEP * attempt));
+        } else {
+            self.runtime.spawn(Arc::clone(self).bury(claim, record, failure));
+        }
+    }
+
+    async fn retry(self: Arc<Self>, claim: Claim, pause: Duration) {
+        tokio::time::sleep(pause).await;
+        let mut state = self.shared.lock();
+        state.end(claim);
+        let slots = state.claim_slots(Instant::now());
+        self.release(state);
+        self.start(slots);
     }
 
     /// Delivers a dead letter. Until that succeeds its key stands still and nothing beyond the record is committed.
-    async fn bury(self: Arc<Self>, key: LaneKey, job: Job, failure: Failure) {
-        while let Err(undelivered) = self.dead_letters.deliver(&job.record, job.attempt, &failure).await {
-            {
-                let mut state = self.shared.lock();
-                if !state.lanes.is_busy(|busy| *busy == key) {
-                    state.budget.give_back(job.size);
-                    return;
-                }
-                if undelivered.needs_a_person() {
-                    state.stopped.insert(key.clone());
-                }
-            }
-            self.shared.notify();
+    async fn bury(self: Arc<Self>, mut claim: Claim, record: Record, failure: Failure) {
+        while let Err(undelivered) = self.dead_letters.deliver(&record, &failure).await {
+            let Some(kept) = self.undelivered(claim, undelivered.needs_a_person()) else { return };
+            claim = kept;
             tracing::error!(
                 consumer = self.shared.name,
                 reason = undelivered.reason(),
-                topic = job.record.topic(),
-                partition = job.record.partition(),
-                offset = job.record.offset(),
+                topic = record.topic(),
+                partition = record.partition(),
+                offset = record.offset(),
                 "{undelivered}; the key of this record stands still and nothing after it is committed"
             );
             tokio::time::sleep(DEAD_LETTER_AGAIN).await;
         }
         self.shared.counters.dead_letter();
-        self.shared.counters.consumed(job.size);
-        {
-            let mut state = self.shared.lock();
-            state.stopped.remove(&key);
-            state.finished(&job);
-            state.lanes.finish_parked(&key);
+        let mut state = self.shared.lock();
+        let size = state.finish(claim);
+        self.shared.counters.consumed(1, size);
+        let slots = state.claim_slots(Instant::now());
+        self.release(state);
+        self.start(slots);
+    }
+
+    /// `None`: the record belongs to somebody else by now.
+    fn undelivered(&self, claim: Claim, needs_a_person: bool) -> Option<Claim> {
+        let mut state = self.shared.lock();
+        let kept = if state.lanes.is_removed(&claim) {
+            state.end(claim);
+            None
+        } else {
+            if needs_a_person {
+                state.lanes.stop(&claim);
+            }
+            Some(claim)
+        };
+        self.release(state);
+        kept
+    }
+
+    /// Wakes the poll thread if it waits for what there is now.
+    fn release(&self, mut state: MutexGuard<'_, State>) {
+        let wakes = state.wakes();
+        drop(state);
+        if wakes {
+            self.shared.notify();
         }
-        self.shared.notify();
-        self.fill();
+    }
+}
+
+fn too_long(limit: Duration) -> Failure {
+    Failure::retry(format!(
+        "the handler ran longer than maxPollIntervalMs = {} ms and was cancelled",
+        limit.as_millis()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::sync::{Mutex, PoisonError};
+
+    use rdkafka::ClientConfig;
+    use tokio::sync::Semaphore;
+
+    use super::super::state::Limits;
+    use super::super::{Ordering, Target};
+    use super::*;
+    use crate::record::{Batch, Source};
+
+    /// A consumer without Kafka: its records come from the test.
+    struct Stage<H> {
+        work: Arc<Work<H>>,
+        source: Source,
+        next: i64,
+    }
+
+    impl<H, F> Stage<H>
+    where
+        H: Fn(Record) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        fn new(concurrency: usize, handler: H) -> Self {
+            let (auto_commit, max_poll_records, revoke_budget) = (None, 100_000, Duration::ZERO);
+            let max_poll_interval = Duration::from_secs(6);
+            let shared = Arc::new(Shared::new(
+                "c",
+                Ordering::Key,
+                Limits { auto_commit, max_poll_records, concurrency, max_poll_interval, revoke_budget },
+            ));
+            let target = Target { topic: "g.dlq".into(), group: "g".into(), config: ClientConfig::new() };
+            let assignment = shared.lock().assign("t", 0);
+            let dead_letters = Arc::new(DeadLetters::new("c", target));
+            let work = Arc::new(Work { shared, dead_letters, handler, runtime: Handle::current() });
+            Self { work, source: Source { topic: "t".into(), partition: 0, assignment }, next: 0 }
+        }
+
+        fn read(&mut self, keys: impl IntoIterator<Item = String>) {
+            let records: Vec<_> = (self.next..).zip(keys.into_iter().map(Some)).collect();
+            self.next += i64::try_from(records.len()).unwrap();
+            let batch = Batch::for_test(self.source.clone(), records);
+            let accepted = self.work.shared.lock().accept(vec![batch], Instant::now());
+            Arc::clone(&self.work).start(accepted.slots);
+        }
+
+        async fn finished(&self, records: u64) {
+            let all = async {
+                while self.work.shared.counters.read(HELD).messages_consumed < records {
+                    // As the poll thread does.
+                    let slots = self.work.shared.lock().serve(Instant::now());
+                    Arc::clone(&self.work).start(slots);
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), all).await.expect("not all records were handled");
+        }
+    }
+
+    const HELD: crate::stats::Held =
+        crate::stats::Held { in_flight: 0, stopped_keys: 0, paused_partitions: 0, lag: None };
+
+    fn keys(numbers: std::ops::Range<usize>) -> impl Iterator<Item = String> {
+        numbers.map(|number| format!("k{number}"))
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn as_many_handlers_run_as_there_are_slots_and_never_more() {
+        let (running, most, gate) =
+            (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+        let mut stage = Stage::new(300, {
+            let (running, most, gate) = (Arc::clone(&running), Arc::clone(&most), Arc::clone(&gate));
+            move |_| {
+                let (running, most, gate) = (Arc::clone(&running), Arc::clone(&most), Arc::clone(&gate));
+                async move {
+                    most.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
+                    gate.acquire().await?.forget();
+                    running.fetch_sub(1, SeqCst);
+                    Ok(())
+                }
+            }
+        });
+        // First handlers that do not wait, so that slots take many records at once; then all of them wait.
+        gate.add_permits(2_000);
+        stage.read(keys(0..2_000));
+        stage.finished(2_000).await;
+        stage.read(keys(0..1_000));
+        let reached = async {
+            while running.load(SeqCst) < 300 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), reached).await.expect("slots were left free");
+        gate.add_permits(1_000);
+        stage.finished(3_000).await;
+        assert!(most.load(SeqCst) <= 300, "{most:?}");
+        assert_eq!(stage.work.shared.lock().slots.used(), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_handler_that_waits_or_computes_holds_up_nobody_else() {
+        struct Stop(Arc<AtomicUsize>);
+        impl Drop for Stop {
+            fn drop(&mut self) {
+                self.0.store(0, SeqCst);
+            }
+        }
+        let (gate, spin) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(1)));
+        let stop = Stop(Arc::clone(&spin));
+        let mut stage = Stage::new(4, {
+            let (gate, spin) = (Arc::clone(&gate), Arc::clone(&spin));
+            move |record: Record| {
+                let (gate, spin) = (Arc::clone(&gate), Arc::clone(&spin));
+                async move {
+                    match record.payload() {
+                        b"waits" => gate.acquire().await?.forget(),
+                        b"computes" => {
+                            while spin.load(SeqCst) > 0 {
+                                std::hint::spin_loop();
+                            }
+                        }
+                        _ => {}
+                    }
+                    Ok(())
+                }
+            }
+        });
+        stage.read(keys(0..5_000));
+        stage.finished(5_000).await;
+        stage.read(["waits".to_owned()].into_iter().chain(keys(0..40)));
+        stage.finished(5_040).await;
+        stage.read(["computes".to_owned()].into_iter().chain(keys(0..40)));
+        stage.finished(5_080).await;
+        drop(stop);
+        gate.add_permits(1);
+        stage.finished(5_082).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn keys_keep_their_order_whatever_their_handlers_do() {
+        let seen: Arc<Mutex<HashMap<String, Vec<i64>>>> = Arc::default();
+        let mut stage = Stage::new(16, {
+            let seen = Arc::clone(&seen);
+            move |record: Record| {
+                let seen = Arc::clone(&seen);
+                async move {
+                    match fastrand::u8(..) {
+                        0..10 => tokio::time::sleep(Duration::from_millis(1)).await,
+                        10..40 => tokio::task::yield_now().await,
+                        _ => {}
+                    }
+                    let key = String::from_utf8(record.payload().to_vec())?;
+                    seen.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().push(record.offset());
+                    Ok(())
+                }
+            }
+        });
+        for _ in 0..100 {
+            stage.read((0..200).map(|_| format!("k{}", fastrand::u8(..50))));
+            tokio::task::yield_now().await;
+        }
+        stage.finished(20_000).await;
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen.values().map(Vec::len).sum::<usize>(), 20_000);
+        assert!(seen.values().all(|offsets| offsets.is_sorted()));
+        let state = stage.work.shared.lock();
+        assert_eq!((state.budget.records(), state.lanes.ready(), state.slots.used()), (0, 0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_that_hangs_is_cancelled_and_the_record_tried_again() {
+        let seen: Arc<Mutex<Vec<(String, u32, u64)>>> = Arc::default();
+        let began = tokio::time::Instant::now();
+        let mut stage = Stage::new(1, {
+            let seen = Arc::clone(&seen);
+            move |record: Record| {
+                let seen = Arc::clone(&seen);
+                async move {
+                    let key = String::from_utf8(record.payload().to_vec())?;
+                    let hangs = key == "hangs" && record.attempt() < 3;
+                    seen.lock().unwrap().push((key, record.attempt(), began.elapsed().as_secs()));
+                    if hangs {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok(())
+                }
+            }
+        });
+        stage.read(["hangs", "other"].map(str::to_owned));
+        stage.finished(2).await;
+        let all = [("hangs", 1, 0), ("other", 1, 6), ("hangs", 2, 7), ("hangs", 3, 15)];
+        assert_eq!(*seen.lock().unwrap(), all.map(|(key, attempt, at)| (key.to_owned(), attempt, at)));
+        assert_eq!(stage.work.shared.counters.read(HELD).processing_errors, 2);
     }
 }
