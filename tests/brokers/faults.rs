@@ -86,8 +86,8 @@ async fn without_enough_copies_a_send_waits_or_fails_and_is_never_acknowledged()
     cluster.create_topic(&topic, 1, 2, &[TWO]).await?;
     let leader = cluster.leader(&topic, 0).await?;
     let follower = cluster.in_sync(&topic, 0).await?.into_iter().find(|id| *id != leader).unwrap_or_default();
-    let patient = producer(&cluster.bootstrap(), "{}").await?;
-    let hasty = producer(&cluster.bootstrap(), r#"{"overrides": {"delivery.timeout.ms": "3000"}}"#).await?;
+    let patient = producer(&cluster.bootstrap(), r#"{"retryMax": 1000}"#).await?;
+    let hasty = producer(&cluster.bootstrap(), r#"{"retryMax": 3}"#).await?;
     patient.send_sync(Message::to(&topic).key("k").payload("before")).await?;
 
     cluster.broker(follower)?.kill().await?;
@@ -97,13 +97,10 @@ async fn without_enough_copies_a_send_waits_or_fails_and_is_never_acknowledged()
         Ok(())
     })
     .await?;
-    let since = Instant::now();
     let mut waits = patient.send(Message::to(&topic).key("k").payload("waits")).await?;
     let failed = hasty.send_sync(Message::to(&topic).key("k").payload("fails")).await.unwrap_err();
-    let took = since.elapsed();
     ensure!(matches!(failed, SendError::NotAcknowledged { .. }) && failed.is_retryable(), "{failed}");
-    println!("failed after {took:?}: {failed}");
-    ensure!((Duration::from_secs(2)..Duration::from_secs(6)).contains(&took), "it failed after {took:?}: {failed}");
+    ensure!(failed.to_string().contains("Not enough in-sync replicas"), "{failed}");
     let early = tokio::time::timeout(Duration::from_secs(1), &mut waits).await;
     ensure!(early.is_err(), "one copy was enough: {early:?}");
 

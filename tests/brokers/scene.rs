@@ -12,8 +12,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(45);
 pub(crate) const PARTITIONS: i32 = 6;
 pub(crate) const KEYS: usize = 20;
 const PAUSE: Duration = Duration::from_millis(50);
-/// TODO
-const REPEATS: usize = 400;
+/// What two members may handle again after one fault: what they handled since they last could commit, and what was in their hands.
+const REPEATS: usize = 2_000;
 const SETTINGS: &str =
     r#"{"sessionTimeoutMs": 6000, "maxPollIntervalMs": 6000, "autoCommitIntervalMs": 500, "maxPollRecords": 50}"#;
 /// Two of three copies make a message acknowledged.

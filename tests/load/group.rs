@@ -151,6 +151,8 @@ impl Member {
 
     /// Asks it to end (SIGTERM): it finishes what it began, commits, leaves the group.
     pub async fn leave(mut self, patience: Duration) -> Result<()> {
+        // To wait closes the standard input, whose end would end the process at once.
+        let _input = self.0.stdin.take();
         Process::with_id(self.pid()?).terminate()?;
         let ended = tokio::time::timeout(patience, self.0.wait()).await;
         let status = ended.with_context(|| format!("the member did not leave within {patience:?}"))??;

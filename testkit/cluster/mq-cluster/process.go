@@ -106,9 +106,9 @@ func (s *server) running() bool {
 	}
 }
 
-// ready waits until check passes. It gives up when the process ends, when ctx does, or after a minute.
+// ready waits until check passes. It gives up when the process ends, when ctx does, or after two minutes.
 func (s *server) ready(ctx context.Context, check func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	var last error
 	for {
@@ -122,7 +122,7 @@ func (s *server) ready(ctx context.Context, check func(context.Context) error) e
 			if errors.Is(context.Cause(ctx), context.Canceled) {
 				return ctx.Err()
 			}
-			return fmt.Errorf("%s was not ready within a minute: %w; the end of its log:\n%s", s.name, last, s.logTail(10))
+			return fmt.Errorf("%s was not ready within two minutes: %w; the end of its log:\n%s", s.name, last, s.logTail(10))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

@@ -180,7 +180,7 @@ async fn an_added_partition_is_read_from_its_first_record_and_keys_go_on() -> Re
     let totals = BTreeMap::from([(stage.topic.clone(), 4)]);
     client.create_partitions(&totals, false).await.remove(&stage.topic).context("no answer")??;
     // A producer that begins now knows them before the consumer does.
-    assert_eq!(write(20).await?.len(), 4);
+    ensure!(write(20).await?.len() > 1, "no key has moved");
     stage.wait_committed(400).await?;
     assert_eq!(super::check_handled(&log.entries(), 10, 40)?, 0);
     consumer.close(DRAIN).await;
