@@ -14,7 +14,7 @@ use crate::{Broker, TestEnv};
 pub struct OwnBroker {
     pub kafka: Broker,
     /// The launcher runs for as long as its command does, and that one until its standard input ends.
-    _launcher: Child,
+    launcher: Child,
 }
 
 impl OwnBroker {
@@ -31,6 +31,16 @@ impl OwnBroker {
         let output = launcher.stdout.take().with_context(attempt)?;
         let description = BufReader::new(output).lines().next_line().await.with_context(attempt)?;
         let description = PathBuf::from(description.with_context(attempt)?);
-        Ok(Self { kafka: TestEnv::kafka_of(&description)?, _launcher: launcher })
+        Ok(Self { kafka: TestEnv::kafka_of(&description)?, launcher })
+    }
+
+    /// Ends it and returns once nothing of it is left.
+    ///
+    /// # Errors
+    /// The launcher could not be waited for.
+    pub async fn end(mut self) -> Result<()> {
+        // Closes its standard input first.
+        self.launcher.wait().await.context("waiting for the launcher")?;
+        Ok(())
     }
 }

@@ -77,5 +77,5 @@ async fn a_full_disk_fails_sends_and_loses_nothing_that_was_acknowledged() -> Re
         let found = log.iter().find(|record| Some(record.offset) == offset);
         ensure!(found.and_then(mq_testkit::Record::key_str) == Some(key.as_str()), "{key} is not at {offset:?}");
     }
-    Ok(())
+    broker.end().await
 }

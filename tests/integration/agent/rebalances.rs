@@ -100,20 +100,26 @@ async fn members_that_come_and_go_for_minutes_lose_repeat_and_reorder_nothing() 
     come_and_go(Duration::from_mins(5)).await
 }
 
-/// Asks the coordinator again and again. The longest time for which a partition had no owner: while a group rebalances it tells nobody's
-/// partitions, and members keep and read theirs.
-async fn longest_unowned(load: &Load) -> Result<Duration> {
-    let mut owners: BTreeMap<i32, (String, Instant)> = BTreeMap::new();
+/// The member that owns each partition, and when it was last seen to.
+type Owners = BTreeMap<i32, (String, Instant)>;
+
+/// While a group rebalances it tells nobody's partitions, and members keep and read theirs.
+fn note_owners(owners: &mut Owners, found: &mq_kafka::Group, topic: &str) {
+    for member in &found.members {
+        for partition in member.assigned.iter().filter_map(|assigned| assigned.get(topic)).flatten() {
+            owners.entry(*partition).or_insert_with(|| (String::new(), Instant::now())).0.clone_from(&member.id);
+        }
+    }
+}
+
+/// Asks the coordinator until one member owns everything. The longest time for which a partition had no owner.
+async fn longest_unowned(load: &Load, mut owners: Owners) -> Result<Duration> {
     let mut longest = Duration::ZERO;
     loop {
         let id = &load.group.id;
         let found = load.client.describe_groups([id]).await.remove(id).context("no answer")??;
         let now = Instant::now();
-        for member in &found.members {
-            for partition in member.assigned.iter().filter_map(|assigned| assigned.get(&load.group.topic)).flatten() {
-                owners.entry(*partition).or_insert_with(|| (String::new(), now)).0.clone_from(&member.id);
-            }
-        }
+        note_owners(&mut owners, &found, &load.group.topic);
         for (owner, since) in owners.values_mut() {
             longest = longest.max(now - *since);
             if found.members.iter().any(|member| member.id == *owner) {
@@ -135,19 +141,21 @@ async fn a_scale_in_leaves_no_partition_without_an_owner() -> Result<()> {
     for _ in 0..3 {
         members.push(load.group.join(load.kafka.bootstrap())?);
     }
-    wait_until("three members share the partitions", PATIENCE, async || {
+    let owners = wait_until("three members share the partitions", PATIENCE, async || {
         let id = &load.group.id;
         let found = load.client.describe_groups([id]).await.remove(id).context("no answer")??;
-        let owners = found.members.iter().filter(|member| member.assigned.as_ref().is_some_and(|a| !a.is_empty()));
-        ensure!(owners.count() == 3 && found.state == GroupState::Stable, "{found:?}");
-        Ok(())
+        let mut owners = Owners::new();
+        note_owners(&mut owners, &found, &load.group.topic);
+        let who: std::collections::BTreeSet<_> = owners.values().map(|(owner, _)| owner).collect();
+        ensure!(who.len() == 3 && i32::try_from(owners.len())? == PARTITIONS, "{found:?}");
+        Ok(owners)
     })
     .await?;
     let leaving = async {
         let (one, other) = (members.remove(0), members.remove(0));
         tokio::try_join!(one.leave(LEAVE), other.leave(LEAVE))
     };
-    let (left, longest) = tokio::join!(leaving, tokio::time::timeout(PATIENCE, longest_unowned(&load)));
+    let (left, longest) = tokio::join!(leaving, tokio::time::timeout(PATIENCE, longest_unowned(&load, owners)));
     left?;
     let longest = longest??;
     println!("without an owner for at most {longest:?}");
