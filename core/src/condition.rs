@@ -18,6 +18,8 @@ pub enum ConditionType {
     ConfigApplied,
     /// The scaler may act on the target.
     ScalingActive,
+    /// A consumer group loses nothing, stands nowhere still and keeps its promise.
+    KeepingUp,
 }
 
 impl ConditionType {
@@ -29,6 +31,7 @@ impl ConditionType {
             Self::Stalled => "Stalled",
             Self::ConfigApplied => "ConfigApplied",
             Self::ScalingActive => "ScalingActive",
+            Self::KeepingUp => "KeepingUp",
         }
     }
 }
@@ -146,7 +149,14 @@ impl Verdict {
     /// the object, and a restarting broker shall not turn all of them over.
     pub fn outlasts(&self, next: &Self, age: Duration, patience: Duration) -> bool {
         let failed = next.health == Health::Unknown
-            && matches!(next.reason, Reason::ClusterUnreachable | Reason::PartialObservation);
+            && matches!(
+                next.reason,
+                Reason::ClusterUnreachable
+                    | Reason::AddressNotResolved
+                    | Reason::TlsFailed
+                    | Reason::AuthenticationFailed
+                    | Reason::PartialObservation
+            );
         failed && self.health != Health::Unknown && age < patience
     }
 

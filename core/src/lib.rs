@@ -30,6 +30,7 @@ pub mod resolve;
 pub mod revision;
 pub mod rollout;
 pub mod scaling;
+pub mod security;
 pub mod settings;
 pub mod tenancy;
 pub mod topic;

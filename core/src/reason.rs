@@ -50,6 +50,13 @@ reasons! {
     ClusterNotFound,
     /// The Kafka cluster does not answer, so nothing is known and nothing is changed; it is tried again.
     ClusterUnreachable,
+    /// No address of a broker can be resolved; the message has the words of the resolver. It is tried again.
+    AddressNotResolved,
+    /// No broker can be reached by TLS: its certificate is not trusted, has ended or names another host, or it refuses the operator's. It
+    /// is tried again.
+    TlsFailed,
+    /// Kafka refuses the operator's login; the message has its words. Correct the Secret of `MqCluster.spec.admin`; it is tried again.
+    AuthenticationFailed,
     /// The `MqCluster` does not grant this name to this namespace; a platform admin can, in `MqCluster.spec.namespaces`.
     NotGranted,
     /// Something else owns this name or has other settings; the message lists the differences. Nothing was overwritten.
@@ -62,6 +69,11 @@ reasons! {
     // MqCluster.
     /// The Kafka cluster answers.
     Connected,
+    /// The Secret of `spec.admin` is missing or may not be read. An operator that had read it before goes on with what it read.
+    CredentialsNotFound,
+    /// The Secret of `spec.admin` lacks a key, or its data cannot be used; the message says which. As long as it is so, the operator goes on
+    /// with what it had read before.
+    CredentialsInvalid,
     /// The brokers belong to another Kafka cluster than the one recorded in `status.clusterId`; nothing is changed there.
     WrongCluster,
 
@@ -112,7 +124,23 @@ reasons! {
     /// The object was deleted and its topic stays in Kafka; the message says why.
     TopicKept,
 
+    // MqConsumerGroup: does it keep up.
+    /// Nothing is lost, in danger, stuck or later than promised.
+    KeepsUp,
+    /// Messages break the promise of `spec.scaling.objective`.
+    ObjectiveBreached,
+    /// In a partition something waits and nothing was committed for five minutes, and for four times the promised age.
+    PartitionStuck,
+    /// Records that are not consumed go with the next segment that retention deletes. Consume faster or keep them longer.
+    RetentionThreatens,
+    /// Retention deleted records before the group consumed them.
+    RecordsLost,
+
     // MqConsumerGroup: who may decide about replicas, in the order of the chain.
+    /// `spec.scaling.mode` is `Off`: the lag is watched, nothing is decided.
+    ScalingOff,
+    /// `spec.scaling.mode` is `Observe`: what would be done is said and not done. `status.scaling` has it.
+    ScalingObserved,
     /// `scaling.targetRef` names no workload; create it or correct the name. Scaling begins when it is there.
     TargetNotFound,
     /// The target has zero replicas although the minimum is higher: somebody switched it off, it stays off.
@@ -123,6 +151,8 @@ reasons! {
     ScaledByHand,
     /// Fewer replicas than the minimum.
     BelowMinimum,
+    /// Fewer replicas than a schedule asks for at this time.
+    ScheduledMinimum,
     /// More replicas than the maximum.
     AboveMaximum,
     /// Nothing was seen for several cycles, so rates are not to be trusted yet.
@@ -147,6 +177,8 @@ reasons! {
     CapacityUnknown,
     /// A backlog is being worked off, or the busiest replica has no time left; replicas stay until that is over.
     Draining,
+    /// Fewer replicas would do, but `spec.scaling.scaleDown.disabled` keeps them.
+    ScaleDownDisabled,
     /// Fewer replicas would do, but the window of quiet is not over.
     WindowNotOver,
     /// More replicas than needed in the whole window.
@@ -155,7 +187,8 @@ reasons! {
     QuietWithoutCapacity,
     /// The replicas are enough and not too many.
     WithinBand,
-    /// A change of replicas takes longer than the promised age, so the promise breaks while it happens; raise `objective.age`.
+    /// A change of replicas takes longer than the promised age, or two looks at the offsets and a commit do, so the promise breaks before it
+    /// can be kept; raise `objective.age`.
     ObjectiveTooShort,
 }
 

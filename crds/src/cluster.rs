@@ -2,6 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
+use mq_core::security::{SaslMechanism, SecurityProtocol};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,14 @@ use serde::{Deserialize, Serialize};
     status = "MqClusterStatus",
     derive = "PartialEq"
 )]
+#[x_kube(
+    validation = Rule::new("has(self.sasl) == self.securityProtocol.startsWith('SASL')")
+        .message("sasl.mechanism is required with securityProtocol SASL_PLAINTEXT and SASL_SSL, and must not be set with others"),
+    validation = Rule::new("has(self.admin) || !self.securityProtocol.startsWith('SASL')")
+        .message("admin.credentialsSecretRef is required with securityProtocol SASL_PLAINTEXT and SASL_SSL: the operator logs in, too"),
+    validation = Rule::new("!has(self.caBundle) || self.securityProtocol.endsWith('SSL')")
+        .message("caBundle is for securityProtocol SSL and SASL_SSL only")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct MqClusterSpec {
     /// Addresses (host:port) of some brokers; the others are learnt from them.
@@ -31,6 +40,18 @@ pub struct MqClusterSpec {
     /// How clients and the operator speak to the brokers.
     #[serde(default)]
     pub security_protocol: SecurityProtocol,
+    /// How clients and the operator log in; with SASL_PLAINTEXT and SASL_SSL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sasl: Option<Sasl>,
+    /// The authorities that the brokers' certificates must come from, as PEM; with SSL and SASL_SSL. Absent: those of the system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 49_152))]
+    #[x_kube(validation = Rule::new("self.contains('-----BEGIN CERTIFICATE-----')")
+        .message("caBundle must be one or more certificates as PEM"))]
+    pub ca_bundle: Option<String>,
+    /// What the operator itself needs; required with SASL_PLAINTEXT and SASL_SSL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin: Option<Admin>,
     /// The namespaces that may use this cluster, and what for. Absent: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
@@ -38,22 +59,30 @@ pub struct MqClusterSpec {
     pub namespaces: Vec<NamespaceGrant>,
 }
 
-/// How connections to the brokers are protected.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum SecurityProtocol {
-    /// Neither encrypted nor authenticated.
-    #[default]
-    #[serde(rename = "PLAINTEXT")]
-    Plaintext,
+/// How the operator and clients log in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Sasl {
+    /// PLAIN sends the password as it is: use it inside TLS. The others prove that both sides know it.
+    pub mechanism: SaslMechanism,
 }
 
-impl SecurityProtocol {
-    /// The name that Kafka clients use.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Plaintext => "PLAINTEXT",
-        }
-    }
+/// What the operator itself needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Admin {
+    /// The Secret with what the operator proves itself with, in the operator's own namespace: username and password for SASL, tls.crt and
+    /// tls.key for a client certificate. It is read again when it changes. Clients have credentials of their own, as files of their pods.
+    pub credentials_secret_ref: SecretRef,
+}
+
+/// A Secret by its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretRef {
+    /// The name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
 }
 
 /// What one namespace may do.

@@ -20,7 +20,7 @@ mod rules;
 mod scaling;
 mod topic;
 
-pub use cluster::{MqCluster, MqClusterSpec, MqClusterStatus, NamespaceGrant, SecurityProtocol};
+pub use cluster::{Admin, MqCluster, MqClusterSpec, MqClusterStatus, NamespaceGrant, Sasl, SecretRef};
 pub use consumer_group::{DeadLetter, MqConsumerGroup, MqConsumerGroupSpec, MqConsumerGroupStatus};
 pub use producer_config::{MqProducerConfig, MqProducerConfigSpec, MqProducerConfigStatus};
 pub use scaling::{Lag, LagState, Objective, ScaleDown, Scaling, ScalingStatus, TargetRef, Terms};

@@ -8,7 +8,7 @@ use kafka_protocol::{
         DescribeGroupsRequest, DescribeGroupsResponse, FindCoordinatorRequest, FindCoordinatorResponse,
         IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, ListGroupsRequest, ListGroupsResponse,
         ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse, OffsetFetchRequest,
-        OffsetFetchResponse,
+        OffsetFetchResponse, SaslAuthenticateRequest, SaslAuthenticateResponse,
     },
     protocol::{Decodable, Encodable, HeaderVersion, Message},
 };
@@ -43,6 +43,7 @@ macro_rules! apis {
 
 apis! {
     ApiVersions             ApiVersionsRequest             ApiVersionsResponse             true  3..=3
+    SaslAuthenticate        SaslAuthenticateRequest        SaslAuthenticateResponse        true  2..=2
     Metadata                MetadataRequest                MetadataResponse                true  10..=13 // 10: topic ids
     FindCoordinator         FindCoordinatorRequest         FindCoordinatorResponse         true  4..=6   // 4: many keys
     CreateTopics            CreateTopicsRequest            CreateTopicsResponse            false 7..=7   // 7: topic ids
@@ -76,6 +77,7 @@ mod tests {
             }
         }
         check::<ApiVersionsRequest>();
+        check::<SaslAuthenticateRequest>();
         check::<MetadataRequest>();
         check::<FindCoordinatorRequest>();
         check::<CreateTopicsRequest>();

@@ -14,12 +14,17 @@ use kafka_protocol::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf},
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until, timeout},
 };
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{self, pki_types::ServerName},
+};
 
-use crate::{Error, ErrorKind, Options, api::Api, frame};
+use crate::{Error, ErrorKind, Options, api::Api, frame, sasl};
 
 /// What carries the bytes: a TCP stream, or anything wrapped around one.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
@@ -40,6 +45,8 @@ pub(crate) struct Connection {
     jobs: mpsc::Sender<Job>,
     /// API key → versions that the broker offers.
     offered: BTreeMap<i16, (i16, i16)>,
+    /// When the login is so old that the broker is about to close the connection.
+    expires: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -57,17 +64,29 @@ struct Request {
 }
 
 impl Connection {
-    /// Connects by TCP and negotiates.
+    /// Connects by TCP, encrypts, negotiates and logs in, as the options say.
     ///
     /// # Errors
-    /// Not reached or not negotiated within `connect_timeout`, or the peer does not speak Kafka.
+    /// Not reached, not negotiated or not let in within `connect_timeout`, or the peer does not speak Kafka.
     pub(crate) async fn open(peer: &str, options: Arc<Options>) -> Result<Self, Error> {
         let limit = options.connect_timeout;
         let connect = async {
-            let failed = |e: io::Error| Error::new("connect", peer, ErrorKind::Connect(e.to_string()));
-            let stream = TcpStream::connect(peer).await.map_err(failed)?;
-            stream.set_nodelay(true).map_err(failed)?;
-            Self::over(stream, peer, options).await
+            let failed =
+                |kind: fn(String) -> ErrorKind| move |e: io::Error| Error::new("connect", peer, kind(e.to_string()));
+            let addresses: Vec<_> = lookup_host(peer).await.map_err(failed(ErrorKind::Unresolved))?.collect();
+            let stream = TcpStream::connect(&*addresses).await.map_err(failed(ErrorKind::Connect))?;
+            stream.set_nodelay(true).map_err(failed(ErrorKind::Connect))?;
+            let mut connection = match options.security.tls.clone() {
+                None => Self::over(stream, peer, options).await?,
+                Some(tls) => Self::over(encrypt(&tls, stream, peer).await?, peer, options).await?,
+            };
+            if let Some(sasl) = &connection.options.security.sasl {
+                let since = Instant::now();
+                let lifetime = sasl::login(&connection, sasl).await?;
+                // Early enough for requests that are sent just before to be answered.
+                connection.expires = lifetime.map(|lifetime| since + lifetime.mul_f64(0.8));
+            }
+            Ok(connection)
         };
         timeout(limit, connect)
             .await
@@ -78,14 +97,23 @@ impl Connection {
     pub(crate) async fn over<T: Transport>(transport: T, peer: &str, options: Arc<Options>) -> Result<Self, Error> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         tokio::spawn(Driver::new(transport, peer, options.max_response_bytes).run(queue));
-        let mut connection = Self { peer: peer.to_owned(), options, jobs, offered: BTreeMap::new() };
+        let mut connection = Self { peer: peer.to_owned(), options, jobs, offered: BTreeMap::new(), expires: None };
         connection.offered = connection.negotiate().await?;
         Ok(connection)
     }
 
-    /// False once the task has ended; requests are then refused unsent.
+    /// False once the task has ended (requests are then refused unsent) or the login is about to: what is under way is still answered,
+    /// and what comes next logs in anew, with the credentials of then.
     pub(crate) fn is_open(&self) -> bool {
-        !self.jobs.is_closed()
+        !self.jobs.is_closed() && self.expires.is_none_or(|expires| Instant::now() < expires)
+    }
+
+    pub(crate) fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
     }
 
     /// The newest version that both sides speak.
@@ -123,7 +151,12 @@ impl Connection {
         }
     }
 
-    async fn exchange(&self, name: &'static str, bytes: BytesMut, timeout: Duration) -> Result<Bytes, ErrorKind> {
+    pub(crate) async fn exchange(
+        &self,
+        name: &'static str,
+        bytes: BytesMut,
+        timeout: Duration,
+    ) -> Result<Bytes, ErrorKind> {
         let (answer, answered) = oneshot::channel();
         let unsent = || ErrorKind::NotSent("the connection is closed".to_owned());
         self.jobs.send(Job::Send(Request { name, bytes, timeout, answer })).await.map_err(|_| unsent())?;
@@ -141,7 +174,9 @@ impl Connection {
         let failed = |kind| {
             let kind = match kind {
                 ErrorKind::Malformed(why) => ErrorKind::NotKafka(why),
-                ErrorKind::Closed(why) => ErrorKind::Closed(format!("{why} (a listener for TLS or SASL does this)")),
+                ErrorKind::Closed(why) if self.options.security.tls.is_none() => {
+                    ErrorKind::Closed(format!("{why} (a listener for TLS does this)"))
+                }
                 kind => kind,
             };
             Error::new(Request::NAME, &*self.peer, kind)
@@ -163,6 +198,19 @@ impl Connection {
         }
         Ok(response.api_keys.into_iter().map(|api| (api.api_key, (api.min_version, api.max_version))).collect())
     }
+}
+
+/// The broker's certificate must name the host that was dialled.
+async fn encrypt(tls: &TlsConnector, stream: TcpStream, peer: &str) -> Result<TlsStream<TcpStream>, Error> {
+    let failed = |why: String| Error::new("TLS handshake", peer, ErrorKind::Tls(why));
+    let host = peer.rsplit_once(':').map_or(peer, |(host, _)| host).trim_matches(['[', ']']);
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(error.to_string()))?;
+    tls.connect(name, stream).await.map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+            failed(format!("{error}; check that the address is a listener of SSL or SASL_SSL"))
+        }
+        _ => failed(error.to_string()),
+    })
 }
 
 /// The task that owns the socket.
@@ -208,7 +256,7 @@ impl<T: Transport> Driver<T> {
         for waiting in self.in_flight.into_values() {
             let kind = match &reason {
                 Closing::Timeout if waiting.deadline <= Instant::now() => ErrorKind::Timeout(waiting.timeout),
-                Closing::Malformed(kind) => kind.clone(),
+                Closing::Malformed(kind) | Closing::Tls(kind) => kind.clone(),
                 reason => ErrorKind::Closed(reason.to_string()),
             };
             waiting.answer.send(Err(kind)).ok();
@@ -224,7 +272,7 @@ impl<T: Transport> Driver<T> {
                     match read {
                         Ok(0) => return Closing::Lost("closed by the broker".to_owned()),
                         Ok(_) => {}
-                        Err(error) => return Closing::Lost(error.to_string()),
+                        Err(error) => return Closing::of(&error),
                     }
                     if let Err(kind) = self.dispatch() {
                         return Closing::Malformed(kind);
@@ -233,7 +281,7 @@ impl<T: Transport> Driver<T> {
                 written = self.writer.write(&self.outgoing), if !self.outgoing.is_empty() => match written {
                     Ok(0) => return Closing::Lost("the socket takes no more bytes".to_owned()),
                     Ok(count) => self.outgoing.advance(count),
-                    Err(error) => return Closing::Lost(error.to_string()),
+                    Err(error) => return Closing::of(&error),
                 },
                 job = queue.recv(), if self.outgoing.len() < WRITE_AHEAD => match job {
                     Some(Job::Send(request)) => self.take(request),
@@ -277,15 +325,26 @@ impl<T: Transport> Driver<T> {
 enum Closing {
     Lost(String),
     Malformed(ErrorKind),
+    Tls(ErrorKind),
     Timeout,
     Unused,
+}
+
+impl Closing {
+    fn of(error: &io::Error) -> Self {
+        // With TLS 1.3 a broker refuses the client's certificate after the client has taken the connection for made.
+        match error.get_ref().filter(|inner| inner.is::<rustls::Error>()) {
+            Some(refused) => Self::Tls(ErrorKind::Tls(refused.to_string())),
+            None => Self::Lost(error.to_string()),
+        }
+    }
 }
 
 impl std::fmt::Display for Closing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Lost(reason) => f.write_str(reason),
-            Self::Malformed(kind) => kind.fmt(f),
+            Self::Malformed(kind) | Self::Tls(kind) => kind.fmt(f),
             Self::Timeout => f.write_str("an earlier request got no answer in time"),
             Self::Unused => f.write_str("no longer used"),
         }

@@ -39,7 +39,10 @@ impl Error {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Transport: no connection was made (refused, unresolved name, unreachable network).
+    /// Transport: the name of the broker could not be resolved.
+    #[error("the name cannot be resolved: {0}; check the address and DNS")]
+    Unresolved(String),
+    /// Transport: no connection was made (refused, unreachable network).
     #[error("cannot connect: {0}; check that the address is right and the broker is running")]
     Connect(String),
     /// Transport: the connection was not made in time.
@@ -79,8 +82,18 @@ pub enum ErrorKind {
     /// Terminal: the frame or message breaks the protocol. The connection is closed.
     #[error("malformed response: {0}")]
     Malformed(String),
+    /// Terminal: no TLS with this broker. Its certificate is not trusted, has ended or names another host; or it refuses the client's;
+    /// or it does not speak TLS there.
+    #[error("TLS failed: {0}")]
+    Tls(String),
+    /// Terminal: the broker refuses the login, in its own words.
+    #[error("the login was refused: {0}")]
+    Authentication(BrokerError),
+    /// Terminal: the broker failed to prove itself during the login. It is not told more.
+    #[error("the login was broken off, the broker is not trusted: {0}")]
+    BrokerNotTrusted(String),
     /// Terminal: whatever listens there did not begin like a broker.
-    #[error("not a Kafka broker: {0}; check that the address is a PLAINTEXT listener")]
+    #[error("not a Kafka broker: {0}; check that the listener is one of the securityProtocol that is used")]
     NotKafka(String),
     /// Terminal: the request cannot be expressed in the negotiated version.
     #[error("cannot encode the request: {0}")]
@@ -91,7 +104,8 @@ impl ErrorKind {
     /// See [`Error::is_retryable`].
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Connect(_)
+            Self::Unresolved(_)
+            | Self::Connect(_)
             | Self::ConnectTimeout(_)
             | Self::NotSent(_)
             | Self::Closed(_)
@@ -102,6 +116,9 @@ impl ErrorKind {
             Self::NotPermitted
             | Self::UnsupportedApi { .. }
             | Self::Malformed(_)
+            | Self::Tls(_)
+            | Self::Authentication(_)
+            | Self::BrokerNotTrusted(_)
             | Self::NotKafka(_)
             | Self::Encode(_) => false,
         }

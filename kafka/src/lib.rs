@@ -1,7 +1,7 @@
 //! Kafka for administrators: the requests that librdkafka's safe wrapper lacks or cannot batch.
 //!
 //! [`Client`] is the whole surface. Below it: `view` remembers which broker leads what, `connection` is one socket with many
-//! requests in flight, `frame` is the only place that reads bytes and trusts none of them, `api` lists the requests and the
+//! requests in flight (inside TLS and after a login, where `security` says so), `frame` is the only place that reads bytes and trusts none of them, `api` lists the requests and the
 //! versions spoken. Kafka 3.0 is the oldest broker that fits; older ones get [`ErrorKind::UnsupportedApi`]. Beside all that, and
 //! only with the feature `librdkafka`, `ffi` holds the few calls of that library that its safe wrapper lacks.
 //!
@@ -36,6 +36,9 @@ mod frame;
 mod groups;
 mod offsets;
 mod options;
+mod sasl;
+mod scram;
+mod security;
 mod topics;
 mod view;
 
@@ -48,6 +51,7 @@ pub use groups::{
 pub use kafka_protocol::ResponseError;
 pub use offsets::{Isolation, OffsetSpec, PartitionError, PartitionMap, Partitions};
 pub use options::Options;
+pub use security::{ClientCertificate, Security, SecurityError};
 pub use topics::{
     Broker, Cluster, ConfigChange, ConfigEntry, ConfigSource, CreatedTopic, InvalidTopicId, NewTopic, Partition, Topic,
     TopicError, TopicId,

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use crate::Security;
+
 /// How a [`crate::Client`] connects and how long it waits.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Name that brokers see in logs, metrics and quotas.
     pub client_id: String,
-    /// Limit for resolving, connecting and negotiating with one broker.
+    /// How connections are encrypted and what the client proves itself with.
+    pub security: Security,
+    /// Limit for resolving, connecting, negotiating and logging in with one broker.
     pub connect_timeout: Duration,
     /// Limit for one request; afterwards its connection is closed. Brokers get three quarters of it to carry out a change,
     /// so that they answer before the client gives up.
@@ -23,6 +27,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             client_id: "mq".to_owned(),
+            security: Security::default(),
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(20),
             max_response_bytes: 64 * 1024 * 1024,

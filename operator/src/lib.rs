@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod controllers;
+mod credentials;
 pub mod events;
 mod groups;
 mod http;
@@ -31,6 +32,7 @@ use controllers::{
     Configs, cluster::ClusterKind, consumer_group::ConsumerGroupKind, producer_config::ProducerConfigKind,
     topic::TopicKind,
 };
+use credentials::Secrets;
 use events::Events;
 use groups::Groups;
 use kube::{Api, Client};
@@ -115,7 +117,8 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
     let shared =
         Shared { options: Arc::new(options), lease: Arc::clone(&lease), writer, events, metrics: metrics.clone() };
     let caches = [clusters.filled.clone(), topics.filled.clone(), producers.filled.clone(), groups.filled.clone()];
-    let cluster_kind = ClusterKind { sessions: Arc::clone(&sessions) };
+    let secrets = Secrets::new(client.clone(), shared.options.lease_namespace.clone(), clusters.waker.clone());
+    let cluster_kind = ClusterKind { sessions: Arc::clone(&sessions), secrets };
     let topic_kind = TopicKind { clusters: clusters.cache.clone(), sessions: Arc::clone(&sessions) };
     let mut runners = JoinSet::new();
     spawn(&mut runners, cluster_kind, clusters, std::future::ready(()), &shared, &stop);

@@ -6,11 +6,11 @@
 
 use mq_core::canonical;
 pub use mq_core::canonical::hash;
+pub use mq_core::security::{SaslMechanism, SecurityProtocol, UnknownWord};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::limits::MAX_BODY_BYTES;
-pub use crate::security::{SaslMechanism, SecurityProtocol, UnknownWord};
 
 /// How to reach the cluster. Credentials come from files of the pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

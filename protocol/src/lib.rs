@@ -14,7 +14,6 @@
 pub mod body;
 pub mod limits;
 pub mod message;
-mod security;
 
 /// Generated from `proto/mq/agent/v1alpha1/agent.proto`; the comments there are the documentation.
 #[allow(

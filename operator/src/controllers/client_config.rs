@@ -26,7 +26,7 @@ use mq_core::{
     value::ConfigValue,
 };
 use mq_crds::{
-    MqClusterSpec, SecurityProtocol,
+    MqClusterSpec,
     clients::{Clients, Deviation},
 };
 use mq_protocol::{
@@ -40,7 +40,7 @@ use crate::{
     push::index::{ConfigKey, Index, Report},
     reconcile::Error,
     revisions::{self, Revision},
-    session::{self, Sessions},
+    session::Sessions,
     writer::{FIELD_MANAGER, Writer},
 };
 
@@ -126,8 +126,7 @@ pub(crate) fn connection(name: &str, namespace: &str, facts: &Facts) -> Result<C
     if let Some(wrong) = facts.health.as_ref().filter(|verdict| verdict.reason == Reason::WrongCluster) {
         return Err(wrong.clone());
     }
-    let SecurityProtocol::Plaintext = cluster.security_protocol;
-    Ok(Connection::plaintext(cluster.brokers.clone()))
+    Ok(super::cluster::connection(cluster))
 }
 
 /// The body as bytes.
@@ -244,7 +243,7 @@ impl Configs {
         let key = ConfigKey { namespace: object.namespace.clone(), client };
         let spec = self.index.cluster(cluster);
         let health = spec.as_ref().and_then(|spec| {
-            let connection = session::Connection { brokers: spec.brokers.clone() };
+            let connection = super::cluster::connection(spec);
             Some(self.sessions.get(cluster)?.health_by(&connection)?.verdict)
         });
         Facts {

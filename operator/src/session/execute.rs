@@ -1,5 +1,6 @@
 //! Carries effects out: one call per kind of change, one result per effect.
 
+use super::observe::unanswered;
 use crate::lease::NotLeader;
 use mq_core::{
     condition::Verdict,
@@ -118,7 +119,7 @@ fn verdict(effect: &Effect, error: &TopicError) -> Verdict {
         TopicError::Request(error) if error.kind == ErrorKind::NotPermitted => {
             Verdict::unknown(Reason::Progressing, format!("{}: {NotLeader}", effect.message))
         }
-        TopicError::Request(_) => Verdict::unknown(Reason::ClusterUnreachable, message),
+        TopicError::Request(error) => Verdict::unknown(unanswered(error), message),
         other if other.is_retryable() => Verdict::unknown(Reason::ClusterUnreachable, message),
         _ => Verdict::stalled(Reason::RefusedByKafka, message),
     }

@@ -18,7 +18,7 @@ mod registry;
 pub use index::TopicView;
 pub use registry::{Dependents, Sessions};
 
-use crate::{events::Event, lease::Lease, metrics::Metrics, reconcile::Waker};
+use crate::{credentials::Credentials, events::Event, lease::Lease, metrics::Metrics, reconcile::Waker};
 use index::{Moment, Topics};
 use mq_core::{
     cluster::check_identity,
@@ -28,6 +28,7 @@ use mq_core::{
     reason::Reason,
     topic::{DesiredTopic, TopicOutcome},
 };
+use mq_protocol::body::Connection;
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -42,20 +43,17 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 /// Pause before looking whether effects had their effect; doubled with each cycle in a row that needs another look.
 const VERIFY: Duration = Duration::from_millis(250);
 
-/// How to reach a cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Connection {
-    /// `host:port` of some brokers.
-    pub brokers: Vec<String>,
-}
-
 /// What an `MqCluster` says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Declared {
     /// Of the object.
     pub generation: i64,
     /// How to reach it.
     pub connection: Connection,
+    /// What the operator proves itself with.
+    pub(crate) credentials: Credentials,
+    /// Both, checked.
+    pub(crate) security: mq_kafka::Security,
     /// The Kafka cluster that the object is bound to, once one was seen.
     pub bound_to: Option<String>,
     /// Whether the cluster is only read.
@@ -124,6 +122,7 @@ enum Turn {
 #[derive(Debug)]
 struct State {
     connection: Connection,
+    credentials: Credentials,
     client: Arc<mq_kafka::Client>,
     paused: bool,
     cluster_id: Option<String>,
@@ -134,10 +133,11 @@ struct State {
 
 impl ClusterSession {
     fn new(object: ObjectKey, declared: Declared, environment: Environment, stop: CancellationToken) -> Self {
-        let Declared { connection, bound_to: cluster_id, paused, .. } = declared;
-        let client = connect(&connection, &environment.lease);
+        let client = connect(&declared, &environment.lease);
+        let Declared { connection, credentials, bound_to: cluster_id, paused, .. } = declared;
         let state = State {
             connection,
+            credentials,
             client,
             paused,
             cluster_id,
@@ -209,10 +209,14 @@ impl ClusterSession {
     fn redeclare(&self, declared: &Declared) {
         let mut state = self.lock();
         let paused = std::mem::replace(&mut state.paused, declared.paused) != declared.paused;
-        let reconnected = state.connection != declared.connection;
+        let elsewhere = state.connection != declared.connection;
+        let reconnected = elsewhere || state.credentials != declared.credentials;
         if reconnected {
-            state.client = connect(&declared.connection, &self.environment.lease);
+            state.client = connect(declared, &self.environment.lease);
             state.connection = declared.connection.clone();
+            state.credentials = declared.credentials.clone();
+        }
+        if elsewhere {
             state.health = None;
         }
         drop(state);
@@ -356,7 +360,13 @@ impl ClusterSession {
         let (health, result) = match described {
             Err(why) => {
                 let before = state.health.as_ref().map(|health| &health.verdict);
-                let verdict = Verdict::unknown(why.reason, &why.message).steady(before);
+                // Who must act is known as soon as a broker has spoken; the look is repeated all the same.
+                let verdict = match why.reason {
+                    Reason::TlsFailed | Reason::AuthenticationFailed => Verdict::stalled(why.reason, &why.message),
+                    reason => Verdict::unknown(reason, &why.message),
+                };
+                let same = |before: &&Verdict| (before.health, before.reason) == (verdict.health, verdict.reason);
+                let verdict = before.filter(same).cloned().unwrap_or(verdict);
                 (Health { verdict, cluster_id: state.cluster_id.clone(), brokers: None }, Err(why))
             }
             Ok(cluster) => {
@@ -419,8 +429,11 @@ fn pause(turn: Turn, open: u32, interval: Duration) -> Duration {
 
 /// Each change asks for a permit of its own when it is sent: a batch of many requests takes long, and a replica that was stopped between
 /// two of them is no longer the leader when it wakes.
-fn connect(connection: &Connection, lease: &Arc<Lease>) -> Arc<mq_kafka::Client> {
-    let options = mq_kafka::Options { client_id: "mq-operator".into(), ..mq_kafka::Options::default() };
+fn connect(declared: &Declared, lease: &Arc<Lease>) -> Arc<mq_kafka::Client> {
+    let security = declared.security.clone();
+    let options = mq_kafka::Options { client_id: "mq-operator".into(), security, ..mq_kafka::Options::default() };
     let lease = Arc::clone(lease);
-    Arc::new(mq_kafka::Client::new(connection.brokers.clone(), options).with_gate(move || lease.permit().is_ok()))
+    Arc::new(
+        mq_kafka::Client::new(declared.connection.brokers.clone(), options).with_gate(move || lease.permit().is_ok()),
+    )
 }

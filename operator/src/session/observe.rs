@@ -7,7 +7,7 @@ use mq_core::{
     topic::{ConfigEntry, DesiredTopic, TopicState, Topics, Usage},
 };
 use mq_kafka::{
-    Client, ConfigSource, Isolation, OffsetSpec, PartitionError, PartitionMap, Partitions, Topic, TopicError,
+    Client, ConfigSource, ErrorKind, Isolation, OffsetSpec, PartitionError, PartitionMap, Partitions, Topic, TopicError,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,10 +20,34 @@ pub(super) struct Cluster {
 }
 
 pub(super) async fn cluster(client: &Client) -> Observed<Cluster> {
-    let unreachable = |message| Unknown::new(Reason::ClusterUnreachable, message);
-    let cluster = client.describe_cluster().await.map_err(|error| unreachable(error.to_string()))?;
-    let id = cluster.id.ok_or_else(|| unreachable("the brokers name no cluster id".into()))?;
+    let failed = |error: mq_kafka::Error| Unknown::new(unanswered(&error), error.to_string());
+    let cluster = client.describe_cluster().await.map_err(failed)?;
+    let nameless = || Unknown::new(Reason::ClusterUnreachable, "the brokers name no cluster id");
+    let id = cluster.id.ok_or_else(nameless)?;
     Ok(Cluster { id, brokers: cluster.brokers.len() })
+}
+
+/// Why there was no answer. Of several brokers, the one that was reached the farthest tells most.
+pub(super) fn unanswered(error: &mq_kafka::Error) -> Reason {
+    match &error.kind {
+        ErrorKind::NoBroker(tried) => {
+            let reasons = tried.iter().map(unanswered);
+            reasons.max_by_key(farthest).unwrap_or(Reason::ClusterUnreachable)
+        }
+        ErrorKind::Authentication(_) | ErrorKind::BrokerNotTrusted(_) => Reason::AuthenticationFailed,
+        ErrorKind::Tls(_) => Reason::TlsFailed,
+        ErrorKind::Unresolved(_) => Reason::AddressNotResolved,
+        _ => Reason::ClusterUnreachable,
+    }
+}
+
+fn farthest(reason: &Reason) -> u8 {
+    match reason {
+        Reason::AddressNotResolved => 0,
+        Reason::TlsFailed => 2,
+        Reason::AuthenticationFailed => 3,
+        _ => 1,
+    }
 }
 
 /// The topics of `desired`, and of `others` no more than that they exist and how large they are.
@@ -117,7 +141,7 @@ fn partial(message: impl Into<String>) -> Unknown {
 fn unknown(error: &TopicError) -> Unknown {
     let reason = match error {
         TopicError::Unauthorized(_) => Reason::NotAuthorized,
-        TopicError::Request(_) => Reason::ClusterUnreachable,
+        TopicError::Request(error) => unanswered(error),
         _ => Reason::PartialObservation,
     };
     Unknown::new(reason, error.to_string())

@@ -51,11 +51,14 @@ async fn changes(kind: &Kind, base: &Value, table: &[(Value, Option<&str>)]) -> 
     Ok(())
 }
 
+const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+
 #[tokio::test]
 async fn clusters() -> Result<()> {
     let control_plane = installed().await?;
     let kind = Kind::cluster(&control_plane)?;
     let base = json!({"brokers": ["kafka:9192"]});
+    let admin = json!({"credentialsSecretRef": {"name": "kafka"}});
     let many: Vec<_> = (0..65).map(|i| format!("kafka-{i}:9092")).collect();
     let crowd: Vec<_> = (0..1001).map(|i| json!({"name": format!("n{i}")})).collect();
     accepts(
@@ -65,6 +68,10 @@ async fn clusters() -> Result<()> {
             json!({"brokers": ["[::1]:9092", "10.0.0.1:65535", "a.b-c_d:1"]}),
             json!({"namespaces": [{"name": "shop", "topics": ["orders", "notifications*", "*"]}, {"name": "ops"}]}),
             json!({"securityProtocol": "PLAINTEXT"}),
+            json!({"securityProtocol": "SSL"}),
+            json!({"securityProtocol": "SSL", "caBundle": PEM, "admin": {"credentialsSecretRef": {"name": "kafka"}}}),
+            json!({"securityProtocol": "SASL_PLAINTEXT", "sasl": {"mechanism": "PLAIN"}, "admin": admin}),
+            json!({"securityProtocol": "SASL_SSL", "sasl": {"mechanism": "SCRAM-SHA-512"}, "caBundle": PEM, "admin": admin}),
         ],
     )
     .await?;
@@ -80,7 +87,32 @@ async fn clusters() -> Result<()> {
             (json!({"brokers": ["a:1,b:2"]}), "each broker must be host:port"),
             (json!({"brokers": ["a:1", "a:1"]}), "Duplicate value"),
             (json!({ "brokers": many }), "must have at most 64 items"),
-            (json!({"securityProtocol": "SASL_SSL"}), "supported values: \"PLAINTEXT\""),
+            (
+                json!({"securityProtocol": "TLS"}),
+                "supported values: \"PLAINTEXT\", \"SSL\", \"SASL_PLAINTEXT\", \"SASL_SSL\"",
+            ),
+            (
+                json!({"securityProtocol": "SASL_SSL", "admin": admin}),
+                "sasl.mechanism is required with securityProtocol SASL",
+            ),
+            (json!({"securityProtocol": "SSL", "sasl": {"mechanism": "PLAIN"}}), "must not be set with others"),
+            (json!({"sasl": {"mechanism": "PLAIN"}}), "must not be set with others"),
+            (
+                json!({"securityProtocol": "SASL_SSL", "sasl": {}, "admin": admin}),
+                "spec.sasl.mechanism: Required value",
+            ),
+            (
+                json!({"securityProtocol": "SASL_SSL", "sasl": {"mechanism": "GSSAPI"}, "admin": admin}),
+                "\"SCRAM-SHA-256\"",
+            ),
+            (
+                json!({"securityProtocol": "SASL_SSL", "sasl": {"mechanism": "PLAIN"}}),
+                "admin.credentialsSecretRef is required",
+            ),
+            (json!({"admin": {"credentialsSecretRef": {"name": ""}}}), "should be at least 1 chars long"),
+            (json!({ "caBundle": PEM }), "caBundle is for securityProtocol SSL and SASL_SSL only"),
+            (json!({"securityProtocol": "SSL", "caBundle": "/etc/ca.crt"}), "certificates as PEM"),
+            (json!({"securityProtocol": "SSL", "caBundle": PEM.repeat(2_000)}), "may not be more than 49152"),
             (json!({"namespaces": [{"name": "shop"}, {"name": "shop"}]}), "Duplicate value"),
             (json!({"namespaces": [{"name": "Shop"}]}), "namespaces[0].name"),
             (json!({"namespaces": [{"name": "s".repeat(64)}]}), "may not be more than 63"),

@@ -1,8 +1,10 @@
 //! How a connection to Kafka is protected, in Kafka's own names.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -147,3 +149,22 @@ impl fmt::Display for SaslMechanism {
         formatter.write_str(self.as_str())
     }
 }
+
+macro_rules! schemas {
+    ($($name:ident)*) => {
+        $(impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({"type": "string", "enum": Self::ALL.map(Self::as_str)})
+            }
+        })*
+    };
+}
+schemas!(SecurityProtocol SaslMechanism);
