@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod absence;
+pub mod alert;
 pub mod canonical;
 pub mod cluster;
 pub mod condition;

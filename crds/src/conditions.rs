@@ -10,3 +10,5 @@ pub const STALLED: &str = "Stalled";
 pub const CONFIG_APPLIED: &str = "ConfigApplied";
 /// Whether the operator decides the number of replicas (consumer groups with `scaling`).
 pub const SCALING_ACTIVE: &str = "ScalingActive";
+/// Whether nothing is lost, stuck or later than promised (consumer groups).
+pub const KEEPING_UP: &str = "KeepingUp";

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clients::Clients,
-    rules::{immutable, immutable_optional, kafka_name, session_within_poll_interval},
+    rules::{age_beyond_commits, immutable, immutable_optional, kafka_name, session_within_poll_interval},
     scaling::{Lag, Scaling, ScalingStatus},
 };
 
@@ -37,7 +37,7 @@ use crate::{
     )
     .message("the dead-letter topic (deadLetter.topic, else <groupId>.dlq) must not be one of topics: its records would be consumed again")
 )]
-#[x_kube(validation = immutable_optional("groupId"))]
+#[x_kube(validation = immutable_optional("groupId"), validation = age_beyond_commits())]
 #[serde(rename_all = "camelCase")]
 pub struct MqConsumerGroupSpec {
     /// The MqCluster that the group consumes from. Immutable.
@@ -109,7 +109,7 @@ pub struct MqConsumerGroupStatus {
     /// The last decision about replicas, with its numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<ScalingStatus>,
-    /// Ready, ConfigApplied, ScalingActive, and Reconciling or Stalled while they are true.
+    /// Ready, ConfigApplied, KeepingUp, ScalingActive, and Reconciling or Stalled while they are true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -23,7 +23,10 @@ mod topic;
 pub use cluster::{Admin, MqCluster, MqClusterSpec, MqClusterStatus, NamespaceGrant, Sasl, SecretRef};
 pub use consumer_group::{DeadLetter, MqConsumerGroup, MqConsumerGroupSpec, MqConsumerGroupStatus};
 pub use producer_config::{MqProducerConfig, MqProducerConfigSpec, MqProducerConfigStatus};
-pub use scaling::{Lag, LagState, Objective, ScaleDown, Scaling, ScalingStatus, TargetRef, Terms};
+pub use scaling::{
+    Lag, LagState, LimitedBy, Objective, ScaleDown, Scaling, ScalingChange, ScalingMode, ScalingStatus, Schedule,
+    TargetRef, Terms,
+};
 pub use topic::{Adoption, Drift, MqTopic, MqTopicSpec, MqTopicStatus, ReclaimPolicy};
 
 /// The API group of all kinds.

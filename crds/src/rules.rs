@@ -2,7 +2,7 @@
 
 use kube::core::Rule;
 use mq_core::{
-    knobs::{Knob, MAX_POLL_INTERVAL_MS, SESSION_TIMEOUT_MS},
+    knobs::{AUTO_COMMIT_INTERVAL_MS, Knob, MAX_POLL_INTERVAL_MS, SESSION_TIMEOUT_MS},
     presets::{PRESET_VERSION, Preset},
 };
 
@@ -34,14 +34,25 @@ pub(crate) fn immutable_optional(field: &str) -> Rule {
 
 /// The one rule about consumer settings that concerns two of them; librdkafka demands it.
 pub(crate) fn session_within_poll_interval() -> Rule {
-    Rule::new(format!("{} <= {}", or_preset(&SESSION_TIMEOUT_MS), or_preset(&MAX_POLL_INTERVAL_MS)))
+    let [session, poll] = [&SESSION_TIMEOUT_MS, &MAX_POLL_INTERVAL_MS].map(|knob| or_preset("self", knob));
+    Rule::new(format!("{session} <= {poll}"))
         .message("sessionTimeoutMs must not be more than maxPollIntervalMs: raise maxPollIntervalMs")
 }
 
+/// What is handled is seen when it is committed: a promise that is shorter could never be seen to be kept.
+pub(crate) fn age_beyond_commits() -> Rule {
+    let interval = or_preset("self.consumer", &AUTO_COMMIT_INTERVAL_MS);
+    Rule::new(format!(
+        "!has(self.scaling) || !has(self.scaling.objective.age) || \
+         duration(self.scaling.objective.age).getSeconds() >= {interval} / 1000"
+    ))
+    .message("scaling.objective.age must not be shorter than consumer.autoCommitIntervalMs: what is handled is seen when it is committed")
+}
+
 /// The setting's value, else the default; all presets give these settings the same one.
-fn or_preset(knob: &Knob) -> String {
+fn or_preset(settings: &str, knob: &Knob) -> String {
     let default = knob.preset(Preset::Production, PRESET_VERSION).map_or_else(String::new, |value| value.to_string());
-    format!("(has(self.{0}) ? self.{0} : {default})", knob.name)
+    format!("(has({settings}.{0}) ? {settings}.{0} : {default})", knob.name)
 }
 
 #[cfg(test)]
@@ -50,7 +61,7 @@ mod tests {
 
     #[test]
     fn the_defaults_in_rules_do_not_depend_on_the_preset() {
-        for knob in [SESSION_TIMEOUT_MS, MAX_POLL_INTERVAL_MS] {
+        for knob in [SESSION_TIMEOUT_MS, MAX_POLL_INTERVAL_MS, AUTO_COMMIT_INTERVAL_MS] {
             let values = Preset::ALL.map(|preset| knob.preset(preset, PRESET_VERSION));
             assert!(values.iter().all(|value| value.is_some() && *value == values[0]), "{}: {values:?}", knob.name);
         }

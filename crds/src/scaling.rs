@@ -1,5 +1,6 @@
 //! The scaling of a consumer group: what is promised, within which bounds, and what was decided.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::KubeSchema;
 use mq_core::duration::Span;
 use schemars::JsonSchema;
@@ -7,10 +8,16 @@ use serde::{Deserialize, Serialize};
 
 /// How many replicas the consuming workload has.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("self.minReplicas <= self.maxReplicas")
-    .message("minReplicas must not be more than maxReplicas"))]
+#[x_kube(
+    validation = Rule::new("self.minReplicas <= self.maxReplicas").message("minReplicas must not be more than maxReplicas"),
+    validation = Rule::new("!has(self.schedules) || self.schedules.all(schedule, schedule.minReplicas <= self.maxReplicas)")
+        .message("minReplicas of a schedule must not be more than maxReplicas")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Scaling {
+    /// What is made of the numbers.
+    #[serde(default)]
+    pub mode: ScalingMode,
     /// The workload that consumes, in the namespace of this object.
     pub target_ref: TargetRef,
     /// What is promised.
@@ -25,6 +32,10 @@ pub struct Scaling {
     /// When replicas are taken away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_down: Option<ScaleDown>,
+    /// Times at which there are never fewer replicas than so many. Of several, the highest counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub schedules: Vec<Schedule>,
     /// Messages per second that one replica handles. Absent: the operator measures it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
@@ -33,6 +44,45 @@ pub struct Scaling {
 
 fn one() -> i32 {
     1
+}
+
+/// What is made of the numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ScalingMode {
+    /// Decided and carried out.
+    #[default]
+    Auto,
+    /// Decided and said in status, not carried out.
+    Observe,
+    /// The lag is watched, nothing is decided.
+    Off,
+}
+
+/// A time at which there are never fewer replicas than so many.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Schedule {
+    /// When it begins: a cron expression of five fields, such as "0 8 * * MON-FRI".
+    #[schemars(length(max = 100))]
+    #[x_kube(validation = Rule::new(r"self.matches('^\\S+( \\S+){4}$')")
+        .message("start must be a cron expression of five fields, such as 0 8 * * MON-FRI"))]
+    pub start: String,
+    /// When it ends: another cron expression, or a length of time after the begin, such as 8h.
+    #[schemars(length(max = 100))]
+    #[x_kube(validation = Rule::new(r"self.matches('^([1-9][0-9]*(s|m|h)|\\S+( \\S+){4})$')")
+        .message("end must be a cron expression of five fields or a length of time, such as 0 20 * * MON-FRI or 12h"))]
+    pub end: String,
+    /// The time zone of both, by its IANA name, such as Europe/Berlin.
+    #[serde(default = "utc")]
+    #[schemars(length(min = 1, max = 64))]
+    pub time_zone: String,
+    /// Never fewer replicas than this.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub min_replicas: i32,
+}
+
+fn utc() -> String {
+    "UTC".to_owned()
 }
 
 /// A workload with a scale subresource.
@@ -76,6 +126,13 @@ pub struct ScaleDown {
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
         .message("scaleDown.window must be from 1s to 24h"))]
     pub window: Span,
+    /// Replicas are never taken away, but those above maxReplicas.
+    #[serde(default)]
+    pub disabled: bool,
+    /// Most replicas that are taken away at once. Absent: as many as are not needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max_step: Option<i32>,
 }
 
 fn five_minutes() -> Span {
@@ -132,6 +189,43 @@ pub struct ScalingStatus {
     /// The numbers that the decision was made from.
     #[serde(default)]
     pub terms: Terms,
+    /// What keeps the replicas below what is needed. Absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limited_by: Option<LimitedBy>,
+    /// The last changes of replicas, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub history: Vec<ScalingChange>,
+}
+
+/// What keeps replicas below what is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LimitedBy {
+    /// spec.scaling.maxReplicas.
+    MaxReplicas,
+    /// More replicas than partitions have nothing to do.
+    Partitions,
+    /// The last step up brought next to nothing: something behind the replicas is slow.
+    Downstream,
+}
+
+/// A change of replicas.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScalingChange {
+    /// When.
+    pub time: Time,
+    /// Replicas before.
+    pub from: i32,
+    /// Replicas after.
+    pub to: i32,
+    /// Why, in one word.
+    pub reason: String,
+    /// Why, in a sentence with the numbers.
+    pub message: String,
+    /// The numbers that it was decided from.
+    #[serde(default)]
+    pub terms: Terms,
 }
 
 /// The numbers of a decision. What is absent was not known.
@@ -150,4 +244,7 @@ pub struct Terms {
     /// Replicas that these numbers need, before rounding and bounds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub need: Option<f64>,
+    /// How many times an even share of the load the busiest replica has: 1 is even.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imbalance: Option<f64>,
 }

@@ -1,6 +1,6 @@
 //! The lag of one group, cycle by cycle.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,9 @@ use super::ring::{EndRing, Past};
 const JUMP: f64 = 10.0;
 /// Messages per second of one partition that are never called a jump: an idle partition wakes up.
 const NEVER_A_JUMP: f64 = 1_000.0;
+/// A partition in which something waits and nothing is committed for so long, and for four times the promised age, is stuck. Handlers
+/// may take as long as a member may go without a poll.
+const STUCK: Duration = Duration::from_mins(5);
 /// Cycles over which the usual arrival of a partition is averaged: with fewer, chance alone would make one of many slow partitions hot.
 const USUAL: u32 = 12;
 /// Cycles that one is compared with. Several, because a group may commit less often than it is looked at.
@@ -84,6 +87,10 @@ pub struct GroupLag {
     pub behind: bool,
     /// Records that retention deleted before the group committed them.
     pub lost: u64,
+    /// Records that the group has not committed and that retention deletes next, if it takes as many as the last time.
+    pub endangered: u64,
+    /// Partitions in which something waited for long and nothing was committed.
+    pub stuck: BTreeSet<TopicPartition>,
 }
 
 impl GroupLag {
@@ -119,6 +126,10 @@ struct Track {
     moved: VecDeque<f64>,
     /// What waited in the last cycles, as long as there was work all the time.
     waiting: VecDeque<u64>,
+    /// Since when the group stands at an offset although something waits.
+    stands: Option<(Duration, i64)>,
+    /// The first offset that retention left, and by how many it moved the last time.
+    start: Option<(i64, i64)>,
 }
 
 /// Follows the offsets of one group from cycle to cycle.
@@ -157,9 +168,12 @@ impl GroupTracker {
                 committed: None,
                 moved: VecDeque::new(),
                 waiting: VecDeque::new(),
+                stands: None,
+                start: None,
             });
             sum.partitions = sum.partitions.saturating_add(1);
             if let Err(why) = track.observe(at, watch, reading, &mut sum) {
+                track.stands = None;
                 sum.saturated = false;
                 sum.unknown.insert(reading.of.clone(), why);
             }
@@ -189,6 +203,10 @@ impl Track {
         sum.outstanding = sum.outstanding.saturating_add(lag.lag);
         sum.lost = sum.lost.saturating_add(lag.lost);
         self.count_late(at, watch, lag, end, sum);
+        self.count_endangered(reading.start, lag, sum);
+        if self.stuck(at, watch, lag) {
+            sum.stuck.insert(reading.of.clone());
+        }
 
         // Progress is counted from commits only: a jump over lost records is nobody's work.
         let committed = committed.filter(|offset| *offset >= 0);
@@ -222,6 +240,30 @@ impl Track {
         self.moved.push_back(rate);
         let jumped = usual.is_some_and(|usual| rate > (usual * JUMP).max(NEVER_A_JUMP));
         (!jumped).then_some(rate)
+    }
+
+    /// Retention deletes whole segments, and the next one may be as large as the last.
+    fn count_endangered(&mut self, start: Option<i64>, lag: PartitionLag, sum: &mut GroupLag) {
+        let Some(start) = start else { return };
+        let (before, moved) = self.start.unwrap_or((start, 0));
+        let moved = if start > before { start.saturating_sub(before) } else { moved };
+        self.start = Some((start, moved));
+        let next = start.saturating_add(moved).saturating_sub(lag.position);
+        sum.endangered = sum.endangered.saturating_add(u64::try_from(next).unwrap_or(0).min(lag.lag));
+    }
+
+    /// Whether nothing was committed for so long that a slow handler does not explain it.
+    fn stuck(&mut self, at: Duration, watch: &Watch, lag: PartitionLag) -> bool {
+        if lag.lag == 0 {
+            self.stands = None;
+            return false;
+        }
+        let (since, _) = *self.stands.insert(match self.stands {
+            Some((since, position)) if position == lag.position => (since, position),
+            _ => (at, lag.position),
+        });
+        let patience = watch.age.map_or(STUCK, |age| (age * 4).max(STUCK));
+        at.saturating_sub(since) >= patience
     }
 
     fn count_late(&self, at: Duration, watch: &Watch, lag: PartitionLag, end: i64, sum: &mut GroupLag) {
@@ -294,6 +336,37 @@ mod tests {
         assert_eq!((rounded(second.arrival), rounded(second.throughput)), (Some(20), Some(12)));
         assert!(!second.saturated, "partition 1 was drained");
         assert!(second.is_complete() && !second.is_unknown());
+    }
+
+    #[test]
+    fn a_partition_that_stands_still_beside_others_is_stuck() {
+        let mut tracker = GroupTracker::new();
+        let mut stuck = Vec::new();
+        for n in 0_i64..80 {
+            // The first stands at 20 and is moved in cycle 70; the second works; the third has nothing to do.
+            let first = if n < 70 { 20 } else { 21 };
+            let readings = [reading(0, first, 100), reading(1, n, 100 + n), reading(2, 5, 5)];
+            let lag = tracker.observe(CYCLE * u32::try_from(n).unwrap(), &watch(15), &readings);
+            stuck.push(lag.stuck.iter().map(|of| of.partition).collect::<Vec<_>>());
+        }
+        assert_eq!(stuck.iter().position(|stuck| !stuck.is_empty()), Some(60), "after five minutes");
+        assert_eq!((&*stuck[69], &*stuck[70], &*stuck[79]), (&[0][..], &[][..], &[][..]));
+        let patient =
+            (0_u32..62).map(|n| tracker.observe(CYCLE * (80 + n), &watch(3_600), &[reading(0, 21, 100)]).stuck);
+        assert!(patient.into_iter().all(|stuck| stuck.is_empty()), "who promises an hour has more time");
+    }
+
+    #[test]
+    fn records_that_the_next_deletion_would_take_are_in_danger() {
+        let mut tracker = GroupTracker::new();
+        let mut endangered = Vec::new();
+        for (n, start, committed) in
+            [(0, 0, 150), (1, 0, 150), (2, 100, 150), (3, 100, 190), (4, 100, 200), (5, 200, 200)]
+        {
+            let now = Reading { start: Some(start), ..reading(0, committed, 1_000) };
+            endangered.push(tracker.observe(CYCLE * n, &watch(15), &[now]).endangered);
+        }
+        assert_eq!(endangered, [0, 0, 50, 10, 0, 100], "the last deletion took a hundred");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::history::{Situation, Unsettled};
 use super::need::{Load, effective, most, useful, useful_below, whole};
-use super::{Decision, Objective, Policy, Terms};
+use super::{Decision, Limit, Mode, Objective, Policy, Terms};
 use crate::reason::Reason;
 
 /// What a rule says: replicas, reason, message.
@@ -13,6 +13,7 @@ type Rule = fn(&Policy, &Situation) -> Option<Verdict>;
 
 /// Who may decide at all, whether the numbers can be trusted, then the numbers.
 const CHAIN: &[Rule] = &[
+    off,
     paused,
     scaled_to_zero,
     by_hand,
@@ -34,11 +35,8 @@ const LESS: f64 = 0.7;
 pub fn decide(policy: &Policy, now: &Situation) -> Decision {
     let (desired, mut reason, mut message) =
         CHAIN.iter().find_map(|rule| rule(policy, now)).unwrap_or_else(|| within_band(policy, now));
-    if let Objective::Age(age) = policy.objective
-        && now.need.is_some_and(|need| need.too_short)
-    {
-        let (change, age) = (time(now.change), time(age));
-        message = format!("{message}; a change of replicas takes {change}, not less than the promised {age}: raise it");
+    if let Some(why) = too_short(policy, now) {
+        message = format!("{message}; {why}: raise it");
         if reason == Reason::WithinBand {
             reason = Reason::ObjectiveTooShort;
         }
@@ -48,12 +46,44 @@ pub fn decide(policy: &Policy, now: &Situation) -> Decision {
         capacity: now.capacity.known(),
         backlog: now.load.map(|load| load.backlog),
         need: now.need.map(|need| need.aim),
+        imbalance: now.imbalance,
     };
-    Decision { current: now.replicas, desired, reason, message, terms }
+    let limit = limit(policy, now, desired, reason);
+    Decision { current: now.replicas, desired, reason, message, terms, limit }
+}
+
+fn limit(policy: &Policy, now: &Situation, desired: u32, reason: Reason) -> Option<Limit> {
+    let ceiling = ceiling(policy, now);
+    let clamped = desired >= ceiling && now.need.is_some_and(|need| whole(need.aim) > ceiling);
+    match reason {
+        Reason::StepIneffective => Some(Limit::Downstream),
+        Reason::AtMaximum | Reason::BelowNeed | Reason::CapacityUnknown if clamped || reason == Reason::AtMaximum => {
+            Some(if ceiling < policy.max { Limit::Partitions } else { Limit::Max })
+        }
+        _ => None,
+    }
+}
+
+/// Why the promise cannot be kept whatever the replicas.
+fn too_short(policy: &Policy, now: &Situation) -> Option<String> {
+    let Objective::Age(age) = policy.objective else { return None };
+    let seen = policy.cycle * 2 + policy.commit_interval;
+    if age < seen {
+        let (age, seen) = (time(age), time(seen));
+        return Some(format!("{seen} pass until a message that waits is seen, more than the promised {age}"));
+    }
+    let (change, age) = (time(now.change), time(age));
+    let slow = now.need.is_some_and(|need| need.too_short);
+    slow.then(|| format!("a change of replicas takes {change}, not less than the promised {age}"))
 }
 
 fn hold(now: &Situation, reason: Reason, message: impl Into<String>) -> Verdict {
     (now.replicas, reason, message.into())
+}
+
+fn off(policy: &Policy, now: &Situation) -> Option<Verdict> {
+    let says = "spec.scaling.mode is Off: the lag is watched, the replicas are left alone";
+    (policy.mode == Mode::Off).then(|| hold(now, Reason::ScalingOff, says))
 }
 
 fn paused(policy: &Policy, now: &Situation) -> Option<Verdict> {
@@ -89,6 +119,11 @@ fn outside_bounds(policy: &Policy, now: &Situation) -> Option<Verdict> {
             Reason::BelowMinimum,
             format!("{n} replicas are below the minimum of {}", policy.min),
         ));
+    }
+    if n < policy.least() {
+        let least = policy.least();
+        let message = format!("{n} replicas; a schedule asks for at least {least} at this time");
+        return Some((least, Reason::ScheduledMinimum, message));
     }
     if n > policy.max {
         return Some((
@@ -135,7 +170,7 @@ fn measuring(_: &Policy, now: &Situation) -> Option<Verdict> {
 
 /// The most replicas that can work: the user's maximum, or one per partition.
 fn ceiling(policy: &Policy, now: &Situation) -> u32 {
-    policy.max.min(now.partitions).max(policy.min)
+    policy.max.min(now.partitions).max(policy.least())
 }
 
 fn up(policy: &Policy, now: &Situation) -> Option<Verdict> {
@@ -201,31 +236,33 @@ fn down(policy: &Policy, now: &Situation) -> Option<Verdict> {
     let capacity = now.capacity.known()?;
     let (arrival, need) = (now.most_arrival?, now.most_need?);
     let n = now.replicas;
-    let fitting = |need: f64| useful(whole(need).max(1), now.partitions).min(policy.max).max(policy.min);
+    let fitting = |need: f64| useful(whole(need).max(1), now.partitions).min(policy.max).max(policy.least());
     // What counts is whole, useful replicas: too many by the formula may still be the fewest that do.
     let enough_now = now.need.is_some_and(|need| fitting(need.aim) >= n);
-    if f64::from(n) <= most(arrival, now.load.map_or(1.0, |load| load.skew), capacity) || n <= policy.min || enough_now
+    if f64::from(n) <= most(arrival, now.load.map_or(1.0, |load| load.skew), capacity)
+        || n <= policy.least()
+        || enough_now
     {
         return None;
     }
     let desired = fitting(need);
-    if let Some(held) = not_yet(policy, now, policy.window) {
+    if let Some(held) = kept(policy, now, desired).or_else(|| not_yet(policy, now, policy.window)) {
         return Some(held);
     }
     if desired >= n {
         return None;
     }
-    let message = format!(
+    let words = format!(
         "at most {} msg/s in the last {} at {} need {desired}",
         number(arrival),
         time(policy.window),
         per_replica(now)?
     );
-    Some((desired, Reason::AboveNeed, message))
+    Some(shrink(policy, now, desired, Reason::AboveNeed, words))
 }
 
 fn down_without_capacity(policy: &Policy, now: &Situation) -> Option<Verdict> {
-    if now.capacity.known().is_some() || now.replicas <= policy.min {
+    if now.capacity.known().is_some() || now.replicas <= policy.least() {
         return None;
     }
     let below = useful_below(now.replicas, now.partitions);
@@ -236,15 +273,30 @@ fn down_without_capacity(policy: &Policy, now: &Situation) -> Option<Verdict> {
         return None;
     }
     let quiet = policy.window * 2;
-    if let Some(held) = not_yet(policy, now, quiet) {
+    let desired = below.max(policy.least());
+    if let Some(held) = kept(policy, now, desired).or_else(|| not_yet(policy, now, quiet)) {
         return Some(held);
     }
-    let desired = below.max(policy.min);
     if desired >= now.replicas {
         return None;
     }
-    let message = format!("nothing waited for {}; the capacity of a replica is not known, one step down", time(quiet));
-    Some((desired, Reason::QuietWithoutCapacity, message))
+    let words = format!("nothing waited for {}; the capacity of a replica is not known, one step down", time(quiet));
+    Some(shrink(policy, now, desired, Reason::QuietWithoutCapacity, words))
+}
+
+/// Fewer replicas would do, and the user keeps them.
+fn kept(policy: &Policy, now: &Situation, desired: u32) -> Option<Verdict> {
+    let says = format!("{desired} replicas would do; spec.scaling.scaleDown.disabled keeps {}", now.replicas);
+    (policy.keep && desired < now.replicas).then(|| hold(now, Reason::ScaleDownDisabled, says))
+}
+
+/// By no more than the user takes away at once.
+fn shrink(policy: &Policy, now: &Situation, desired: u32, reason: Reason, words: String) -> Verdict {
+    let nearest = policy.max_step.map_or(0, |step| now.replicas.saturating_sub(step.max(1)));
+    if desired >= nearest {
+        return (desired, reason, words);
+    }
+    (nearest, reason, format!("{words}; at most {} at a time are taken away", now.replicas - nearest))
 }
 
 /// What stands against fewer replicas although fewer might do.

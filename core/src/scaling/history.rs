@@ -75,6 +75,8 @@ pub struct Situation {
     pub most_arrival: Option<f64>,
     /// Capacity of one replica.
     pub capacity: Capacity,
+    /// How many times an even share of the load the busiest replica has, measured or told from the partitions.
+    pub imbalance: Option<f64>,
     /// What the load asks for, when the capacity is known.
     pub need: Option<Need>,
     /// Largest aim in the window.
@@ -218,6 +220,7 @@ impl History {
             broke: self.broke,
             most_arrival: self.most_arrival.max(),
             capacity,
+            imbalance: self.imbalance(load, seen),
             need: self.need(policy, seen, load, capacity),
             most_need: self.most_need.max(),
             asked: self.asked,
@@ -315,6 +318,13 @@ impl History {
         let fitting = shares.fitting(whole(need.aim), load.arrival, capacity, share);
         let hottest = fitting > useful(whole(need.aim), seen.lag.partitions);
         Some(Need { aim: need.aim.max(f64::from(fitting)), hottest, ..need })
+    }
+
+    fn imbalance(&self, load: Option<Load>, seen: &Observation) -> Option<f64> {
+        let replicas = self.replicas.filter(|replicas| *replicas > 0 && !seen.lag.usual.is_empty())?;
+        let measured = self.busiest.filter(|_| load.is_some());
+        let share = measured.unwrap_or_else(|| Shares::new(&seen.lag.usual).busiest(replicas));
+        Some(share * f64::from(replicas))
     }
 
     /// For three cycles the promise was broken and the break did not shrink.

@@ -56,25 +56,52 @@ impl Objective {
     }
 }
 
+/// What is made of the numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Decided and carried out.
+    #[default]
+    Auto,
+    /// Decided and said; the replicas stay.
+    Observe,
+    /// The lag is watched alone.
+    Off,
+}
+
 /// How one group is to be scaled; validated (`min <= max`, durations above zero).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Policy {
     /// The promise.
     pub objective: Objective,
+    /// Whether anything is decided, and carried out.
+    pub mode: Mode,
     /// Fewest replicas.
     pub min: u32,
+    /// Fewest replicas by a schedule at the moment, if there is one; `max` is stronger.
+    pub scheduled: Option<u32>,
     /// Most replicas.
     pub max: u32,
     /// What one replica can do, where the user said it.
     pub capacity: Option<f64>,
     /// Time that must be quiet before a step down, and that passes between two of them.
     pub window: Duration,
+    /// No replicas are taken away, but those above `max`.
+    pub keep: bool,
+    /// Most replicas that one step takes away.
+    pub max_step: Option<u32>,
     /// Time between two observations.
     pub cycle: Duration,
     /// How often the members commit: so much handled work is not visible yet.
     pub commit_interval: Duration,
     /// The user paused the object.
     pub paused: bool,
+}
+
+impl Policy {
+    /// Fewest replicas at the moment.
+    pub fn least(&self) -> u32 {
+        self.scheduled.map_or(self.min, |scheduled| scheduled.min(self.max).max(self.min))
+    }
 }
 
 /// The workload as its controller sees it.
@@ -129,6 +156,19 @@ pub struct Terms {
     pub backlog: Option<f64>,
     /// Replicas that arrival and backlog ask for, before bounds and rounding.
     pub need: Option<f64>,
+    /// How many times an even share the busiest replica has.
+    pub imbalance: Option<f64>,
+}
+
+/// What keeps replicas below what is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// The user's maximum.
+    Max,
+    /// One replica per partition.
+    Partitions,
+    /// Something behind the replicas: the last step up brought next to nothing.
+    Downstream,
 }
 
 /// What to do, and why.
@@ -144,6 +184,8 @@ pub struct Decision {
     pub message: String,
     /// The numbers alone.
     pub terms: Terms,
+    /// What keeps it from being as many as are needed.
+    pub limit: Option<Limit>,
 }
 
 impl Decision {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::history::{Situation, Unsettled};
 use super::need::need;
-use super::{Capacity, Decision, Load, Objective, Policy, decide};
+use super::{Capacity, Decision, Limit, Load, Mode, Objective, Policy, decide};
 use crate::reason::Reason;
 
 const fn seconds(n: u64) -> Duration {
@@ -16,10 +16,14 @@ const fn seconds(n: u64) -> Duration {
 fn policy() -> Policy {
     Policy {
         objective: Objective::Age(seconds(30)),
+        mode: Mode::Auto,
         min: 1,
+        scheduled: None,
         max: 12,
         capacity: Some(480.0),
         window: seconds(20),
+        keep: false,
+        max_step: None,
         cycle: seconds(5),
         commit_interval: seconds(1),
         paused: false,
@@ -43,6 +47,7 @@ fn calm(replicas: u32, arrival: f64, backlog: f64, capacity: Capacity) -> Situat
         broke: None,
         most_arrival: Some(arrival),
         capacity,
+        imbalance: None,
         need: needed,
         most_need: needed.map(|need| need.aim),
         asked: 2,
@@ -83,6 +88,41 @@ fn who_may_decide_comes_first() {
     check("by hand", &policy(), &hand, 1, Reason::ScaledByHand, "respected for 9s");
     let twice = Situation { by_hand: Some((seconds(600), true)), ..busy() };
     check("contested", &policy(), &twice, 1, Reason::ReplicasContested, "left alone for 10m");
+}
+
+#[test]
+fn off_decides_nothing() {
+    let off = Policy { mode: Mode::Off, ..policy() };
+    check("off", &off, &stated(1, 2_000.0, 0.0), 1, Reason::ScalingOff, "mode is Off");
+    check("off at zero", &off, &stated(0, 2_000.0, 0.0), 0, Reason::ScalingOff, "mode is Off");
+    let observe = Policy { mode: Mode::Observe, ..policy() };
+    check("observe decides", &observe, &stated(1, 2_000.0, 0.0), 6, Reason::BelowNeed, "need 6");
+}
+
+#[test]
+fn a_schedule_is_a_minimum_for_its_time() {
+    let at = |scheduled| Policy { scheduled: Some(scheduled), min: 2, max: 8, ..policy() };
+    let blind = Situation { all_unknown: true, ..stated(3, 0.0, 0.0) };
+    check("floor", &at(5), &blind, 5, Reason::ScheduledMinimum, "at least 5 at this time");
+    check("more is needed", &at(3), &stated(3, 2_000.0, 0.0), 6, Reason::BelowNeed, "need 6");
+    check("the maximum is stronger", &at(50), &stated(3, 0.0, 0.0), 8, Reason::ScheduledMinimum, "at least 8");
+    check("the minimum too", &at(1), &stated(1, 0.0, 0.0), 2, Reason::BelowMinimum, "minimum of 2");
+    check("not below it", &at(4), &stated(6, 100.0, 0.0), 4, Reason::AboveNeed, "need 4");
+    check("at it", &at(6), &stated(6, 100.0, 0.0), 6, Reason::WithinBand, "6 replicas fit");
+    check("without a capacity", &at(6), &unstated(6, 100.0), 6, Reason::WithinBand, "keep the promise");
+}
+
+#[test]
+fn replicas_are_taken_away_as_the_user_allows() {
+    let keep = Policy { keep: true, ..policy() };
+    check("kept", &keep, &stated(6, 300.0, 0.0), 6, Reason::ScaleDownDisabled, "1 replicas would do");
+    check("kept without a capacity", &keep, &unstated(6, 100.0), 6, Reason::ScaleDownDisabled, "4 replicas would do");
+    check("nothing to keep", &keep, &stated(6, 2_000.0, 0.0), 6, Reason::WithinBand, "fit");
+    check("above the maximum all the same", &keep, &stated(14, 0.0, 0.0), 12, Reason::AboveMaximum, "maximum of 12");
+    let by = |step| Policy { max_step: Some(step), ..policy() };
+    check("two at a time", &by(2), &stated(6, 300.0, 0.0), 4, Reason::AboveNeed, "at most 2 at a time");
+    check("five", &by(5), &stated(6, 300.0, 0.0), 1, Reason::AboveNeed, "need 1");
+    check("one", &by(1), &unstated(6, 100.0), 5, Reason::QuietWithoutCapacity, "at most 1 at a time");
 }
 
 #[test]
@@ -197,6 +237,26 @@ fn a_promise_shorter_than_a_change_is_said() {
     let decision = decide(&policy(), &step);
     assert_eq!(decision.reason, Reason::BelowNeed, "a step keeps its reason");
     assert!(decision.message.contains("raise it"));
+}
+
+#[test]
+fn a_promise_shorter_than_two_looks_is_said() {
+    let short = Policy { objective: Objective::Age(seconds(10)), ..policy() };
+    check("10 s", &short, &stated(6, 2_000.0, 0.0), 6, Reason::ObjectiveTooShort, "11s pass until a message");
+    let fits = Policy { objective: Objective::Age(seconds(11)), ..policy() };
+    check("11 s", &fits, &stated(6, 2_000.0, 0.0), 6, Reason::WithinBand, "fit");
+}
+
+#[test]
+fn what_limits_is_said() {
+    let limit = |policy: &Policy, now: &Situation| decide(policy, now).limit;
+    let small = Policy { max: 5, ..policy() };
+    assert_eq!(limit(&small, &stated(1, 9_000.0, 0.0)), Some(Limit::Max), "on the way");
+    assert_eq!(limit(&small, &stated(5, 9_000.0, 0.0)), Some(Limit::Max));
+    assert_eq!(limit(&Policy { max: 100, ..policy() }, &stated(12, 9_000.0, 0.0)), Some(Limit::Partitions));
+    assert_eq!(limit(&policy(), &stated(1, 2_000.0, 0.0)), None);
+    let blocked = Situation { blocked: Some((seconds(40), 12.0, 960.0)), ..stated(4, 2_000.0, 0.0) };
+    assert_eq!(limit(&policy(), &blocked), Some(Limit::Downstream));
 }
 
 fn any_situation() -> impl Strategy<Value = Situation> {

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use mq_core::{
+    alert::keeping_up,
     condition::{Condition, ConditionType, Status, Verdict},
     lag::{GroupLag, GroupTracker, Reading, Watch},
     reason::Reason,
-    scaling::{Decision, History, Members, Objective, Observation, Policy, Terms, Work, decide},
+    scaling::{Decision, History, Limit, Members, Mode, Objective, Observation, Policy, Terms, Work, decide},
 };
-use mq_crds::{Lag, LagState, ScalingStatus};
+use mq_crds::{Lag, LagState, LimitedBy, ScalingChange, ScalingStatus};
 
-use super::{DesiredGroup, DesiredScaling, GroupView, target::Deployed};
+use super::{DesiredGroup, DesiredScaling, GroupView, schedule, target::Deployed};
 use crate::events::Event;
 
 /// The numbers in a status are renewed at most this often.
@@ -34,10 +36,14 @@ pub(super) struct Entry {
     shown: Option<Duration>,
     /// Cycles in a row in which less was known of the lag than is shown.
     dim: u32,
+    /// What was found of keeping up last and is not shown yet, and how many times.
+    turning: Option<(Reason, u32)>,
     /// The reason that was decided by last and is not shown yet, and for how many cycles.
     rising: Option<(Reason, u32)>,
     /// The last step whose write failed: the answer may be all that was lost.
     attempted: Option<Step>,
+    /// The last changes, the newest first; nothing before the status was read.
+    changes: Option<Vec<ScalingChange>>,
 }
 
 /// A step that shall be carried out.
@@ -62,9 +68,16 @@ impl Entry {
             target: None,
             shown: None,
             dim: 0,
+            turning: None,
             rising: None,
             attempted: None,
+            changes: None,
         }
+    }
+
+    /// Takes over what an earlier leader has written of the changes before.
+    pub(super) fn recall(&mut self, stored: Option<&ScalingStatus>) {
+        self.changes.get_or_insert_with(|| stored.map(|status| status.history.clone()).unwrap_or_default());
     }
 
     /// Declares the group anew. True if a cycle should follow soon.
@@ -105,6 +118,8 @@ impl Entry {
         self.members = members.or(self.members);
         self.seen = true;
         self.show_lag(at, status_of(&lag));
+        let objective = self.desired.scaling.as_ref().map(|scaling| scaling.objective);
+        self.show_keeping_up(keeping_up(&lag, objective));
         lag
     }
 
@@ -122,6 +137,29 @@ impl Entry {
             self.view.lag = Some(now);
             self.shown = Some(at);
         }
+    }
+
+    /// Another condition is shown when it was found so many times in a row: what a single look shows may be over with the next.
+    fn show_keeping_up(&mut self, now: Condition) {
+        let shown = self.view.keeping_up.as_ref();
+        if shown.is_some_and(|shown| (shown.status, shown.reason) == (now.status, now.reason)) {
+            self.turning = None;
+            return;
+        }
+        let looks = self.turning.filter(|(reason, _)| *reason == now.reason).map_or(0, |(_, looks)| looks) + 1;
+        self.turning = Some((now.reason, looks));
+        if looks < STANDS && (shown.is_some() || now.status == Status::False) {
+            return;
+        }
+        self.turning = None;
+        let worse = now.status == Status::False;
+        let heals = shown.is_some_and(|shown| shown.status == Status::False) && now.status == Status::True;
+        if worse {
+            self.events.push(Event::warning(now.reason, &now.message));
+        } else if heals {
+            self.events.push(Event::normal(now.reason, now.message.clone()));
+        }
+        self.view.keeping_up = Some(now);
     }
 
     /// Decides about the replicas of `target`. A step is returned to be carried out.
@@ -154,7 +192,7 @@ impl Entry {
         let seen = Observation { at, lag, target: deployed.target.clone(), members: self.members, config, work };
         self.history.observe(&policy, &seen);
         let decision = decide(&policy, &self.history.situation(&policy, &seen));
-        if !decision.is_step() {
+        if !decision.is_step() || scaling.mode == Mode::Observe {
             self.show(&decision, None);
             return Some((decision, None));
         }
@@ -186,6 +224,18 @@ impl Entry {
         self.history.applied(step.at, &step.decision);
         let Decision { current, desired, message, reason, .. } = &step.decision;
         let said = format!("scaled Deployment {} from {current} to {desired}: {message}", step.target);
+        let count = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+        let change = ScalingChange {
+            time: Time(now_in_seconds()),
+            from: count(*current),
+            to: count(*desired),
+            reason: reason.as_str().to_owned(),
+            message: message.clone(),
+            terms: terms_of(&step.decision.terms),
+        };
+        let changes = self.changes.get_or_insert_default();
+        changes.insert(0, change);
+        changes.truncate(HISTORY);
         self.show(&step.decision, Some(Event::normal(*reason, said)));
     }
 
@@ -204,6 +254,8 @@ impl Entry {
             reason: reason.as_str().to_owned(),
             message: message.clone(),
             terms: mq_crds::Terms::default(),
+            limited_by: None,
+            history: self.changes.clone().unwrap_or_default(),
         });
         self.view.active = Some(active(Status::False, reason, message.clone()));
         self.view.problem = Some(Verdict::reconciling(reason, message));
@@ -214,7 +266,8 @@ impl Entry {
         if decision.is_transient() && self.view.scaling.is_some() {
             return;
         }
-        let now = scaling_status(decision);
+        let mut now = scaling_status(decision);
+        now.history = self.changes.clone().unwrap_or_default();
         let same =
             |old: &ScalingStatus| (old.current, old.desired, &old.reason) == (now.current, now.desired, &now.reason);
         let healed = self.view.problem.take().is_some();
@@ -231,7 +284,13 @@ impl Entry {
         let turned = self.view.scaling.as_ref().is_none_or(|old| old.reason != now.reason);
         let warning = turned && needs_a_person(decision.reason);
         self.events.extend(step.or_else(|| warning.then(|| Event::warning(decision.reason, &decision.message))));
-        self.view.active = Some(active(status(decision.reason), decision.reason, decision.message.clone()));
+        let observed = self.desired.scaling.as_ref().is_some_and(|scaling| scaling.mode == Mode::Observe);
+        self.view.active = Some(if observed {
+            let said = format!("spec.scaling.mode is Observe, nothing is done: {}", decision.message);
+            active(Status::False, Reason::ScalingObserved, said)
+        } else {
+            active(status(decision.reason), decision.reason, decision.message.clone())
+        });
         self.view.scaling = Some(now);
     }
 
@@ -257,13 +316,26 @@ fn dimness(state: LagState) -> u8 {
     }
 }
 
+/// Changes that a status remembers.
+const HISTORY: usize = 10;
+
+/// What a status keeps of the time: the API server drops fractions of a second, and a status is compared with what it keeps.
+fn now_in_seconds() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
 fn policy(group: &DesiredGroup, scaling: &DesiredScaling, cycle: Duration) -> Policy {
     Policy {
         objective: scaling.objective,
+        mode: scaling.mode,
         min: scaling.min,
+        scheduled: schedule::minimum(&scaling.schedules, Timestamp::now()),
         max: scaling.max.max(scaling.min),
         capacity: scaling.capacity,
         window: scaling.window,
+        keep: scaling.keep,
+        max_step: scaling.max_step,
         cycle,
         commit_interval: group.commit_interval,
         paused: group.paused,
@@ -277,7 +349,11 @@ fn active(status: Status, reason: Reason, message: String) -> Condition {
 /// Whether the operator acts on the numbers while this is its decision.
 fn status(reason: Reason) -> Status {
     match reason {
-        Reason::Paused | Reason::ScaledToZero | Reason::ReplicasContested | Reason::ScaledByHand => Status::False,
+        Reason::Paused
+        | Reason::ScalingOff
+        | Reason::ScaledToZero
+        | Reason::ReplicasContested
+        | Reason::ScaledByHand => Status::False,
         Reason::LagUnknown | Reason::ObservationGap | Reason::Measuring => Status::Unknown,
         _ => Status::True,
     }
@@ -296,19 +372,30 @@ fn needs_a_person(reason: Reason) -> bool {
 }
 
 fn scaling_status(decision: &Decision) -> ScalingStatus {
-    let Terms { arrival, capacity, backlog, need } = decision.terms;
-    let tenths = |number: Option<f64>| number.map(|number| (number * 10.0).round() / 10.0);
     ScalingStatus {
         current: i32::try_from(decision.current).ok(),
         desired: i32::try_from(decision.desired).ok(),
         reason: decision.reason.as_str().to_owned(),
         message: decision.message.clone(),
-        terms: mq_crds::Terms {
-            arrival: tenths(arrival),
-            capacity: tenths(capacity),
-            backlog: tenths(backlog),
-            need: tenths(need),
-        },
+        terms: terms_of(&decision.terms),
+        limited_by: decision.limit.map(|limit| match limit {
+            Limit::Max => LimitedBy::MaxReplicas,
+            Limit::Partitions => LimitedBy::Partitions,
+            Limit::Downstream => LimitedBy::Downstream,
+        }),
+        history: Vec::new(),
+    }
+}
+
+fn terms_of(terms: &Terms) -> mq_crds::Terms {
+    let Terms { arrival, capacity, backlog, need, imbalance } = *terms;
+    let tenths = |number: Option<f64>| number.map(|number| (number * 10.0).round() / 10.0);
+    mq_crds::Terms {
+        arrival: tenths(arrival),
+        capacity: tenths(capacity),
+        backlog: tenths(backlog),
+        need: tenths(need),
+        imbalance: tenths(imbalance),
     }
 }
 

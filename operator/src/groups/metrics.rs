@@ -14,6 +14,9 @@ pub(super) struct GroupMetrics {
     lag: GaugeVec,
     late: GaugeVec,
     unknown: GaugeVec,
+    stuck: GaugeVec,
+    endangered: GaugeVec,
+    lost: GaugeVec,
     current: GaugeVec,
     desired: GaugeVec,
     arrival: GaugeVec,
@@ -33,6 +36,12 @@ impl GroupMetrics {
             lag: gauge("mq_group_lag_messages", "Messages between the committed offsets and the ends.")?,
             late: gauge("mq_group_late_messages", "Messages that break the objective.")?,
             unknown: gauge("mq_group_unknown_partitions", "Partitions whose lag is not known.")?,
+            stuck: gauge("mq_group_stuck_partitions", "Partitions in which something waits and nothing is committed.")?,
+            endangered: gauge(
+                "mq_group_endangered_messages",
+                "Messages that the next deletion by retention would take.",
+            )?,
+            lost: gauge("mq_group_lost_messages", "Messages that retention deleted before they were committed.")?,
             current: gauge("mq_group_replicas", "Replicas that the target asks for.")?,
             desired: gauge("mq_group_desired_replicas", "Replicas that the operator decided on.")?,
             arrival: gauge("mq_group_arrival_messages_per_second", "Messages that arrive.")?,
@@ -54,6 +63,9 @@ impl GroupMetrics {
         let broken = objective.and_then(|objective| objective.broken_by(lag));
         set(&self.late, group, broken.filter(|_| known).map(number));
         set(&self.unknown, group, u32::try_from(lag.unknown.len()).ok().map(f64::from));
+        set(&self.stuck, group, u32::try_from(lag.stuck.len()).ok().filter(|_| known).map(f64::from));
+        set(&self.endangered, group, known.then(|| number(lag.endangered)));
+        set(&self.lost, group, known.then(|| number(lag.lost)));
         set(&self.arrival, group, lag.arrival);
     }
 
@@ -72,7 +84,8 @@ impl GroupMetrics {
     pub(super) fn forget(&self, group: &DesiredGroup) {
         let decision = [&self.current, &self.desired, &self.capacity];
         let seen = [&self.lag, &self.late, &self.unknown, &self.arrival, &self.busy, &self.in_hand];
-        for gauge in seen.into_iter().chain(decision) {
+        let alerts = [&self.stuck, &self.endangered, &self.lost];
+        for gauge in seen.into_iter().chain(decision).chain(alerts) {
             set(gauge, group, None);
         }
     }

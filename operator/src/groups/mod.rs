@@ -12,6 +12,7 @@ mod collect;
 mod entry;
 mod metrics;
 pub(crate) mod object;
+mod schedule;
 mod target;
 
 use std::{
@@ -29,10 +30,11 @@ use mq_core::{
     condition::{Condition, Verdict},
     effect::ObjectKey,
     lag::{GroupLag, ResetPolicy},
-    scaling::{Decision, Objective, Work},
+    scaling::{Decision, Mode, Objective, Work},
 };
 use mq_crds::{Lag, MqConsumerGroup, ScalingStatus};
 use mq_protocol::message::{ClientRef, Kind};
+use schedule::Schedule;
 use target::{Deployed, Targets};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -85,6 +87,8 @@ pub(crate) struct DesiredGroup {
 pub(crate) struct DesiredScaling {
     /// Name of the Deployment, in the namespace of the object.
     pub(crate) target: String,
+    /// Whether anything is decided, and carried out.
+    pub(crate) mode: Mode,
     /// The promise.
     pub(crate) objective: Objective,
     /// Fewest replicas.
@@ -95,6 +99,12 @@ pub(crate) struct DesiredScaling {
     pub(crate) capacity: Option<f64>,
     /// Window of quiet before a step down.
     pub(crate) window: Duration,
+    /// No replicas are taken away.
+    pub(crate) keep: bool,
+    /// Most replicas that one step takes away.
+    pub(crate) max_step: Option<u32>,
+    /// Times with a higher minimum.
+    pub(crate) schedules: Vec<Schedule>,
 }
 
 /// What is known about a group. Changes only when a status should.
@@ -104,6 +114,8 @@ pub(crate) struct GroupView {
     pub(crate) lag: Option<Lag>,
     /// The last decision that said something new.
     pub(crate) scaling: Option<ScalingStatus>,
+    /// `KeepingUp`.
+    pub(crate) keeping_up: Option<Condition>,
     /// `ScalingActive`.
     pub(crate) active: Option<Condition>,
     /// What keeps the group from being as declared.
@@ -184,6 +196,9 @@ impl Groups {
     pub(crate) fn report(self: &Arc<Self>, object: &MqConsumerGroup, group: DesiredGroup, report: &mut Report) {
         let (cluster, key) = (group.cluster.clone(), group.object.clone());
         self.declare(group);
+        if let Some(entry) = lock(&self.cluster(&cluster).entries).get_mut(&key) {
+            entry.recall(object.status.as_ref().and_then(|status| status.scaling.as_ref()));
+        }
         object::report(object, self.view(&cluster, &key), self.take_events(&cluster, &key), report);
     }
 

@@ -8,13 +8,13 @@ use mq_core::{
     lag::ResetPolicy,
     reason::Reason,
     resolve::ResolvedConsumer,
-    scaling::Objective,
+    scaling::{Mode, Objective},
     settings::AutoOffsetReset,
 };
-use mq_crds::{MqConsumerGroup, MqConsumerGroupStatus, ScaleDown, Scaling};
+use mq_crds::{MqConsumerGroup, MqConsumerGroupStatus, ScaleDown, Scaling, ScalingMode};
 use serde_json::{Value, json};
 
-use super::{DesiredGroup, DesiredScaling, GroupView};
+use super::{DesiredGroup, DesiredScaling, GroupView, schedule::Schedule};
 use crate::{object::key_of, reconcile::Report};
 
 /// The declaration of a group whose settings are valid.
@@ -59,16 +59,27 @@ fn scaling(scaling: &Scaling) -> Result<DesiredScaling, Verdict> {
         _ => return Err(invalid("spec.scaling.objective must have exactly one of age and lag".into())),
     };
     let count = |n: i32| u32::try_from(n).unwrap_or_default();
-    let window = scaling.scale_down.as_ref().map_or(ScaleDown::DEFAULT_WINDOW, |down| down.window);
+    let down = scaling.scale_down.as_ref();
+    let schedules = scaling.schedules.iter().zip(0..).map(|(schedule, n)| {
+        Schedule::read(schedule).map_err(|why| invalid(format!("spec.scaling.schedules[{n}].{why}")))
+    });
     #[expect(clippy::cast_precision_loss, reason = "the schema allows at most 10^9")]
     let capacity = scaling.capacity_per_replica.map(|rate| rate as f64);
     Ok(DesiredScaling {
         target: target.name.clone(),
+        mode: match scaling.mode {
+            ScalingMode::Auto => Mode::Auto,
+            ScalingMode::Observe => Mode::Observe,
+            ScalingMode::Off => Mode::Off,
+        },
         objective,
         min: count(scaling.min_replicas),
         max: count(scaling.max_replicas),
         capacity,
-        window: window.duration(),
+        window: down.map_or(ScaleDown::DEFAULT_WINDOW, |down| down.window).duration(),
+        keep: down.is_some_and(|down| down.disabled),
+        max_step: down.and_then(|down| down.max_step).map(count),
+        schedules: schedules.collect::<Result<_, _>>()?,
     })
 }
 
@@ -79,17 +90,19 @@ pub(super) fn report(
     events: Vec<crate::events::Event>,
     report: &mut Report,
 ) {
-    let GroupView { lag, scaling, active, problem } = view.unwrap_or_default();
+    let GroupView { lag, scaling, keeping_up, active, problem } = view.unwrap_or_default();
     let stored = object.status.as_ref();
     let lag = lag.or_else(|| stored.and_then(|status| status.lag.clone()));
     report.status.insert("lag".into(), lag.map_or(Value::Null, |lag| json!(lag)));
     report.events.extend(events);
+    let before = |kind| stored.and_then(|status| stored_condition(status, kind));
+    report.conditions.extend(keeping_up.or_else(|| before(ConditionType::KeepingUp)));
     if object.spec.scaling.is_none() {
         return;
     }
     let scaling = scaling.or_else(|| stored.and_then(|status| status.scaling.clone()));
     report.status.insert("scaling".into(), scaling.map_or(Value::Null, |scaling| json!(scaling)));
-    report.conditions.push(active.or_else(|| stored.and_then(stored_condition)).unwrap_or_else(waiting));
+    report.conditions.push(active.or_else(|| before(ConditionType::ScalingActive)).unwrap_or_else(waiting));
     if let (Some(problem), Some(Health::Ready)) = (problem, report.verdict.as_ref().map(|verdict| verdict.health)) {
         report.verdict = Some(problem);
     }
@@ -101,8 +114,7 @@ fn waiting() -> Condition {
 }
 
 /// What an earlier leader said.
-fn stored_condition(status: &MqConsumerGroupStatus) -> Option<Condition> {
-    let kind = ConditionType::ScalingActive;
+fn stored_condition(status: &MqConsumerGroupStatus, kind: ConditionType) -> Option<Condition> {
     let stored = status.conditions.iter().find(|condition| condition.type_ == kind.as_str())?;
     let known = [Status::True, Status::False, Status::Unknown];
     let status = known.into_iter().find(|status| status.as_str() == stored.status)?;
@@ -147,6 +159,22 @@ mod tests {
         assert_eq!(scaling.objective, Objective::Age(Duration::from_secs(15)));
         assert_eq!((scaling.min, scaling.max, scaling.window), (1, 12, Duration::from_secs(20)));
         assert_eq!(scaling.capacity, None);
+    }
+
+    #[test]
+    fn refuses_a_schedule_that_is_none_and_names_it() {
+        let spec = json!({
+            "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "worker"},
+            "objective": {"lag": 10},
+            "maxReplicas": 12,
+            "schedules": [
+                {"start": "0 8 * * *", "end": "8h", "minReplicas": 2},
+                {"start": "0 8 * * *", "end": "61 8 * * *", "minReplicas": 2},
+            ],
+        });
+        let refused = declared(&spec).unwrap_err();
+        assert_eq!((refused.health, refused.reason), (Health::Stalled, Reason::InvalidSpec));
+        assert!(refused.message.starts_with("spec.scaling.schedules[1].end \"61 8"), "{}", refused.message);
     }
 
     #[test]

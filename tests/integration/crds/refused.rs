@@ -350,12 +350,27 @@ async fn scaling() -> Result<()> {
         "maxReplicas": 12,
     });
     let changed = |changes: Value| with(&group, &json!({"scaling": with(&scaling, &changes)}));
+    let hours = json!({"start": "0 8 * * *", "end": "8h", "minReplicas": 2});
+    let schedule = |changes: Value| json!({"schedules": [with(&hours, &changes)]});
+    let rare = with(&changed(json!({})), &json!({"consumer": {"autoCommitIntervalMs": 16_000}}));
+    refused(
+        kind.would_create("rare", &rare).await?,
+        "age must not be shorter than consumer.autoCommitIntervalMs",
+        &rare,
+    )?;
     for changes in [
         json!({}),
         json!({"objective": {"lag": 10_000}}),
         json!({"objective": {"age": "168h"}}),
         json!({"objective": {"age": "1000ms"}}),
         json!({"scaleDown": {"window": "20s"}, "capacityPerReplica": 480}),
+        json!({"scaleDown": {"disabled": true}}),
+        json!({"scaleDown": {"maxStep": 2}, "mode": "Observe"}),
+        json!({"mode": "Off"}),
+        json!({"schedules": [
+            {"start": "0 8 * * MON-FRI", "end": "0 20 * * MON-FRI", "timeZone": "Europe/Berlin", "minReplicas": 12},
+            {"start": "*/5 0-8 L * *", "end": "90m", "minReplicas": 1},
+        ]}),
         json!({"minReplicas": 12}),
         json!({"minReplicas": null, "maxReplicas": 1}),
     ] {
@@ -380,6 +395,15 @@ async fn scaling() -> Result<()> {
         (json!({"objective": {"age": "9999999999h"}}), "spec.scaling.objective.age"),
         (json!({"scaleDown": {"window": "300"}}), "spec.scaling.scaleDown.window in body should match"),
         (json!({"scaleDown": {"window": "25h"}}), "scaleDown.window must be from 1s to 24h"),
+        (json!({"mode": "Manual"}), "supported values: \"Auto\", \"Observe\", \"Off\""),
+        (json!({"scaleDown": {"maxStep": 0}}), "maxStep in body should be greater than or equal to 1"),
+        (schedule(json!({"start": "@daily"})), "start must be a cron expression of five fields"),
+        (schedule(json!({"start": "0 0 8 * * *"})), "start must be a cron expression of five fields"),
+        (schedule(json!({"start": null})), "schedules[0].start: Required value"),
+        (schedule(json!({"end": "8"})), "end must be a cron expression of five fields or a length of time"),
+        (schedule(json!({"end": null})), "schedules[0].end: Required value"),
+        (schedule(json!({"minReplicas": 13})), "minReplicas of a schedule must not be more than maxReplicas"),
+        (schedule(json!({"minReplicas": 0})), "greater than or equal to 1"),
         (json!({"minReplicas": 13}), "minReplicas must not be more than maxReplicas"),
         (json!({"minReplicas": 0}), "greater than or equal to 1"),
         (json!({"maxReplicas": 0}), "maxReplicas in body should be greater than or equal to 1"),

@@ -20,10 +20,13 @@ async fn absent_fields_get_their_defaults_and_nulls_are_absent() -> Result<()> {
     let spec = json!({"cluster": "main", "topics": ["a"], "scaling": {
         "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "a"},
         "objective": {"age": "15s", "lag": null}, "maxReplicas": 3, "scaleDown": {},
+        "schedules": [{"start": "0 8 * * *", "end": "8h", "minReplicas": 2}],
     }});
     let created = groups.would_create("defaults", &spec).await?.map_err(anyhow::Error::msg)?;
     assert_eq!(created.data["spec"]["scaling"]["minReplicas"], 1);
     assert_eq!(created.data["spec"]["scaling"]["scaleDown"]["window"], "5m");
+    assert_eq!(created.data["spec"]["scaling"]["mode"], "Auto");
+    assert_eq!(created.data["spec"]["scaling"]["schedules"][0]["timeZone"], "UTC");
     assert_eq!(created.data["spec"]["consumer"], json!({}));
     Ok(())
 }

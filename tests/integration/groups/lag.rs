@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use mq_crds::LagState;
+use mq_crds::{LagState, MqConsumerGroupStatus};
 use mq_testkit::{unique, wait_until};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -79,10 +79,17 @@ async fn late_is_what_waits_longer_than_the_objective() -> Result<()> {
     world.wait_for_metric("mq_group_late_messages", &group, 50.0).await?;
     assert!(written.elapsed() >= Duration::from_secs(6), "late before the objective: {:?}", written.elapsed());
 
+    let keeping_up = |reason: &'static str| {
+        move |s: &MqConsumerGroupStatus| s.conditions.iter().any(|c| c.type_ == "KeepingUp" && c.reason == reason)
+    };
+    world.wait_for(&group, "the broken promise is said", keeping_up("ObjectiveBreached")).await?;
+
     world.commit(&group, &topic, &[25, 15]).await?;
     world.wait_for_metric("mq_group_late_messages", &group, 10.0).await?;
     world.commit(&group, &topic, &[25, 25]).await?;
-    world.wait_for_metric("mq_group_late_messages", &group, 0.0).await
+    world.wait_for_metric("mq_group_late_messages", &group, 0.0).await?;
+    world.wait_for(&group, "the promise is kept again", keeping_up("KeepsUp")).await?;
+    Ok(())
 }
 
 /// Fifty groups, read in every cycle, cost as many requests as one.

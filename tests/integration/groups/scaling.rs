@@ -129,6 +129,15 @@ async fn replicas_follow_the_load_up_in_one_step_and_down_again() -> Result<()> 
     assert_eq!(path[..2], [1, 6], "one step up");
     assert!(path.len() <= 5 && path[1..].is_sorted_by(|a, b| a > b), "few steps down: {path:?}");
 
+    // The newest change first, each as it was decided.
+    let to = |s: &MqConsumerGroupStatus| {
+        s.scaling.iter().flat_map(|s| s.history.iter().rev()).map(|change| change.to).collect::<Vec<_>>()
+    };
+    let remembered = world.wait_for(&group, "the changes are remembered", |s| to(s) == path[1..]).await?;
+    let history = remembered.scaling.context("a decision")?.history;
+    let up = history.last().context("a change")?;
+    assert_eq!((up.from, up.reason.as_str(), up.terms.capacity), (1, "BelowNeed", Some(50.0)));
+
     let events: Api<Event> = Api::namespaced(world.client.clone(), world.namespace.name());
     let told = events.list(&ListParams::default()).await?.items;
     let up: Vec<_> = told.iter().filter(|event| event.reason.as_deref() == Some("BelowNeed")).collect();
@@ -193,7 +202,8 @@ async fn without_a_stated_capacity_agents_say_how_busy_they_are() -> Result<()> 
     .await?;
     drop(load);
 
-    let load = kubelet::load_on(&config, topic.clone(), 120, UNEVEN)?;
+    // In blocks of two, the busiest of six has three tenths of it: more than half of what it can do, and room enough.
+    let load = kubelet::load_on(&config, topic.clone(), 100, UNEVEN)?;
     let grown = world.wait_for(&group, "it has grown", |s| reason(s) == "BelowNeed").await?;
     let said = grown.scaling.context("a decision")?;
     eprintln!("{}: {}", said.reason, said.message);
@@ -256,4 +266,39 @@ async fn replicas_set_by_a_person_are_respected_for_a_window() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+#[tokio::test]
+async fn what_is_observed_is_said_and_a_schedule_holds_once_it_may() -> Result<()> {
+    let world = World::new("observe").await?;
+    let (topic, group) = (world.topic(12).await?, unique("observe"));
+    kubelet::deploy(&world.client, world.namespace.name(), "worker", 1).await?;
+    let _kubelet = kubelet::run(world.client.clone(), world.namespace.name(), None);
+    let mut observed = scaling(Some(50));
+    observed["mode"] = "Observe".into();
+    observed["schedules"] =
+        json!([{"start": "0 0 * * *", "end": "24h", "timeZone": "Europe/Berlin", "minReplicas": 3}]);
+    world.declare(&group, &topic, Some(observed)).await?;
+
+    let said = world.wait_for(&group, "it says what it would do", |s| reason(s) == "ScheduledMinimum").await?;
+    assert_eq!(condition(&said, "ScalingActive"), ("False", "ScalingObserved"));
+    let decision = said.scaling.context("a decision")?;
+    assert_eq!((decision.current, decision.desired), (Some(1), Some(3)), "{}", decision.message);
+    let deployments: Api<Deployment> = Api::namespaced(world.client.clone(), world.namespace.name());
+    let replicas = async || anyhow::Ok(deployments.get("worker").await?.spec.and_then(|spec| spec.replicas));
+    assert_eq!(replicas().await?, Some(1));
+
+    world.edit(&group, &json!({"spec": {"scaling": {"mode": "Auto"}}})).await?;
+    wait_until("the schedule holds", SOON, async || {
+        let replicas = replicas().await?;
+        ensure!(replicas == Some(3), "{replicas:?}");
+        Ok(())
+    })
+    .await?;
+    world.edit(&group, &json!({"spec": {"scaling": {"mode": "Off", "schedules": null}}})).await?;
+    let off = world.wait_for(&group, "it is off", |s| reason(s) == "ScalingOff").await?;
+    assert_eq!(condition(&off, "ScalingActive"), ("False", "ScalingOff"));
+    assert!(off.lag.is_some(), "the lag is watched all the same");
+    assert_eq!(replicas().await?, Some(3));
+    Ok(())
 }

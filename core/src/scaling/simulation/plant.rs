@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::lag::{GroupTracker, Reading, ResetPolicy, TopicPartition, Watch};
-use crate::scaling::{Decision, History, Members, Objective, Observation, Policy, Target, Work, decide};
+use crate::scaling::{Decision, History, Members, Mode, Objective, Observation, Policy, Target, Work, decide};
 
 pub(super) const CYCLE: Duration = Duration::from_secs(5);
 const TICKS_PER_SECOND: u32 = 10;
@@ -232,10 +232,14 @@ impl<'a> World<'a> {
 pub(super) fn policy(age: u64, max: u32, window: u64) -> Policy {
     Policy {
         objective: Objective::Age(Duration::from_secs(age)),
+        mode: Mode::Auto,
         min: 1,
+        scheduled: None,
         max,
         capacity: None,
         window: Duration::from_secs(window),
+        keep: false,
+        max_step: None,
         cycle: CYCLE,
         commit_interval: Duration::from_secs(1),
         paused: false,

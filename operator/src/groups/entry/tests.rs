@@ -19,11 +19,15 @@ fn group() -> DesiredGroup {
         paused: false,
         scaling: Some(DesiredScaling {
             target: "worker".into(),
+            mode: Mode::Auto,
             objective: Objective::Age(Duration::from_secs(30)),
             min: 1,
             max: 12,
             capacity: Some(100.0),
             window: Duration::from_secs(20),
+            keep: false,
+            max_step: None,
+            schedules: vec![],
         }),
     }
 }
@@ -63,6 +67,45 @@ fn a_step_is_shown_once_it_was_written() {
     assert_eq!((said.current, said.reason.as_str()), (Some(1), "BelowNeed"));
     assert_eq!(said.terms.capacity, Some(100.0));
     assert!(entry.events[0].message.starts_with("scaled Deployment worker from 1 to 4: "), "{:?}", entry.events);
+}
+
+#[test]
+fn what_is_only_observed_is_said_and_not_done() {
+    let mut observed = group();
+    observed.scaling.as_mut().unwrap().mode = Mode::Observe;
+    let mut entry = Entry::new(observed);
+    for n in 0..5 {
+        assert!(turn(&mut entry, n, i64::from(n) * 500, i64::from(n) * 1_500, deployed("1", 1)).is_none());
+    }
+    let said = entry.view.scaling.clone().unwrap();
+    assert_eq!((said.current, said.desired, said.reason.as_str()), (Some(1), Some(4), "BelowNeed"));
+    let active = entry.view.active.clone().unwrap();
+    assert_eq!((active.status, active.reason), (Status::False, Reason::ScalingObserved));
+    assert!(active.message.contains("nothing is done: 300 msg/s"), "{}", active.message);
+}
+
+#[test]
+fn the_last_ten_changes_are_remembered_across_leaders() {
+    let mut entry = Entry::new(group());
+    entry.recall(None);
+    let step = (0..4)
+        .filter_map(|n| turn(&mut entry, n, i64::from(n) * 500, i64::from(n) * 1_500, deployed("1", 1)))
+        .last()
+        .expect("it must want to grow");
+    for _ in 0..12 {
+        entry.stepped(&step);
+    }
+    let status = entry.view.scaling.clone().unwrap();
+    assert_eq!(status.history.len(), 10);
+    let newest = &status.history[0];
+    assert_eq!((newest.from, newest.to, newest.reason.as_str()), (1, 4, "BelowNeed"));
+    assert_eq!(newest.terms.capacity, Some(100.0));
+
+    let mut successor = Entry::new(group());
+    successor.recall(Some(&status));
+    successor.recall(None);
+    turn(&mut successor, 1, 0, 0, None);
+    assert_eq!(successor.view.scaling.unwrap().history, status.history);
 }
 
 #[test]
@@ -137,6 +180,27 @@ fn that_the_promise_breaks_is_told_at_once() {
         late.push(entry.view.lag.clone().unwrap().late.unwrap());
     }
     assert_eq!(late, [0, 0, 0, 0, 0, 0, 0, 4_000, 4_000, 0]);
+}
+
+#[test]
+fn whether_it_keeps_up_is_said_when_it_was_seen_three_times() {
+    let mut entry = Entry::new(group());
+    let mut shown = Vec::new();
+    for n in 0..=16_u32 {
+        // What arrived in cycle 1 is late from cycle 7 on and handled in cycle 12; in cycle 8 nobody knows.
+        let end = 4_000 * i64::from(n > 0);
+        let mut readings = reading(if n >= 12 { end } else { 0 }, end);
+        if n == 8 {
+            readings.iter_mut().for_each(|reading| reading.end = Err("no leader".into()));
+        }
+        entry.observe(CYCLE * n, &readings, None);
+        shown.push(entry.view.keeping_up.as_ref().unwrap().reason);
+    }
+    assert_eq!(shown[..11], [Reason::KeepsUp; 11], "a look that shows something else begins the count anew");
+    assert_eq!(shown[11..14], [Reason::ObjectiveBreached; 3]);
+    assert_eq!(shown[14..], [Reason::KeepsUp; 3]);
+    let told: Vec<_> = entry.events.iter().map(|event| event.reason).collect();
+    assert_eq!(told, [Reason::ObjectiveBreached, Reason::KeepsUp]);
 }
 
 #[test]
