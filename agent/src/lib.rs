@@ -74,7 +74,7 @@ pub use config::{
     Acks, AutoOffsetReset, Compression, Config, ConsumerSettings, Env, ProducerSettings, SaslMechanism,
     SecurityProtocol,
 };
-pub use consumer::{Acker, Consumer, Delivered, Deliveries, Ordering};
+pub use consumer::{Acker, BatchFailure, Consumer, Delivered, Deliveries, Ordering};
 pub use credentials::Password;
 pub use error::{ConsumeError, Error, Failure, FlushError, SendError};
 pub use hook::{Handled, Hook, Sent};

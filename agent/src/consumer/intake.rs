@@ -57,14 +57,13 @@ impl Intake {
         let (topic, partition) = (message.topic(), message.partition());
         let is_it = |source: &Source| source.partition == partition && *source.topic == *topic;
         if !self.sources.get(self.last).is_some_and(is_it) {
-            self.last = match self.sources.iter().position(is_it) {
-                Some(known) => known,
-                None => {
-                    let (assignment, topic, room) = shared.lock().source(topic, partition)?;
-                    self.sources.push(Source { topic, partition, assignment });
-                    self.room.push(room);
-                    self.sources.len() - 1
-                }
+            self.last = if let Some(known) = self.sources.iter().position(is_it) {
+                known
+            } else {
+                let (assignment, topic, room) = shared.lock().source(topic, partition)?;
+                self.sources.push(Source { topic, partition, assignment });
+                self.room.push(room);
+                self.sources.len() - 1
             };
         }
         Some(self.last)

@@ -107,6 +107,26 @@ impl<T> Lanes<T> {
         Some(&mut self.items[self.lanes[claim.0].first?].value)
     }
 
+    /// Hands out up to so many of the first items, and at least the first one.
+    pub(crate) fn hand_out(&mut self, claim: &Claim, most: usize) -> impl Iterator<Item = &T> {
+        let lane = &mut self.lanes[claim.0];
+        let mut next = lane.first;
+        lane.handed = 0;
+        while let Some(item) = next.filter(|_| lane.handed < most.max(1)) {
+            lane.handed += 1;
+            next = self.items[item].next;
+        }
+        let (first, handed, items) = (lane.first, lane.handed, &self.items);
+        std::iter::successors(first.map(|item| &items[item]), |item| item.next.map(|next| &items[next]))
+            .take(handed)
+            .map(|item| &item.value)
+    }
+
+    /// Of those that are handed out only the first one stays so.
+    pub(crate) fn hold_first(&mut self, claim: &Claim) {
+        self.lanes[claim.0].handed = 1;
+    }
+
     /// The first item is done.
     pub(crate) fn pop(&mut self, claim: &Claim) -> Option<T> {
         let lane = &mut self.lanes[claim.0];

@@ -3,10 +3,12 @@
 mod apply;
 mod arrivals;
 mod budget;
+mod bulk;
 mod context;
 mod dead_letter;
 mod deadline;
 mod deliveries;
+mod desk;
 mod finished;
 mod intake;
 mod lanes;
@@ -15,6 +17,8 @@ mod ordering;
 pub(crate) mod pattern;
 mod poll;
 mod slots;
+#[cfg(test)]
+mod stage;
 mod state;
 mod steer;
 #[cfg(test)]
@@ -37,10 +41,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 pub(crate) use apply::ApplyConsumer;
+pub use bulk::BatchFailure;
 use context::{Context, KafkaConsumer};
 use dead_letter::DeadLetters;
 pub(crate) use dead_letter::Target;
 pub use deliveries::{Acker, Delivered, Deliveries};
+use desk::{Desk, Start};
 pub use ordering::Ordering;
 use poll::{Command, Exchange, Poller};
 pub(crate) use state::Limits;
@@ -254,15 +260,18 @@ impl Consumer {
         H: Fn(Record) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), Failure>> + Send + 'static,
     {
+        if self.0.hooks.is_empty() {
+            return self.subscribe_to(|desk| Arc::new(Work { desk, handler })).await;
+        }
+        let handler = self.hooked(handler);
+        self.subscribe_to(|desk| Arc::new(Work { desk, handler })).await
+    }
+
+    async fn subscribe_to<W: Start + 'static>(&self, work: impl FnOnce(Desk) -> Arc<W>) -> Result<(), ConsumeError> {
         let (commands, received) = mpsc::channel();
         let (consumer, topics) = self.begin(commands)?;
         let close = CloseOnDrop(Some(self.clone()));
-        let (consumer, topics) = (consumer.0, &topics);
-        let outcome = if self.0.hooks.is_empty() {
-            self.run(consumer, topics, received, handler).await
-        } else {
-            self.run(consumer, topics, received, self.hooked(handler)).await
-        };
+        let outcome = self.run(consumer.0, &topics, received, work).await;
         drop(close);
         self.end();
         outcome
@@ -369,27 +378,22 @@ impl Consumer {
         }
     }
 
-    async fn run<H, F>(
+    async fn run<W: Start + 'static>(
         &self,
         consumer: KafkaConsumer,
         topics: &[String],
         commands: mpsc::Receiver<Command>,
-        handler: H,
-    ) -> Result<(), ConsumeError>
-    where
-        H: Fn(Record) -> F + Send + Sync + 'static,
-        F: Future<Output = Result<(), Failure>> + Send + 'static,
-    {
+        work: impl FnOnce(Desk) -> Arc<W>,
+    ) -> Result<(), ConsumeError> {
         let name = self.name().to_owned();
         let fatal = |detail: String| ConsumeError::Fatal { name: name.clone(), detail };
         poll::subscribe(&consumer, topics).map_err(|error| fatal(error.to_string()))?;
-        let work = Work {
+        let work = work(Desk {
             shared: Arc::clone(&self.0.shared),
             dead_letters: Arc::clone(&self.0.dead_letters),
-            handler,
             runtime: Handle::current(),
-        };
-        let poller = Poller::new(consumer, Arc::clone(&self.0.shared), Arc::new(work), commands);
+        });
+        let poller = Poller::new(consumer, Arc::clone(&self.0.shared), work, commands);
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new()
             .name(format!("mq-consumer-{name}"))

@@ -3,7 +3,7 @@
 
 use rdkafka::config::ClientConfig;
 
-/// Topics that a client never sees, as a list of patterns; a comma in a pattern is doubled.
+/// Topics that a client never sees, as a list of patterns with commas between them.
 const HIDDEN: &str = "topic.blacklist";
 /// How often all topics are looked at.
 const REFRESH: &str = "topic.metadata.refresh.interval.ms";
@@ -26,10 +26,13 @@ pub(crate) fn hide(config: &mut ClientConfig, dead_letters: &str) {
 }
 
 /// Whether librdkafka can read the pattern. It is asked itself, by the one property that takes patterns: it is the system's C library that
-/// reads them in the end.
+/// reads them in the end. A pattern with a comma cannot be asked for like that, and is judged when it is subscribed.
 pub(crate) fn check(pattern: &str) -> Result<(), String> {
+    if pattern.contains(',') {
+        return Ok(());
+    }
     let mut asked = ClientConfig::new();
-    asked.set(HIDDEN, pattern.replace(',', ",,"));
+    asked.set(HIDDEN, pattern);
     asked.create_native_config().map(drop).map_err(|error| error.to_string())
 }
 
@@ -42,7 +45,7 @@ mod tests {
         for good in ["^orders", r"^orders\.(eu|us)\.[a-z]+$", "^a{1,2}$", "^"] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
-        for bad in ["^orders(", "^[a-", "^a{2,1}"] {
+        for bad in ["^orders(", "^[a-"] {
             assert!(check(bad).unwrap_err().contains("parse pattern"), "{bad}");
         }
     }

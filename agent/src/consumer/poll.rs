@@ -14,10 +14,10 @@ use tokio::sync::oneshot;
 use super::arrivals::Arrivals;
 use super::budget::Room;
 use super::context::{KafkaConsumer, LAST_COMMIT, SLICE, offsets, refusal};
+use super::desk::Start;
 use super::intake::Intake;
 use super::offsets::Offsets;
 use super::state::{Accepted, AssignmentId, Shared};
-use super::work::Start;
 use crate::credentials::Login;
 use crate::error::ConsumeError;
 

@@ -28,6 +28,8 @@ pub(super) struct Slots {
     limit: usize,
     /// How long a handler runs, lately.
     pace: Duration,
+    /// How many records a handler takes at once; `None`: one after the other.
+    at_once: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -57,12 +59,17 @@ impl Hand {
 
 impl Slots {
     pub(super) fn new(limit: usize) -> Self {
-        Self { used: Slab::new(), starting: 0, limit: limit.max(1), pace: SHARE }
+        Self { used: Slab::new(), starting: 0, limit: limit.max(1), pace: SHARE, at_once: None }
     }
 
     /// Slots from now on. Fewer: the surplus ends as handlers end, none is cut off.
     pub(super) fn set_limit(&mut self, limit: usize) {
         self.limit = limit.max(1);
+    }
+
+    /// Handlers take so many records at once.
+    pub(super) fn take_at_once(&mut self, records: usize) {
+        self.at_once = Some(records.max(1));
     }
 
     /// Slots in use.
@@ -130,6 +137,9 @@ impl Slots {
     }
 
     fn share(&self) -> usize {
+        if let Some(records) = self.at_once {
+            return records;
+        }
         let share = SHARE.as_nanos() / self.pace.max(LEAST).as_nanos();
         usize::try_from(share).unwrap_or(1).max(1)
     }

@@ -52,6 +52,13 @@ pub(super) struct Job {
     pub(super) record: Record,
 }
 
+/// Records of one lane that are handled together.
+#[derive(Debug)]
+pub(super) struct Handout {
+    pub(super) claim: Claim,
+    pub(super) records: Vec<Record>,
+}
+
 /// The settings that only the agent knows, applied while the consumer runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Limits {
@@ -407,6 +414,33 @@ impl State {
         !jobs.is_empty()
     }
 
+    /// The records of the next batch. A record that failed before is alone in one. If there are none, the slot is free.
+    pub(super) fn take_batch(&mut self, slot: &Slot, now: Instant) -> Vec<Handout> {
+        let mut left = self.slots.take(slot, now);
+        let mut handouts = Vec::new();
+        while left > 0 {
+            let Some(claim) = self.lanes.take() else { break };
+            let alone = self.lanes.first(&claim).is_some_and(|item| item.attempt > 1);
+            if alone && !handouts.is_empty() {
+                self.give_back(claim);
+                break;
+            }
+            let mut records = Vec::new();
+            for item in self.lanes.hand_out(&claim, if alone { 1 } else { left }) {
+                if let Some(assignment) = self.assignments.get_mut(&item.assignment) {
+                    assignment.offsets.begin(item.sequence);
+                }
+                records.push(self.batches[item.batch].batch.record(item.index, item.attempt));
+            }
+            left = if alone { 0 } else { left - records.len() };
+            handouts.push(Handout { claim, records });
+        }
+        if handouts.is_empty() {
+            self.slots.free(slot);
+        }
+        handouts
+    }
+
     /// What has to be done from time to time: frees the records that wait for a handler that does not end, and claims slots for what is
     /// ready, also those of a raised concurrency.
     pub(super) fn serve(&mut self, now: Instant) -> Vec<Slot> {
@@ -418,7 +452,14 @@ impl State {
 
     /// The record is handled, or safe in the dead-letter topic: the next one of its lane may begin. Its size.
     pub(super) fn finish(&mut self, claim: Claim) -> usize {
-        let Some(item) = self.lanes.pop(&claim) else { return 0 };
+        let size = self.finish_first(&claim);
+        self.end(claim);
+        size
+    }
+
+    /// The first record of the lane is handled; its lane stays as it is.
+    pub(super) fn finish_first(&mut self, claim: &Claim) -> usize {
+        let Some(item) = self.lanes.pop(claim) else { return 0 };
         let size = self.batches[item.batch].batch.size_of(item.index);
         self.forget(item.batch);
         self.occupancy.handled();
@@ -428,7 +469,6 @@ impl State {
                 self.far_ahead.remove(&item.assignment);
             }
         }
-        self.end(claim);
         size
     }
 

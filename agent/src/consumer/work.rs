@@ -1,45 +1,31 @@
-//! Running handlers: slots that take records from the ready-key queue, retries, dead letters.
+//! Running handlers: slots that take records from the ready-key queue.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
-use tokio::runtime::Handle;
 use tracing::Instrument as _;
 
-use super::dead_letter::DeadLetters;
 use super::deadline::Deadline;
+use super::desk::{Desk, Start};
 use super::lanes::Claim;
 use super::slots::{HOLD, Slot};
-use super::state::{Job, Shared, State};
+use super::state::{Job, State};
 use crate::error::{Failure, FailureKind};
 use crate::hook::panicked;
 use crate::record::Record;
 use crate::trace::{TraceContext, TraceId};
 
-/// Attempts in all before a record goes to the dead-letter topic.
-const ATTEMPTS: u32 = 3;
-/// The pause before attempt n + 1 is n times this.
-const RETRY_STEP: Duration = Duration::from_secs(1);
-/// How soon a dead letter that could not be delivered is tried again.
-const DEAD_LETTER_AGAIN: Duration = Duration::from_secs(5);
 /// After so many takes a slot lets other tasks of its thread run: handlers that never wait would keep it for themselves.
 const TAKES: u32 = 64;
 
-/// What runs the handler, whatever its type.
-pub(super) trait Start: Send + Sync {
-    /// Starts these slots.
-    fn start(self: Arc<Self>, slots: Vec<Slot>);
-}
-
+/// Runs a handler of single records.
 pub(super) struct Work<H> {
-    pub(super) shared: Arc<Shared>,
-    pub(super) dead_letters: Arc<DeadLetters>,
+    pub(super) desk: Desk,
     pub(super) handler: H,
-    pub(super) runtime: Handle,
 }
 
 /// What a slot has in hand.
@@ -68,9 +54,13 @@ where
     H: Fn(Record) -> F + Send + Sync + 'static,
     F: Future<Output = Result<(), Failure>> + Send + 'static,
 {
+    fn desk(&self) -> &Desk {
+        &self.desk
+    }
+
     fn start(self: Arc<Self>, slots: Vec<Slot>) {
         for slot in slots {
-            self.runtime.spawn(Arc::clone(&self).slot(slot));
+            self.desk.runtime.spawn(Arc::clone(&self).slot(slot));
         }
     }
 }
@@ -103,7 +93,7 @@ where
                 match outcome {
                     Ok(()) => run.done.push(claim),
                     Err(Failure { kind: FailureKind::Abandon, .. }) => return self.abandon(&claim, run),
-                    Err(failure) => self.failed(claim, failure),
+                    Err(failure) => (Arc::clone(&self) as Arc<dyn Start>).failed(claim, failure),
                 }
                 if run.now - began > HOLD {
                     self.step_aside(&mut run, false);
@@ -137,11 +127,11 @@ where
 
     /// Says what was handled, and takes the next records for the slot. Whether there are any; if not, the slot is free.
     fn take(&self, run: &mut Run) -> bool {
-        let mut state = self.shared.lock();
+        let mut state = self.desk.shared.lock();
         self.settle(&mut state, run);
         run.limit = state.limits.max_poll_interval;
         let any = state.take(&run.slot, run.now);
-        self.release(state);
+        self.desk.release(state);
         any
     }
 
@@ -152,7 +142,7 @@ where
         if jobs.is_empty() && run.done.is_empty() {
             return;
         }
-        let mut state = self.shared.lock();
+        let mut state = self.desk.shared.lock();
         self.settle(&mut state, run);
         if waits {
             state.slots.waits();
@@ -161,7 +151,7 @@ where
             state.give_back(claim);
         }
         let slots = state.claim_slots(run.now);
-        self.release(state);
+        self.desk.release(state);
         Arc::clone(self).start(slots);
     }
 
@@ -169,105 +159,27 @@ where
         state.note_occupancy(run.now);
         let (time, attempts) = (std::mem::take(&mut run.time), std::mem::take(&mut run.attempts));
         state.slots.measured(time, attempts);
-        self.shared.counters.attempts(time, attempts);
+        self.desk.shared.counters.attempts(time, attempts);
         let mut consumed = (0, 0);
         for claim in run.done.drain(..) {
             consumed = (consumed.0 + 1, consumed.1 + state.finish(claim));
         }
-        self.shared.counters.consumed(consumed.0, consumed.1);
+        self.desk.shared.counters.consumed(consumed.0, consumed.1);
     }
 
     /// The consumer is about to close. Its drain does not wait for the record, and the slot takes no other one.
     fn abandon(self: &Arc<Self>, claim: &Claim, mut run: Run) {
         self.step_aside(&mut run, false);
-        self.shared.counters.failed();
-        let mut state = self.shared.lock();
+        self.desk.shared.counters.failed();
+        let mut state = self.desk.shared.lock();
         self.settle(&mut state, &mut run);
         state.lanes.stop(claim);
         state.slots.free(&run.slot);
-        self.release(state);
-    }
-
-    fn failed(self: &Arc<Self>, claim: Claim, failure: Failure) {
-        self.shared.counters.failed();
-        let Some(record) = self.shared.lock().failed(&claim) else { return };
-        let attempt = record.attempt();
-        tracing::warn!(
-            consumer = self.shared.name,
-            topic = record.topic(),
-            partition = record.partition(),
-            offset = record.offset(),
-            attempt,
-            error = failure.message,
-            "a record was not handled"
-        );
-        if failure.kind == FailureKind::Retry && attempt < ATTEMPTS {
-            self.runtime.spawn(Arc::clone(self).retry(claim, RETRY_STEP * attempt));
-        } else {
-            self.runtime.spawn(Arc::clone(self).bury(claim, record, failure));
-        }
-    }
-
-    async fn retry(self: Arc<Self>, claim: Claim, pause: Duration) {
-        tokio::time::sleep(pause).await;
-        let mut state = self.shared.lock();
-        state.end(claim);
-        let slots = state.claim_slots(Instant::now());
-        self.release(state);
-        self.start(slots);
-    }
-
-    /// Delivers a dead letter. Until that succeeds its key stands still and nothing beyond the record is committed.
-    async fn bury(self: Arc<Self>, mut claim: Claim, record: Record, failure: Failure) {
-        while let Err(undelivered) = self.dead_letters.deliver(&record, &failure).await {
-            let Some(kept) = self.undelivered(claim, undelivered.needs_a_person()) else { return };
-            claim = kept;
-            tracing::error!(
-                consumer = self.shared.name,
-                reason = undelivered.reason(),
-                topic = record.topic(),
-                partition = record.partition(),
-                offset = record.offset(),
-                "{undelivered}; the key of this record stands still and nothing after it is committed"
-            );
-            tokio::time::sleep(DEAD_LETTER_AGAIN).await;
-        }
-        self.shared.counters.dead_letter();
-        let mut state = self.shared.lock();
-        let size = state.finish(claim);
-        self.shared.counters.consumed(1, size);
-        let slots = state.claim_slots(Instant::now());
-        self.release(state);
-        self.start(slots);
-    }
-
-    /// `None`: the record belongs to somebody else by now.
-    fn undelivered(&self, claim: Claim, needs_a_person: bool) -> Option<Claim> {
-        let mut state = self.shared.lock();
-        let kept = if state.lanes.is_removed(&claim) {
-            state.end(claim);
-            None
-        } else {
-            if needs_a_person {
-                state.lanes.stop(&claim);
-            }
-            Some(claim)
-        };
-        self.release(state);
-        kept
-    }
-
-    /// Wakes the poll thread if it waits for what there is now.
-    fn release(&self, mut state: MutexGuard<'_, State>) {
-        let wakes = state.wakes();
-        drop(state);
-        if wakes {
-            self.shared.notify();
-        }
+        self.desk.release(state);
     }
 }
 
-fn too_long(limit: Duration) -> Failure {
+pub(super) fn too_long(limit: Duration) -> Failure {
     Failure::retry(format!(
         "the handler ran longer than maxPollIntervalMs = {} ms and was cancelled",
         limit.as_millis()
@@ -280,64 +192,18 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use std::sync::{Mutex, PoisonError};
 
-    use rdkafka::ClientConfig;
     use tokio::sync::Semaphore;
 
-    use super::super::state::Limits;
-    use super::super::{Ordering, Target};
+    use super::super::stage::Stage;
     use super::*;
-    use crate::record::{Batch, Source};
 
-    /// A consumer without Kafka: its records come from the test.
-    struct Stage<H> {
-        work: Arc<Work<H>>,
-        source: Source,
-        next: i64,
-    }
-
-    impl<H, F> Stage<H>
+    fn stage<H, F>(concurrency: usize, handler: H) -> Stage
     where
         H: Fn(Record) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), Failure>> + Send + 'static,
     {
-        fn new(concurrency: usize, handler: H) -> Self {
-            let (auto_commit, max_poll_records, revoke_budget) = (None, 100_000, Duration::ZERO);
-            let max_poll_interval = Duration::from_secs(6);
-            let shared = Arc::new(Shared::new(
-                "c",
-                Ordering::Key,
-                Limits { auto_commit, max_poll_records, concurrency, max_poll_interval, revoke_budget },
-            ));
-            let target = Target { topic: "g.dlq".into(), group: "g".into(), config: ClientConfig::new() };
-            let assignment = shared.lock().assign("t", 0);
-            let dead_letters = Arc::new(DeadLetters::new("c", target));
-            let work = Arc::new(Work { shared, dead_letters, handler, runtime: Handle::current() });
-            Self { work, source: Source { topic: "t".into(), partition: 0, assignment }, next: 0 }
-        }
-
-        fn read(&mut self, keys: impl IntoIterator<Item = String>) {
-            let records: Vec<_> = (self.next..).zip(keys.into_iter().map(Some)).collect();
-            self.next += i64::try_from(records.len()).unwrap();
-            let batch = Batch::for_test(self.source.clone(), records);
-            let accepted = self.work.shared.lock().accept(vec![batch], Instant::now());
-            Arc::clone(&self.work).start(accepted.slots);
-        }
-
-        async fn finished(&self, records: u64) {
-            let all = async {
-                while self.work.shared.counters.read(HELD).messages_consumed < records {
-                    // As the poll thread does.
-                    let slots = self.work.shared.lock().serve(Instant::now());
-                    Arc::clone(&self.work).start(slots);
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            };
-            tokio::time::timeout(Duration::from_secs(20), all).await.expect("not all records were handled");
-        }
+        Stage::new(concurrency, |desk| Arc::new(Work { desk, handler }))
     }
-
-    const HELD: crate::stats::Held =
-        crate::stats::Held { in_flight: 0, stopped_keys: 0, paused_partitions: 0, lag: None };
 
     fn keys(numbers: std::ops::Range<usize>) -> impl Iterator<Item = String> {
         numbers.map(|number| format!("k{number}"))
@@ -347,7 +213,7 @@ mod tests {
     async fn as_many_handlers_run_as_there_are_slots_and_never_more() {
         let (running, most, gate) =
             (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
-        let mut stage = Stage::new(300, {
+        let mut stage = stage(300, {
             let (running, most, gate) = (Arc::clone(&running), Arc::clone(&most), Arc::clone(&gate));
             move |_| {
                 let (running, most, gate) = (Arc::clone(&running), Arc::clone(&most), Arc::clone(&gate));
@@ -373,7 +239,7 @@ mod tests {
         gate.add_permits(1_000);
         stage.finished(3_000).await;
         assert!(most.load(SeqCst) <= 300, "{most:?}");
-        assert_eq!(stage.work.shared.lock().slots.used(), 0);
+        assert_eq!(stage.shared().lock().slots.used(), 0);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -386,7 +252,7 @@ mod tests {
         }
         let (gate, spin) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(1)));
         let stop = Stop(Arc::clone(&spin));
-        let mut stage = Stage::new(4, {
+        let mut stage = stage(4, {
             let (gate, spin) = (Arc::clone(&gate), Arc::clone(&spin));
             move |record: Record| {
                 let (gate, spin) = (Arc::clone(&gate), Arc::clone(&spin));
@@ -418,7 +284,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn keys_keep_their_order_whatever_their_handlers_do() {
         let seen: Arc<Mutex<HashMap<String, Vec<i64>>>> = Arc::default();
-        let mut stage = Stage::new(16, {
+        let mut stage = stage(16, {
             let seen = Arc::clone(&seen);
             move |record: Record| {
                 let seen = Arc::clone(&seen);
@@ -442,7 +308,7 @@ mod tests {
         let seen = seen.lock().unwrap();
         assert_eq!(seen.values().map(Vec::len).sum::<usize>(), 20_000);
         assert!(seen.values().all(|offsets| offsets.is_sorted()));
-        let state = stage.work.shared.lock();
+        let state = stage.shared().lock();
         assert_eq!((state.budget.records(), state.lanes.ready(), state.slots.used()), (0, 0, 0));
     }
 
@@ -450,7 +316,7 @@ mod tests {
     async fn a_handler_that_hangs_is_cancelled_and_the_record_tried_again() {
         let seen: Arc<Mutex<Vec<(String, u32, u64)>>> = Arc::default();
         let began = tokio::time::Instant::now();
-        let mut stage = Stage::new(1, {
+        let mut stage = stage(1, {
             let seen = Arc::clone(&seen);
             move |record: Record| {
                 let seen = Arc::clone(&seen);
@@ -469,6 +335,6 @@ mod tests {
         stage.finished(2).await;
         let all = [("hangs", 1, 0), ("other", 1, 6), ("hangs", 2, 7), ("hangs", 3, 15)];
         assert_eq!(*seen.lock().unwrap(), all.map(|(key, attempt, at)| (key.to_owned(), attempt, at)));
-        assert_eq!(stage.work.shared.counters.read(HELD).processing_errors, 2);
+        assert_eq!(stage.stats().processing_errors, 2);
     }
 }
