@@ -136,7 +136,7 @@ fn from_bits(prefix: i64, digits: &[u8]) -> Option<Vec<Range<i64>>> {
     // Past the last offset that there can be.
     prefix.checked_add(i64::try_from(6 * digits.len()).ok()?)?;
     let mut runs: Vec<Range<i64>> = Vec::new();
-    let bits = digits.iter().flat_map(|digit| (0..6).map(move |bit| digit >> bit & 1 == 1));
+    let bits = digits.iter().flat_map(|digit| (0..6).map(move |bit| (digit >> bit) & 1 == 1));
     for (offset, finished) in (prefix..).zip(bits) {
         match runs.last_mut() {
             _ if !finished => {}
