@@ -24,6 +24,8 @@ pub(crate) type Consumer = ConsumerBody<ResolvedConsumer>;
 const FETCH_QUEUE_KIB: &str = "16384";
 /// After a full fetch queue; librdkafka's second makes a slow consumer stall.
 const FETCH_BACKOFF_MS: &str = "50";
+/// How late a consumer finds an added partition, or a new topic of its pattern; librdkafka's own five minutes are long for what waits there.
+const REFRESH_MS: &str = "30000";
 /// How often librdkafka tells what only it counts.
 const STATISTICS_MS: &str = "5000";
 /// How long a dead letter may take.
@@ -55,14 +57,11 @@ pub(crate) fn consumer(name: &str, body: &Consumer, credentials: &Credentials) -
     config.set("statistics.interval.ms", STATISTICS_MS);
     config.set("queued.max.messages.kbytes", FETCH_QUEUE_KIB);
     config.set("fetch.queue.backoff.ms", FETCH_BACKOFF_MS);
-    let patterns = body.topics.iter().any(|topic| pattern::is_pattern(topic));
-    if patterns {
-        pattern::defaults(&mut config);
-    }
+    config.set("topic.metadata.refresh.interval.ms", REFRESH_MS);
     for (key, value) in body.settings.to_librdkafka() {
         config.set(key, value);
     }
-    if patterns {
+    if body.topics.iter().any(|topic| pattern::is_pattern(topic)) {
         pattern::hide(&mut config, &body.dead_letter.topic);
     }
     Ok(config)

@@ -149,9 +149,10 @@ mod tests {
         for resource in exporter.get_finished_metrics().unwrap() {
             for metric in resource.scope_metrics().flat_map(|scope| scope.metrics()) {
                 let mut add = |attributes: Vec<&KeyValue>, count: u64| {
-                    let mut pairs: Vec<_> = attributes.iter().map(|kv| format!("{}={}", kv.key, kv.value)).collect();
+                    let pair = |kv: &&KeyValue| format!("{}={}", kv.key, kv.value).replace("messaging.", "");
+                    let mut pairs: Vec<_> = attributes.iter().map(pair).collect();
                     pairs.sort_unstable();
-                    let pairs = pairs.join(",").replace("messaging.", "");
+                    let pairs = pairs.join(",");
                     shown.insert(format!("{}[{}]{{{pairs}}}", metric.name(), metric.unit()), count);
                 };
                 match metric.data() {

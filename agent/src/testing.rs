@@ -218,7 +218,7 @@ mod tests {
 
         let wrong = first.as_json().replace(r#""lingerMs":0"#, r#""lingerMs":-1"#);
         for (wrong, words) in
-            [(wrong, "lingerMs"), ("{}".to_owned(), "missing field"), ("[]".to_owned(), "cannot be read")]
+            [(wrong, "integer `-1`"), ("{}".to_owned(), "missing field"), ("[]".to_owned(), "cannot be read")]
         {
             let wrong = ConfigBody::from_json(&wrong).unwrap();
             source.push_body(&client, wrong.clone());

@@ -5,17 +5,9 @@ use rdkafka::config::ClientConfig;
 
 /// Topics that a client never sees, as a list of patterns with commas between them.
 const HIDDEN: &str = "topic.blacklist";
-/// How often all topics are looked at.
-const REFRESH: &str = "topic.metadata.refresh.interval.ms";
-const REFRESH_MS: &str = "30000";
 
 pub(crate) fn is_pattern(topic: &str) -> bool {
     topic.starts_with('^')
-}
-
-/// Defaults of a consumer of patterns, before what the user sets: librdkafka's five minutes are long for a topic that waits.
-pub(crate) fn defaults(config: &mut ClientConfig) {
-    config.set(REFRESH, REFRESH_MS);
 }
 
 /// Hides what no pattern may find: the group's own dead letters, which would go round in circles, and Kafka's own topics.

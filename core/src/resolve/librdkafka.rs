@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use super::{ResolvedConsumer, ResolvedProducer};
 use crate::knobs;
 
-/// Longest default pause between heartbeats, in milliseconds (librdkafka's own).
-const HEARTBEAT_MS: u32 = 3_000;
+/// Pause between heartbeats, in milliseconds. A member learns of a rebalance with its next heartbeat, so partitions that somebody left
+/// have no owner for that long: librdkafka's own 3 s are too long.
+const HEARTBEAT_MS: u32 = 1_000;
 
 impl ResolvedProducer {
     /// Properties and their values, sorted by name, without addresses and credentials.
