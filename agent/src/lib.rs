@@ -33,7 +33,9 @@
 //! drive      one task per client: take the strongest configuration, apply it, answer
 //! connect, security, credentials, effective        a body and secrets to librdkafka's properties, and what it really runs with
 //! producer/  gate (exchange without loss), client (librdkafka), apply
-//! consumer/  poll (one thread), lanes (ready-key queue), offsets, budget, work (slots, retries), dead_letter, context, apply
+//! record     batches of records in one buffer
+//! consumer/  poll (one thread), intake, lanes (ready-key queue), slots, offsets, budget, work and bulk (handlers), desk (retries),
+//!            dead_letter, context, apply
 //! ```
 
 #![forbid(unsafe_code)]
