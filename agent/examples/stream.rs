@@ -28,7 +28,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         println!("{} records, the last {:?}", batch.len(), batch.last().map(|last| last.record.offset()));
         left = left.saturating_sub(batch.len());
-        batch.into_iter().for_each(|delivered| delivered.acker.ack());
+        for delivered in batch {
+            delivered.acker.ack();
+        }
     }
     consumer.close(Duration::from_secs(10)).await;
     Ok(())

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub(crate) fn guarded<T>(what: &str, call: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(call))
         .inspect_err(|panic| {
-            tracing::error!(panic = words(&**panic), "{what} of the service panicked; it is gone on without it")
+            tracing::error!(panic = words(&**panic), "{what} of the service panicked; it is gone on without it");
         })
         .ok()
 }

@@ -165,9 +165,9 @@ impl Hooks {
             None => AssertUnwindSafe(handler).catch_unwind().await,
         };
         let outcome = ended.unwrap_or_else(|panic| Err(panicked(&*panic)));
-        let handled = Handled { consumer, group, record, outcome: &outcome, duration: began.elapsed() };
+        let attempt = Handled { consumer, group, record, outcome: &outcome, duration: began.elapsed() };
         for hook in &self.0[..called] {
-            guarded(WHAT, || hook.handled(&handled));
+            guarded(WHAT, || hook.handled(&attempt));
         }
         outcome
     }

@@ -136,7 +136,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use opentelemetry::metrics::MeterProvider as _;
-    use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
+    use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ScopeMetrics};
     use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
 
     use super::*;
@@ -147,7 +147,7 @@ mod tests {
     fn shown(exporter: &InMemoryMetricExporter) -> BTreeMap<String, u64> {
         let mut shown = BTreeMap::new();
         for resource in exporter.get_finished_metrics().unwrap() {
-            for metric in resource.scope_metrics().flat_map(|scope| scope.metrics()) {
+            for metric in resource.scope_metrics().flat_map(ScopeMetrics::metrics) {
                 let mut add = |attributes: Vec<&KeyValue>, count: u64| {
                     let pair = |kv: &&KeyValue| format!("{}={}", kv.key, kv.value).replace("messaging.", "");
                     let mut pairs: Vec<_> = attributes.iter().map(pair).collect();
@@ -163,7 +163,7 @@ mod tests {
                         histogram.data_points().for_each(|point| {
                             assert_eq!(point.bounds().collect::<Vec<_>>(), SECONDS);
                             add(point.attributes().collect(), point.count());
-                        })
+                        });
                     }
                     other => panic!("{other:?}"),
                 }

@@ -96,11 +96,11 @@ impl Record {
     pub fn headers(&self) -> &[Header] {
         let Some(headed) = self.batch.headed(self.index) else { return &[] };
         headed.list.get_or_init(|| {
-            let header = |span: &HeaderSpan| Header {
+            let of_span = |span: &HeaderSpan| Header {
                 name: self.batch.text(span.name).to_owned(),
                 value: span.value.map(|span| self.batch.shared(span)),
             };
-            self.batch.headers[headed.spans.clone()].iter().map(header).collect()
+            self.batch.headers[headed.spans.clone()].iter().map(of_span).collect()
         })
     }
 
@@ -111,7 +111,7 @@ impl Record {
 
     /// The trace context that the record carries. Its handler runs inside it.
     pub fn trace_context(&self) -> Option<TraceContext> {
-        TraceContext::read(self.raw_headers())
+        TraceContext::read(&self.raw_headers())
     }
 
     /// The trace id that the record carries: that of `X-Trace-ID`, else that of `traceparent`.

@@ -141,7 +141,7 @@ impl TraceContext {
 
     /// What these headers say; of several headers of one name the last that can be read. `None`: nothing.
     pub(crate) fn read<'a>(
-        headers: impl DoubleEndedIterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
+        headers: &(impl DoubleEndedIterator<Item = (&'a str, Option<&'a [u8]>)> + Clone),
     ) -> Option<Self> {
         let texts = |name: &'static str| {
             let named = headers.clone().rev().filter(move |header| header.0 == name);
@@ -208,7 +208,7 @@ mod tests {
     }
 
     fn read(headers: &[Header]) -> Option<TraceContext> {
-        TraceContext::read(headers.iter().map(|header| (header.name.as_str(), header.value.as_deref())))
+        TraceContext::read(&headers.iter().map(|header| (header.name.as_str(), header.value.as_deref())))
     }
 
     #[test]

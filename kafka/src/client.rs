@@ -209,7 +209,8 @@ impl Client {
             }
             tokio::time::sleep_until(*at + self.options.backoff(state.failures)).await;
         }
-        match Connection::open(address, Arc::clone(&self.options)).await {
+        // Boxed: logging in takes a lot of state, and every request could begin with it.
+        match Box::pin(Connection::open(address, Arc::clone(&self.options))).await {
             Ok(connection) => {
                 let connection = Arc::new(connection);
                 *state = SlotState { connection: Some(Arc::clone(&connection)), ..SlotState::default() };

@@ -6,6 +6,7 @@
 )]
 
 mod alone;
+mod batches;
 mod commits;
 mod consumer;
 mod dead_letters;

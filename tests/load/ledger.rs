@@ -43,7 +43,7 @@ pub fn check_written(sent: &[Sent], log: &[Record]) -> Result<Written> {
         let place = places.remove(&(key.clone(), *number));
         if let Ok(ack) = outcome {
             // A broker that finds a message written already, when it is sent again, may no longer know where.
-            let offset = ack.offset.or(place.map(|(_, offset)| offset));
+            let offset = ack.offset.or_else(|| Some(place?.1));
             let promised = offset.map(|offset| (ack.partition, offset));
             ensure!(
                 place.is_some() && place == promised,

@@ -37,6 +37,10 @@ impl BatchFailure {
         Self(Failed::Some(failed.into_iter().collect()))
     }
 
+    fn is_whole(&self) -> bool {
+        matches!(self.0, Failed::All(_))
+    }
+
     /// Why the record at this place failed, in a batch of so many.
     fn at(&self, place: usize, records: usize) -> Option<Failure> {
         match &self.0 {
@@ -132,7 +136,7 @@ where
                 None => Err(too_long(limit).into()),
             };
             self.desk.shared.counters.attempts(began.elapsed(), 1);
-            self.settle(handouts, count, outcome);
+            self.settle(handouts, count, &outcome);
             tokio::task::coop::consume_budget().await;
         }
     }
@@ -148,7 +152,7 @@ where
         (!handouts.is_empty()).then_some((handouts, limit))
     }
 
-    fn settle(self: &Arc<Self>, handouts: Vec<Handout>, count: usize, outcome: Result<(), BatchFailure>) {
+    fn settle(self: &Arc<Self>, handouts: Vec<Handout>, count: usize, outcome: &Result<(), BatchFailure>) {
         let mut failed = Vec::new();
         let (mut place, mut bytes, mut done) = (0, 0, 0);
         let mut state = self.desk.shared.lock();
@@ -157,6 +161,9 @@ where
             let failures: Vec<Option<Failure>> = failures.collect();
             place += records.len();
             let fine = failures.iter().take_while(|failure| failure.is_none()).count();
+            if fine == 0 && outcome.as_ref().is_err_and(BatchFailure::is_whole) {
+                state.isolate(&claim);
+            }
             for _ in 0..fine {
                 bytes += state.finish_first(&claim);
             }
@@ -164,6 +171,7 @@ where
             match failures.into_iter().nth(fine).flatten() {
                 Some(failure) => {
                     state.lanes.hold_first(&claim);
+                    state.isolate(&claim);
                     failed.push((claim, failure));
                 }
                 None => state.end(claim),
@@ -229,15 +237,15 @@ mod tests {
         stage.finished(6).await;
         // All of a, then b; c and what came later of b are the next ones.
         assert_eq!(offsets(&seen), [vec![0, 2, 4, 1], vec![3, 5]]);
-        let state = stage.shared().lock();
-        assert_eq!((state.budget.records(), state.lanes.ready(), state.slots.used()), (0, 0, 0));
+        let left = stage.shared().lock();
+        assert_eq!((left.budget.records(), left.lanes.ready(), left.slots.used()), (0, 0, 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_records_of_a_batch_that_failed_come_again_alone() {
         let (mut stage, seen) = stage(10, |_, batch| async move {
             if batch.len() > 1 && batch.contains(&("b".to_owned(), 1)) {
-                return Err(Failure::reject("one of them"))?;
+                return Err(Failure::reject("one of them").into());
             }
             Ok(())
         });

@@ -193,6 +193,7 @@ impl Before {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "a list of runs may be of one")]
 mod tests {
     use proptest::prelude::*;
 
@@ -244,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_map_that_is_too_long_loses_its_end() {
-        let all = runs(0, &[(1, 1); 40_000]);
+        let all = runs(0, &vec![(1, 1); 40_000]);
         let text = encode(topic(), 0, &all);
         assert!(text.len() <= MAX_TEXT, "{}", text.len());
         assert_eq!(decode(topic(), 0, text.as_bytes()).as_deref(), Some(&all[..9_000]));

@@ -13,7 +13,7 @@ use slab::Slab;
 
 #[derive(Debug)]
 pub(crate) struct Lanes<T> {
-    lanes: Slab<Lane>,
+    queues: Slab<Lane>,
     items: Slab<Item<T>>,
     /// The lanes that have a key.
     keyed: HashTable<usize>,
@@ -56,8 +56,8 @@ pub(crate) struct Claim(usize);
 
 impl<T> Lanes<T> {
     pub(crate) fn new() -> Self {
-        let (lanes, items) = (Slab::new(), Slab::new());
-        Self { lanes, items, keyed: HashTable::new(), ready: VecDeque::new(), stopped: 0 }
+        let (queues, items) = (Slab::new(), Slab::new());
+        Self { queues, items, keyed: HashTable::new(), ready: VecDeque::new(), stopped: 0 }
     }
 
     /// Appends an item to the lane of its key: the lane with this hash whose first item is `same`. Without a hash it gets one of its own.
@@ -65,10 +65,10 @@ impl<T> Lanes<T> {
         let item = self.items.insert(Item { value, next: None });
         let new = Lane { hash, first: Some(item), last: item, handed: 0, condition: Condition::Ready };
         let Some(hash) = hash else {
-            self.ready.push_back(self.lanes.insert(new));
+            self.ready.push_back(self.queues.insert(new));
             return;
         };
-        let (lanes, items) = (&mut self.lanes, &mut self.items);
+        let (lanes, items) = (&mut self.queues, &mut self.items);
         let is_same = |lane: &usize| lanes[*lane].first.is_some_and(|first| same(&items[first].value));
         match self.keyed.entry(hash, is_same, |lane| lanes[*lane].hash.unwrap_or_default()) {
             Entry::Occupied(lane) => {
@@ -92,27 +92,34 @@ impl<T> Lanes<T> {
     /// Takes the lane that has been ready for the longest time and hands out its first item.
     pub(crate) fn take(&mut self) -> Option<Claim> {
         let lane = self.ready.pop_front()?;
-        self.lanes[lane].condition = Condition::Held;
-        self.lanes[lane].handed = 1;
+        self.queues[lane].condition = Condition::Held;
+        self.queues[lane].handed = 1;
         Some(Claim(lane))
     }
 
     /// The first item of a lane.
     pub(crate) fn first(&self, claim: &Claim) -> Option<&T> {
-        Some(&self.items[self.lanes[claim.0].first?].value)
+        Some(&self.items[self.queues[claim.0].first?].value)
     }
 
     /// The first item of a lane.
     pub(crate) fn first_mut(&mut self, claim: &Claim) -> Option<&mut T> {
-        Some(&mut self.items[self.lanes[claim.0].first?].value)
+        Some(&mut self.items[self.queues[claim.0].first?].value)
     }
 
-    /// Hands out up to so many of the first items, and at least the first one.
-    pub(crate) fn hand_out(&mut self, claim: &Claim, most: usize) -> impl Iterator<Item = &T> {
-        let lane = &mut self.lanes[claim.0];
+    /// Hands out the first item, and up to so many in all of those after it for which `also` says so, until it does not.
+    pub(crate) fn hand_out(
+        &mut self,
+        claim: &Claim,
+        most: usize,
+        also: impl Fn(&T) -> bool,
+    ) -> impl Iterator<Item = &T> {
+        let lane = &mut self.queues[claim.0];
         let mut next = lane.first;
         lane.handed = 0;
-        while let Some(item) = next.filter(|_| lane.handed < most.max(1)) {
+        while let Some(item) = next
+            && (lane.handed == 0 || (lane.handed < most && also(&self.items[item].value)))
+        {
             lane.handed += 1;
             next = self.items[item].next;
         }
@@ -122,14 +129,25 @@ impl<T> Lanes<T> {
             .map(|item| &item.value)
     }
 
+    /// Changes everything that is handed out.
+    pub(crate) fn change(&mut self, claim: &Claim, change: impl Fn(&mut T)) {
+        let lane = &self.queues[claim.0];
+        let mut next = lane.first;
+        for _ in 0..lane.handed {
+            let Some(item) = next.and_then(|item| self.items.get_mut(item)) else { return };
+            change(&mut item.value);
+            next = item.next;
+        }
+    }
+
     /// Of those that are handed out only the first one stays so.
     pub(crate) fn hold_first(&mut self, claim: &Claim) {
-        self.lanes[claim.0].handed = 1;
+        self.queues[claim.0].handed = 1;
     }
 
     /// The first item is done.
     pub(crate) fn pop(&mut self, claim: &Claim) -> Option<T> {
-        let lane = &mut self.lanes[claim.0];
+        let lane = &mut self.queues[claim.0];
         let item = self.items.remove(lane.first?);
         lane.first = item.next;
         lane.handed = lane.handed.saturating_sub(1);
@@ -140,24 +158,24 @@ impl<T> Lanes<T> {
     /// meanwhile, returns what was handed out.
     #[must_use]
     pub(crate) fn end(&mut self, claim: Claim) -> Vec<T> {
-        self.close(claim, |ready, lane| ready.push_back(lane))
+        self.close(claim, VecDeque::push_back)
     }
 
     /// As [`Lanes::end`], before the lanes that are ready.
     #[must_use]
     pub(crate) fn give_back(&mut self, claim: Claim) -> Vec<T> {
-        self.close(claim, |ready, lane| ready.push_front(lane))
+        self.close(claim, VecDeque::push_front)
     }
 
     fn close(&mut self, Claim(index): Claim, queue: impl FnOnce(&mut VecDeque<usize>, usize)) -> Vec<T> {
-        let lane = &mut self.lanes[index];
+        let lane = &mut self.queues[index];
         lane.handed = 0;
         if lane.condition == Condition::Stopped {
             self.stopped -= 1;
         }
         if lane.condition == Condition::Removed {
             let rest = self.cut(index, |_| true);
-            self.lanes.remove(index);
+            self.queues.remove(index);
             return rest;
         }
         if lane.first.is_some() {
@@ -165,14 +183,14 @@ impl<T> Lanes<T> {
             queue(&mut self.ready, index);
         } else {
             self.forget(index);
-            self.lanes.remove(index);
+            self.queues.remove(index);
         }
         Vec::new()
     }
 
     /// Nobody waits for the lane from now on; it goes on when its claim is given back.
     pub(crate) fn stop(&mut self, claim: &Claim) {
-        let lane = &mut self.lanes[claim.0];
+        let lane = &mut self.queues[claim.0];
         if lane.condition == Condition::Held {
             lane.condition = Condition::Stopped;
             self.stopped += 1;
@@ -185,7 +203,7 @@ impl<T> Lanes<T> {
     }
 
     pub(crate) fn is_removed(&self, claim: &Claim) -> bool {
-        self.lanes[claim.0].condition == Condition::Removed
+        self.queues[claim.0].condition == Condition::Removed
     }
 
     /// Drops the waiting items for which `drop` says so, and returns them. Those that are handed out stay.
@@ -193,12 +211,12 @@ impl<T> Lanes<T> {
         let mut dropped = Vec::new();
         for index in self.indices() {
             dropped.append(&mut self.cut(index, &mut drop));
-            if self.lanes[index].first.is_none() && self.lanes[index].condition == Condition::Ready {
+            if self.queues[index].first.is_none() && self.queues[index].condition == Condition::Ready {
                 self.forget(index);
-                self.lanes.remove(index);
+                self.queues.remove(index);
             }
         }
-        self.ready.retain(|lane| self.lanes.contains(*lane));
+        self.ready.retain(|lane| self.queues.contains(*lane));
         dropped
     }
 
@@ -206,38 +224,39 @@ impl<T> Lanes<T> {
     pub(crate) fn remove(&mut self, mut remove: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut removed = Vec::new();
         for index in self.indices() {
-            let Lane { first, condition, .. } = self.lanes[index];
+            let Lane { first, condition, .. } = self.queues[index];
             if condition == Condition::Removed || !first.is_some_and(|first| remove(&self.items[first].value)) {
                 continue;
             }
             self.forget(index);
             removed.append(&mut self.cut(index, |_| true));
             match condition {
-                Condition::Ready => drop(self.lanes.remove(index)),
+                Condition::Ready => drop(self.queues.remove(index)),
                 Condition::Stopped => self.stopped -= 1,
                 Condition::Held | Condition::Removed => {}
             }
-            if let Some(lane) = self.lanes.get_mut(index) {
+            if let Some(lane) = self.queues.get_mut(index) {
                 lane.condition = Condition::Removed;
             }
         }
-        self.ready.retain(|lane| self.lanes.contains(*lane));
+        self.ready.retain(|lane| self.queues.contains(*lane));
         removed
     }
 
     /// Whether anything is in the lanes of which `of` says yes, by their first item, that somebody should wait for.
     pub(crate) fn is_busy(&self, mut of: impl FnMut(&T) -> bool) -> bool {
-        let waited = self.lanes.iter().filter(|(_, lane)| matches!(lane.condition, Condition::Ready | Condition::Held));
+        let waited =
+            self.queues.iter().filter(|(_, lane)| matches!(lane.condition, Condition::Ready | Condition::Held));
         waited.filter_map(|(_, lane)| lane.first).any(|first| of(&self.items[first].value))
     }
 
     fn indices(&self) -> Vec<usize> {
-        self.lanes.iter().map(|(index, _)| index).collect()
+        self.queues.iter().map(|(index, _)| index).collect()
     }
 
     /// Takes the items out of a lane for which `cut` says so and that are not handed out.
     fn cut(&mut self, index: usize, mut cut: impl FnMut(&T) -> bool) -> Vec<T> {
-        let lane = &mut self.lanes[index];
+        let lane = &mut self.queues[index];
         let mut removed = Vec::new();
         let (mut kept, mut next, mut position) = (None, lane.first, 0);
         while let Some(item) = next {
@@ -259,7 +278,7 @@ impl<T> Lanes<T> {
 
     /// Takes the lane out of those that are found by key.
     fn forget(&mut self, index: usize) {
-        if let Some(hash) = self.lanes[index].hash
+        if let Some(hash) = self.queues[index].hash
             && let Ok(entry) = self.keyed.find_entry(hash, |lane| *lane == index)
         {
             entry.remove();
@@ -353,7 +372,7 @@ mod tests {
         assert_eq!(lanes.end(old), [("a", 0)]);
         assert_eq!(lanes.take(), None, "the new lane is held");
         finish(&mut lanes, new);
-        assert!(lanes.lanes.is_empty() && lanes.items.is_empty() && lanes.keyed.is_empty());
+        assert!(lanes.queues.is_empty() && lanes.items.is_empty() && lanes.keyed.is_empty());
     }
 
     #[derive(Debug, Clone)]
@@ -474,7 +493,7 @@ mod tests {
                 left -= 1;
             }
             prop_assert_eq!(left, 0);
-            prop_assert!(lanes.lanes.is_empty() && lanes.items.is_empty() && lanes.keyed.is_empty());
+            prop_assert!(lanes.queues.is_empty() && lanes.items.is_empty() && lanes.keyed.is_empty());
         }
     }
 }

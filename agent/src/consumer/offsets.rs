@@ -259,6 +259,7 @@ impl Offsets {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "a list of runs may be of one")]
 mod tests {
     use std::collections::BTreeSet;
 

@@ -58,7 +58,7 @@ impl Stage {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), all).await.expect("not all records were handled");
+        tokio::time::timeout(Duration::from_mins(1), all).await.expect("not all records were handled");
     }
 
     pub(super) fn stats(&self) -> ConsumerStats {

@@ -36,6 +36,8 @@ pub(super) struct Item {
     sequence: Sequence,
     /// The number of the next attempt, from 1.
     attempt: u32,
+    /// A handler of several records at once gets this one alone: a batch with it has failed.
+    alone: bool,
 }
 
 /// A batch of which records are not finished.
@@ -383,7 +385,7 @@ impl State {
         let (batches, ordering) = (&self.batches, self.ordering);
         let lane = ordering.lane(batch.key(index));
         let hash = lane.map(|lane| self.hasher.hash_one((assignment, lane)));
-        let item = Item { batch: key, index, assignment, sequence, attempt: 1 };
+        let item = Item { batch: key, index, assignment, sequence, attempt: 1, alone: false };
         self.lanes.push(hash, item, |first| {
             first.assignment == assignment && ordering.lane(batches[first.batch].batch.key(first.index)) == lane
         });
@@ -420,13 +422,13 @@ impl State {
         let mut handouts = Vec::new();
         while left > 0 {
             let Some(claim) = self.lanes.take() else { break };
-            let alone = self.lanes.first(&claim).is_some_and(|item| item.attempt > 1);
+            let alone = self.lanes.first(&claim).is_some_and(|item| item.alone);
             if alone && !handouts.is_empty() {
                 self.give_back(claim);
                 break;
             }
             let mut records = Vec::new();
-            for item in self.lanes.hand_out(&claim, if alone { 1 } else { left }) {
+            for item in self.lanes.hand_out(&claim, if alone { 1 } else { left }, |item| !item.alone) {
                 if let Some(assignment) = self.assignments.get_mut(&item.assignment) {
                     assignment.offsets.begin(item.sequence);
                 }
@@ -439,6 +441,11 @@ impl State {
             self.slots.free(slot);
         }
         handouts
+    }
+
+    /// What is handed out of the lane comes again alone.
+    pub(super) fn isolate(&mut self, claim: &Claim) {
+        self.lanes.change(claim, |item| item.alone = true);
     }
 
     /// What has to be done from time to time: frees the records that wait for a handler that does not end, and claims slots for what is

@@ -87,8 +87,8 @@ where
                         ended.unwrap_or_else(|| Err(too_long(run.limit)))
                     }
                 };
-                let begun = std::mem::replace(&mut run.now, Instant::now());
-                run.time += run.now - begun;
+                let before = std::mem::replace(&mut run.now, Instant::now());
+                run.time += run.now - before;
                 run.attempts += 1;
                 match outcome {
                     Ok(()) => run.done.push(claim),
@@ -308,8 +308,8 @@ mod tests {
         let seen = seen.lock().unwrap();
         assert_eq!(seen.values().map(Vec::len).sum::<usize>(), 20_000);
         assert!(seen.values().all(|offsets| offsets.is_sorted()));
-        let state = stage.shared().lock();
-        assert_eq!((state.budget.records(), state.lanes.ready(), state.slots.used()), (0, 0, 0));
+        let left = stage.shared().lock();
+        assert_eq!((left.budget.records(), left.lanes.ready(), left.slots.used()), (0, 0, 0));
     }
 
     #[tokio::test(start_paused = true)]

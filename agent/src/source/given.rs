@@ -168,6 +168,6 @@ impl Watched {
             let value = self.now();
             give(self.rank, value);
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

@@ -20,7 +20,7 @@ pub(crate) struct Schedule {
 
 #[derive(Debug, Clone, PartialEq)]
 enum End {
-    At(Cron),
+    At(Box<Cron>),
     After(Duration),
 }
 
@@ -39,7 +39,7 @@ impl Schedule {
         })?;
         let end = match schedule.end.parse::<Span>() {
             Ok(length) => End::After(length.duration()),
-            Err(_) => End::At(cron("end", &schedule.end)?),
+            Err(_) => End::At(Box::new(cron("end", &schedule.end)?)),
         };
         let replicas = u32::try_from(schedule.min_replicas).unwrap_or_default();
         Ok(Self { start: cron("start", &schedule.start)?, end, zone, replicas })

@@ -32,7 +32,7 @@ pub(super) fn unanswered(error: &mq_kafka::Error) -> Reason {
     match &error.kind {
         ErrorKind::NoBroker(tried) => {
             let reasons = tried.iter().map(unanswered);
-            reasons.max_by_key(farthest).unwrap_or(Reason::ClusterUnreachable)
+            reasons.max_by_key(|reason| farthest(*reason)).unwrap_or(Reason::ClusterUnreachable)
         }
         ErrorKind::Authentication(_) | ErrorKind::BrokerNotTrusted(_) => Reason::AuthenticationFailed,
         ErrorKind::Tls(_) => Reason::TlsFailed,
@@ -41,7 +41,7 @@ pub(super) fn unanswered(error: &mq_kafka::Error) -> Reason {
     }
 }
 
-fn farthest(reason: &Reason) -> u8 {
+fn farthest(reason: Reason) -> u8 {
     match reason {
         Reason::AddressNotResolved => 0,
         Reason::TlsFailed => 2,

@@ -255,7 +255,7 @@ proptest! {
         seed in any::<u64>(), period in 5_u32..200, skew in 0.8..1.0, agents in any::<bool>(),
     ) {
         let load = |second: u32| 2_500.0 * noise(seed, second / period).abs() + 300.0 * noise(seed, second).abs();
-        let plant = Plant { agents, skew, ..Plant::default() };
+        let plant = Plant { skew, agents, ..Plant::default() };
         let policy = Policy { capacity: (!agents).then_some(480.0), ..policy(30, 24, 60) };
         let done = run(&plant, &policy, 1, 3_000, &[], load);
         for step in done.path.windows(2) {

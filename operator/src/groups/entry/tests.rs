@@ -191,7 +191,9 @@ fn whether_it_keeps_up_is_said_when_it_was_seen_three_times() {
         let end = 4_000 * i64::from(n > 0);
         let mut readings = reading(if n >= 12 { end } else { 0 }, end);
         if n == 8 {
-            readings.iter_mut().for_each(|reading| reading.end = Err("no leader".into()));
+            for reading in &mut readings {
+                reading.end = Err("no leader".into());
+            }
         }
         entry.observe(CYCLE * n, &readings, None);
         shown.push(entry.view.keeping_up.as_ref().unwrap().reason);
