@@ -114,7 +114,7 @@ mod tests {
         let mut hot = [1.0; 12];
         hot[0] = 81.0;
         let hot = Shares::new(&hot);
-        assert_eq!(fitting(&hot, 80.0, 100.0), 2, "the hot one with five cold ones has room");
+        assert_eq!(fitting(&hot, 96.0, 100.0), 2, "the hot one with five cold ones has room");
         assert_eq!(fitting(&hot, 300.0, 100.0), 3, "of a partition that is too hot, more take nothing away");
         assert_eq!(fitting(&Shares::new(&[1.0; 64]), 1e9, 1.0), 64, "all partitions can be used");
         assert_eq!(fitting(&Shares::default(), 1e9, 1.0), 1);
