@@ -1,6 +1,6 @@
 //! Programs in other languages that do the same work, each run as a process of its own.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -35,7 +35,7 @@ impl Peers {
     }
 
     fn source(&self, program: &str) -> PathBuf {
-        Path::new(&self.sources).join(format!("{program}.java"))
+        self.sources.join(format!("{program}.java"))
     }
 }
 

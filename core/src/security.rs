@@ -86,73 +86,41 @@ impl SaslMechanism {
     }
 }
 
-impl FromStr for SecurityProtocol {
-    type Err = UnknownWord;
+macro_rules! words {
+    ($($name:ident of $field:literal: $allowed:expr;)*) => {$(
+        impl FromStr for $name {
+            type Err = UnknownWord;
 
-    fn from_str(name: &str) -> Result<Self, UnknownWord> {
-        Self::ALL.into_iter().find(|known| known.as_str() == name).ok_or_else(|| UnknownWord {
-            field: "securityProtocol",
-            found: name.to_owned(),
-            allowed: "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL",
-        })
-    }
-}
+            fn from_str(name: &str) -> Result<Self, UnknownWord> {
+                Self::ALL.into_iter().find(|known| known.as_str() == name).ok_or_else(|| UnknownWord {
+                    field: $field,
+                    found: name.to_owned(),
+                    allowed: $allowed,
+                })
+            }
+        }
 
-impl FromStr for SaslMechanism {
-    type Err = UnknownWord;
+        impl TryFrom<String> for $name {
+            type Error = UnknownWord;
 
-    fn from_str(name: &str) -> Result<Self, UnknownWord> {
-        Self::ALL.into_iter().find(|known| known.as_str() == name).ok_or_else(|| UnknownWord {
-            field: "saslMechanism",
-            found: name.to_owned(),
-            allowed: Self::ALLOWED,
-        })
-    }
-}
+            fn try_from(name: String) -> Result<Self, UnknownWord> {
+                name.parse()
+            }
+        }
 
-impl TryFrom<String> for SecurityProtocol {
-    type Error = UnknownWord;
+        impl From<$name> for &'static str {
+            fn from(word: $name) -> Self {
+                word.as_str()
+            }
+        }
 
-    fn try_from(name: String) -> Result<Self, UnknownWord> {
-        name.parse()
-    }
-}
+        impl fmt::Display for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(self.as_str())
+            }
+        }
 
-impl TryFrom<String> for SaslMechanism {
-    type Error = UnknownWord;
-
-    fn try_from(name: String) -> Result<Self, UnknownWord> {
-        name.parse()
-    }
-}
-
-impl From<SecurityProtocol> for &'static str {
-    fn from(protocol: SecurityProtocol) -> Self {
-        protocol.as_str()
-    }
-}
-
-impl From<SaslMechanism> for &'static str {
-    fn from(mechanism: SaslMechanism) -> Self {
-        mechanism.as_str()
-    }
-}
-
-impl fmt::Display for SecurityProtocol {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.as_str())
-    }
-}
-
-impl fmt::Display for SaslMechanism {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.as_str())
-    }
-}
-
-macro_rules! schemas {
-    ($($name:ident)*) => {
-        $(impl JsonSchema for $name {
+        impl JsonSchema for $name {
             fn schema_name() -> Cow<'static, str> {
                 stringify!($name).into()
             }
@@ -164,7 +132,10 @@ macro_rules! schemas {
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
                 json_schema!({"type": "string", "enum": Self::ALL.map(Self::as_str)})
             }
-        })*
-    };
+        }
+    )*};
 }
-schemas!(SecurityProtocol SaslMechanism);
+words! {
+    SecurityProtocol of "securityProtocol": "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL";
+    SaslMechanism of "saslMechanism": Self::ALLOWED;
+}

@@ -161,7 +161,7 @@ where
             let failures: Vec<Option<Failure>> = failures.collect();
             place += records.len();
             let fine = failures.iter().take_while(|failure| failure.is_none()).count();
-            if fine == 0 && outcome.as_ref().is_err_and(BatchFailure::is_whole) {
+            if outcome.as_ref().is_err_and(BatchFailure::is_whole) {
                 state.isolate(&claim);
             }
             for _ in 0..fine {

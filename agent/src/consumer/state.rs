@@ -111,11 +111,13 @@ pub(super) struct State {
     /// Messages from the finished prefixes to the ends of the logs, as librdkafka told it last.
     pub(super) lag: Option<u64>,
     occupancy: Occupancy,
-    assignments: hashbrown::HashMap<AssignmentId, Assignment>,
+    assignments: Assignments,
     ids: HashMap<Arc<str>, HashMap<i32, AssignmentId>>,
     next_id: AssignmentId,
     pub(super) waiters: Waiters,
 }
+
+type Assignments = hashbrown::HashMap<AssignmentId, Assignment>;
 
 #[derive(Debug)]
 struct Assignment {
@@ -160,6 +162,14 @@ impl Assignment {
     }
 }
 
+/// Notes that a handler gets the record, as it is handed out.
+fn begin(assignments: &mut Assignments, batches: &Slab<Open>, item: &Item) -> Record {
+    if let Some(assignment) = assignments.get_mut(&item.assignment) {
+        assignment.offsets.begin(item.sequence);
+    }
+    batches[item.batch].batch.record(item.index, item.attempt)
+}
+
 impl Shared {
     pub(crate) fn new(name: &str, ordering: Ordering, limits: Limits) -> Self {
         let state = State {
@@ -180,7 +190,7 @@ impl Shared {
             paused_by_service: HashSet::new(),
             lag: None,
             occupancy: Occupancy::new(Instant::now()),
-            assignments: hashbrown::HashMap::new(),
+            assignments: Assignments::new(),
             ids: HashMap::new(),
             next_id: 0,
             waiters: Waiters::default(),
@@ -404,10 +414,7 @@ impl State {
         for _ in 0..self.slots.take(slot, now) {
             let Some(claim) = self.lanes.take() else { break };
             let Some(item) = self.lanes.first(&claim) else { break };
-            if let Some(assignment) = self.assignments.get_mut(&item.assignment) {
-                assignment.offsets.begin(item.sequence);
-            }
-            let record = self.batches[item.batch].batch.record(item.index, item.attempt);
+            let record = begin(&mut self.assignments, &self.batches, item);
             jobs.push_back(Job { claim, record });
         }
         if jobs.is_empty() {
@@ -429,10 +436,7 @@ impl State {
             }
             let mut records = Vec::new();
             for item in self.lanes.hand_out(&claim, if alone { 1 } else { left }, |item| !item.alone) {
-                if let Some(assignment) = self.assignments.get_mut(&item.assignment) {
-                    assignment.offsets.begin(item.sequence);
-                }
-                records.push(self.batches[item.batch].batch.record(item.index, item.attempt));
+                records.push(begin(&mut self.assignments, &self.batches, item));
             }
             left = if alone { 0 } else { left - records.len() };
             handouts.push(Handout { claim, records });

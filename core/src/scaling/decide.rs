@@ -238,7 +238,7 @@ fn down(policy: &Policy, now: &Situation) -> Option<Verdict> {
     let n = now.replicas;
     let fitting = |need: f64| useful(whole(need).max(1), now.partitions).min(policy.max).max(policy.least());
     // What counts is whole, useful replicas: too many by the formula may still be the fewest that do.
-    let enough_now = now.need.is_some_and(|need| fitting(need.aim) >= n);
+    let enough_now = now.need.is_some_and(|need| fitting(need.lasting) >= n);
     if f64::from(n) <= most(arrival, now.load.map_or(1.0, |load| load.skew), capacity)
         || n <= policy.least()
         || enough_now

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::capacity::{Capacity, Learner, Sample};
-use super::need::{Load, Need, effective, need, skew, useful, whole};
-use super::share::{Met, Shares};
+use super::need::{Load, Need, comfortable, effective, need, skew, useful, whole};
+use super::share::{FULL, Met, ROOMY, Shares};
 use super::window::WindowMax;
 use super::work::WorkLearner;
 use super::{Decision, Observation, Policy};
@@ -79,7 +79,7 @@ pub struct Situation {
     pub imbalance: Option<f64>,
     /// What the load asks for, when the capacity is known.
     pub need: Option<Need>,
-    /// Largest aim in the window.
+    /// The most that a step down had to aim at in the window.
     pub most_need: Option<f64>,
     /// Cycles in a row that asked for more.
     pub asked: u32,
@@ -189,7 +189,7 @@ impl History {
         let capacity = self.capacity_of(policy);
         let need = self.need(policy, seen, load, capacity);
         if let Some(need) = need {
-            self.most_need.push(at, need.aim, policy.window);
+            self.most_need.push(at, need.lasting, policy.window);
         }
         let replicas = effective(self.replicas.unwrap_or(seen.target.replicas), seen.lag.partitions);
         let asks = need.map_or_else(|| self.worsening(seen), |need| replicas < need.least);
@@ -315,9 +315,19 @@ impl History {
         }
         let shares = Shares::new(&seen.lag.usual);
         let share = |replicas| self.met.share(replicas, &shares);
-        let fitting = shares.fitting(whole(need.aim), load.arrival, capacity, share);
+        let pace = load.arrival / capacity;
+        let fitting = shares.fitting(whole(need.aim), pace, FULL, share);
         let hottest = fitting > useful(whole(need.aim), seen.lag.partitions);
-        Some(Need { aim: need.aim.max(f64::from(fitting)), hottest, ..need })
+        let aim = need.aim.max(f64::from(fitting));
+        let lasting = if self.quiet_since.is_some() {
+            let told = shares.busiest(replicas);
+            let hidden = self.busiest.filter(|_| told > 0.0).map_or(1.0, |busiest| (busiest / told).max(1.0));
+            let share = |replicas| (share(replicas) * hidden).min(1.0);
+            f64::from(shares.fitting(whole(comfortable(load.arrival, capacity)), pace, ROOMY, share))
+        } else {
+            aim
+        };
+        Some(Need { aim, lasting, hottest, ..need })
     }
 
     fn imbalance(&self, load: Option<Load>, seen: &Observation) -> Option<f64> {

@@ -28,6 +28,8 @@ pub struct Need {
     /// What a step up aims at: arrival at a comfortable utilisation, and the backlog gone in time although the change itself
     /// takes time.
     pub aim: f64,
+    /// What a step down aims at: while nothing waits, the fewest replicas that keep up with the arrival, told for their own number.
+    pub lasting: f64,
     /// It is so many for the replica that gets the hottest partitions.
     pub hottest: bool,
     /// A change takes at least as long as the backlog may.
@@ -51,12 +53,13 @@ pub(super) fn need(load: Load, capacity: f64, replicas: u32, drain: Duration, ch
     // A change that takes most of the time would ask for any number of replicas for a moment's gain.
     let left_s = (drain_s - change_s).max(drain_s / 2.0);
     let moving = (busiest + (load.backlog + grown) / left_s) / capacity;
-    Need {
-        least,
-        aim: (load.arrival / (AIM * capacity)).max(least).max(moving),
-        hottest: false,
-        too_short: change >= drain,
-    }
+    let aim = comfortable(load.arrival, capacity).max(least).max(moving);
+    Need { least, aim, lasting: aim, hottest: false, too_short: change >= drain }
+}
+
+/// Replicas that are comfortably busy with the arrival, if it is even.
+pub(super) fn comfortable(arrival: f64, capacity: f64) -> f64 {
+    arrival / (AIM * capacity)
 }
 
 /// Replicas above which the arrival leaves more than half of them idle.

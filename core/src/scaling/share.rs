@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use super::need::useful;
 
-/// Part of what it can do that the busiest replica is asked for, at most. The rest is what a load that comes unevenly in time may add
-/// before more replicas are needed: without it, a step would lead to the brink of the next one.
-const ROOM: f64 = 0.9;
+/// Part of what it can do that the busiest replica is asked for by a step up, at most. The rest is for a load that comes unevenly in
+/// time.
+pub(super) const FULL: f64 = 0.9;
+/// The same by a step down. The difference is what lies between a step down and the next one up.
+pub(super) const ROOMY: f64 = 0.75;
 /// Fewer replicas that relieve the busiest one as well but for this factor do.
 const RELIEF: f64 = 1.05;
 
@@ -38,13 +40,13 @@ impl Shares {
     }
 
     /// The fewest useful replicas, at least so many, at which the busiest one has room, or is relieved as well as by any number.
-    /// `share` is the part of the busiest of a number of replicas.
+    /// `share` is the part of the busiest of a number of replicas, `most` what it may be asked for of what it can do.
     ///
-    /// More arrival never asks for fewer, more capacity never for more.
-    pub(super) fn fitting(&self, least: u32, arrival: f64, capacity: f64, share: impl Fn(u32) -> f64) -> u32 {
+    /// `pace` is the arrival in replicas that are busy all the time: more of it never asks for fewer.
+    pub(super) fn fitting(&self, least: u32, pace: f64, most: f64, share: impl Fn(u32) -> f64) -> u32 {
         let partitions = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
-        let load = |replicas| arrival * share(replicas) / capacity;
-        let enough = (load(partitions) * RELIEF).max(ROOM);
+        let load = |replicas| pace * share(replicas);
+        let enough = (load(partitions) * RELIEF).max(most);
         let mut counts = (least.max(1)..partitions).filter(|replicas| useful(*replicas, partitions) == *replicas);
         counts.find(|replicas| load(*replicas) <= enough).unwrap_or_else(|| useful(least.max(partitions), partitions))
     }
@@ -90,7 +92,7 @@ mod tests {
     }
 
     fn fitting(shares: &Shares, arrival: f64, capacity: f64) -> u32 {
-        shares.fitting(1, arrival, capacity, |replicas| shares.busiest(replicas))
+        shares.fitting(1, arrival / capacity, FULL, |replicas| shares.busiest(replicas))
     }
 
     #[test]
@@ -109,8 +111,9 @@ mod tests {
     fn room_for_the_busiest_or_all_the_relief_there_is() {
         let even = Shares::new(&[1.0; 12]);
         // 100 per replica: of 540 a sixth is 90.
-        assert_eq!([fitting(&even, 540.0, 100.0), fitting(&even, 541.0, 100.0)], [6, 12]);
-        assert_eq!(even.fitting(7, 540.0, 100.0, |n| even.busiest(n)), 12, "7 to 11 are no better than 6");
+        assert_eq!([fitting(&even, 539.0, 100.0), fitting(&even, 541.0, 100.0)], [6, 12]);
+        assert_eq!(even.fitting(1, 5.39, ROOMY, |n| even.busiest(n)), 12, "a step down leaves more room");
+        assert_eq!(even.fitting(7, 5.39, FULL, |n| even.busiest(n)), 12, "7 to 11 are no better than 6");
         let mut hot = [1.0; 12];
         hot[0] = 81.0;
         let hot = Shares::new(&hot);

@@ -136,7 +136,7 @@ async fn longest_unowned(load: &Load, mut owners: Owners) -> Result<Duration> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scale_in_leaves_no_partition_without_an_owner() -> Result<()> {
-    // A member learns from the answer to a heartbeat that others have left; librdkafka sends one every three seconds.
+    // A member learns from the answer to a heartbeat that others have left: within a second, without any override.
     let load = Load::start("scale-in", "{}").await?;
     let mut members = Vec::new();
     for _ in 0..3 {
