@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
-use crate::trace::TraceContext;
+use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
+
+use crate::trace::Missing;
 
 /// One header of a record. Kafka allows a header without a value and several headers of one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,11 +103,13 @@ impl Message {
         length(&self.key) + length(&self.payload) + headers.sum::<usize>()
     }
 
-    /// Puts the current trace context into the headers, where the sender did not choose.
-    pub(crate) fn trace(&mut self) {
-        if let Some(context) = TraceContext::current() {
-            context.write(&mut self.headers);
-        }
+    /// The headers in librdkafka's form, with what else is to be there.
+    pub(crate) fn with_headers(&self, more: &Missing<'_>) -> Option<OwnedHeaders> {
+        let more = more.iter().flatten().map(|(name, value)| (*name, Some(value.as_bytes())));
+        let own = self.headers.iter().map(|header| (header.name.as_str(), header.value.as_deref()));
+        let count = self.headers.len() + more.clone().count();
+        let headers = own.chain(more).map(|(key, value)| KafkaHeader { key, value });
+        (count > 0).then(|| headers.fold(OwnedHeaders::new_with_capacity(count), OwnedHeaders::insert))
     }
 }
 

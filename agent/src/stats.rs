@@ -19,9 +19,10 @@ pub struct ProducerStats {
     pub send_errors: u64,
     /// Requests that librdkafka sent again, each with all messages of its batch. Counted every 5 s.
     pub retry_count: u64,
-    /// Mean time from `send` to the acknowledgement; `None` before the first.
+    /// Mean time from `send` to the acknowledgement, to 1 %, from a microsecond to 10 minutes; `None` before the first. This and the
+    /// following are measured on each of the first 1,000 messages and on every eighth of those after them.
     pub average_latency: Option<Duration>,
-    /// The time within which half of the messages were acknowledged, to 1 %, from a microsecond to 10 minutes.
+    /// The time within which half of the messages were acknowledged.
     pub latency_p50: Option<Duration>,
     /// The same for 99 of a hundred.
     pub latency_p99: Option<Duration>,
@@ -65,15 +66,22 @@ pub struct ConsumerStats {
 /// The longest time that the quantiles tell from a longer one; beyond any `message.timeout.ms` of ours.
 const MAX_LATENCY_US: u64 = 600_000_000;
 
+/// A counter in cache lines of its own: it is written by the threads that send, those beside it by the one that is told of deliveries.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Alone(AtomicU64);
+
+const ALL_MEASURED: u64 = 1_000;
+const MEASURED_OF: u64 = 8;
+
 #[derive(Debug)]
 pub(crate) struct ProducerCounters {
-    taken: AtomicU64,
+    taken: Alone,
     sent: AtomicU64,
     bytes: AtomicU64,
     refused: AtomicU64,
     failed: AtomicU64,
     retries: AtomicU64,
-    latency_us: AtomicU64,
     /// Written by the one thread that is told of deliveries. `None`: the library refused its bounds, which are constants.
     latencies: Option<Mutex<Histogram<u64>>>,
     recreated: AtomicU64,
@@ -85,13 +93,12 @@ impl Default for ProducerCounters {
         let zero = AtomicU64::default;
         let latencies = Histogram::new_with_max(MAX_LATENCY_US, 2).ok().map(Mutex::new);
         Self {
-            taken: zero(),
+            taken: Alone::default(),
             sent: zero(),
             bytes: zero(),
             refused: zero(),
             failed: zero(),
             retries: zero(),
-            latency_us: zero(),
             latencies,
             recreated: zero(),
             fatal_errors: zero(),
@@ -102,14 +109,27 @@ impl Default for ProducerCounters {
 impl ProducerCounters {
     /// librdkafka took a message.
     pub(crate) fn taken(&self) {
-        self.taken.fetch_add(1, Relaxed);
+        self.taken.0.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn acknowledged(&self, bytes: usize, latency: Duration) {
+    /// Messages taken and not yet acknowledged.
+    pub(crate) fn waiting(&self) -> usize {
+        // The outcomes first: read the other way round, a message that was acknowledged meanwhile would count as never taken.
+        let done = self.sent.load(Relaxed) + self.failed.load(Relaxed);
+        usize::try_from(self.taken.0.load(Relaxed).saturating_sub(done)).unwrap_or(usize::MAX)
+    }
+
+    /// Whether the latency of the next message is measured. Not of each: to read the clock for one whose memory is no longer in the
+    /// processor's caches costs as much as everything else that its acknowledgement does.
+    pub(crate) fn measures_next(&self) -> bool {
+        let taken = self.taken.0.load(Relaxed);
+        taken < ALL_MEASURED || taken.is_multiple_of(MEASURED_OF)
+    }
+
+    pub(crate) fn acknowledged(&self, bytes: usize, latency: Option<Duration>) {
         self.sent.fetch_add(1, Relaxed);
         self.bytes.fetch_add(bytes as u64, Relaxed);
-        self.latency_us.fetch_add(micros(latency), Relaxed);
-        if let Some(latencies) = &self.latencies {
+        if let (Some(latency), Some(latencies)) = (latency, &self.latencies) {
             latencies.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(micros(latency));
         }
     }
@@ -137,22 +157,20 @@ impl ProducerCounters {
     }
 
     pub(crate) fn read(&self) -> ProducerStats {
-        // The outcomes first: read the other way round, a message that was acknowledged meanwhile would count as never taken.
         let (messages_sent, failed) = (self.sent.load(Relaxed), self.failed.load(Relaxed));
-        let waiting = self.taken.load(Relaxed).saturating_sub(messages_sent + failed);
-        let [latency_p50, latency_p99] = [0.5, 0.99].map(|quantile| {
-            let latencies = self.latencies.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
-            (!latencies.is_empty()).then(|| Duration::from_micros(latencies.value_at_quantile(quantile)))
-        });
+        let latencies =
+            self.latencies.as_ref().map(|latencies| latencies.lock().unwrap_or_else(PoisonError::into_inner));
+        let latencies = latencies.filter(|latencies| !latencies.is_empty());
+        let quantile = |quantile| Some(Duration::from_micros(latencies.as_ref()?.value_at_quantile(quantile)));
         ProducerStats {
             messages_sent,
             bytes_sent: self.bytes.load(Relaxed),
             send_errors: failed + self.refused.load(Relaxed),
             retry_count: self.retries.load(Relaxed),
-            average_latency: mean(self.latency_us.load(Relaxed), messages_sent),
-            latency_p50,
-            latency_p99,
-            current_queue_size: usize::try_from(waiting).unwrap_or(usize::MAX),
+            average_latency: latencies.as_ref().map(|latencies| Duration::from_secs_f64(latencies.mean() / 1e6)),
+            latency_p50: quantile(0.5),
+            latency_p99: quantile(0.99),
+            current_queue_size: self.waiting(),
             recreated: self.recreated.load(Relaxed),
             fatal_errors: self.fatal_errors.load(Relaxed),
         }
@@ -258,10 +276,6 @@ impl Occupancy {
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn mean(sum_us: u64, count: u64) -> Option<Duration> {
-    sum_us.checked_div(count).map(Duration::from_micros)
 }
 
 #[cfg(test)]

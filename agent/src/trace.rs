@@ -7,8 +7,6 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::message::Header;
 
 /// The record header that carries the trace id.
@@ -157,30 +155,23 @@ impl TraceContext {
         (context != Self::default()).then_some(context)
     }
 
-    /// Adds what the headers do not say themselves. The sender's own choice stays, and nothing is there twice.
-    pub(crate) fn write(&self, headers: &mut Vec<Header>) {
-        let has = |headers: &[Header], name| headers.iter().any(|header: &Header| header.name == name);
-        let header = |name: &str, value: &str| Header {
-            name: name.to_owned(),
-            value: Some(Bytes::copy_from_slice(value.as_bytes())),
-        };
-        if let Some(id) = &self.id
-            && !has(headers, TRACE_HEADER)
-        {
-            headers.push(header(TRACE_HEADER, id.as_str()));
-        }
-        if let Some(parent) = &self.parent
-            && !has(headers, TRACEPARENT)
-        {
-            headers.push(header(TRACEPARENT, parent));
-            if let Some(state) = &self.state
-                && !has(headers, TRACESTATE)
-            {
-                headers.push(header(TRACESTATE, state));
-            }
-        }
+    /// What the headers do not say themselves, with `call`, which runs once. The sender's own choice stays, and nothing is there twice.
+    pub(crate) fn missing_now<T>(headers: &[Header], call: impl Fn(&Missing<'_>) -> T) -> T {
+        CURRENT.try_with(|context| call(&context.missing(headers))).unwrap_or_else(|_| call(&Missing::default()))
+    }
+
+    fn missing(&self, headers: &[Header]) -> Missing<'_> {
+        let not_there = |name: &str| headers.iter().all(|header| header.name != name);
+        let id = self.id.as_ref().filter(|_| not_there(TRACE_HEADER)).map(|id| (TRACE_HEADER, id.as_str()));
+        let parent = self.traceparent().filter(|_| not_there(TRACEPARENT)).map(|parent| (TRACEPARENT, parent));
+        let state =
+            parent.and_then(|_| self.tracestate()).filter(|_| not_there(TRACESTATE)).map(|state| (TRACESTATE, state));
+        [id, parent, state]
     }
 }
+
+/// Headers with their values that are to be added to those of a message.
+pub(crate) type Missing<'a> = [Option<(&'static str, &'a str)>; 3];
 
 /// The trace id of a `traceparent`: `version-trace-span-flags`, lower-case hex, neither id all zeros. Later versions may be longer.
 fn trace_id_of(traceparent: &str) -> Option<&str> {
@@ -197,6 +188,7 @@ fn trace_id_of(traceparent: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
@@ -205,6 +197,11 @@ mod tests {
 
     fn header(name: &str, value: &str) -> Header {
         Header { name: name.to_owned(), value: Some(Bytes::copy_from_slice(value.as_bytes())) }
+    }
+
+    fn write(context: &TraceContext, headers: &mut Vec<Header>) {
+        let missing = context.missing(headers);
+        headers.extend(missing.into_iter().flatten().map(|(name, value)| header(name, value)));
     }
 
     fn read(headers: &[Header]) -> Option<TraceContext> {
@@ -232,7 +229,7 @@ mod tests {
     fn a_context_goes_through_a_record_unchanged() {
         let context = TraceContext::default().with_traceparent(PARENT).with_tracestate("vendor=1");
         let mut headers = vec![header("other", "1")];
-        context.write(&mut headers);
+        write(&context, &mut headers);
         assert_eq!(read(&headers), Some(context));
     }
 
@@ -251,8 +248,8 @@ mod tests {
     fn what_the_sender_chose_stays_and_nothing_is_there_twice() {
         let context = TraceContext::default().with_traceparent(PARENT);
         let mut headers = vec![header(TRACE_HEADER, "mine")];
-        context.write(&mut headers);
-        context.write(&mut headers);
+        write(&context, &mut headers);
+        write(&context, &mut headers);
         assert_eq!(headers, [header(TRACE_HEADER, "mine"), header(TRACEPARENT, PARENT)]);
     }
 

@@ -1,7 +1,7 @@
 //! The dead-letter topic: the record as it was, with headers that say where it came from and why it is there.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rdkafka::config::ClientConfig;
@@ -17,6 +17,7 @@ use crate::payload::RETRY_COUNT_HEADER;
 use crate::producer::{Client, Completion, NotTaken, Pending};
 use crate::record::Record;
 use crate::stats::ProducerCounters;
+use crate::trace::Missing;
 
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest text of an error that goes into a header.
@@ -173,9 +174,8 @@ impl DeadLetters {
 
 async fn send(client: &Client, message: &Message) -> Result<(), Undelivered> {
     let (sender, outcome) = oneshot::channel();
-    let pending =
-        Pending { topic: message.topic.clone(), completion: Completion::Waiter(sender), since: Instant::now() };
-    match client.send(message, Box::new(pending)) {
+    let pending = Pending { completion: Completion::Waiter(sender), since: None };
+    match client.send(message, message.with_headers(&Missing::default()), Box::new(pending)) {
         Ok(()) => {}
         Err(NotTaken::Refused(error)) => return Err(error.into()),
         Err(NotTaken::QueueFull(_)) => {

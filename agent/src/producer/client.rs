@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header as KafkaHeader, Message as _, OwnedHeaders};
+use rdkafka::message::{DeliveryResult, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 use serde::Deserialize;
-use tokio::sync::futures::OwnedNotified;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use crate::credentials::Login;
 use crate::error::{Error, SendError};
@@ -21,6 +20,8 @@ use crate::hook::Hooks;
 use crate::librdkafka::{Health, Trouble};
 use crate::message::{Ack, Message};
 use crate::stats::ProducerCounters;
+
+use super::space::Space;
 
 /// How long the last handle's messages are waited for in the background after it was dropped without `close`.
 const FLUSH_ON_DROP: Duration = Duration::from_secs(30);
@@ -51,9 +52,9 @@ impl Completion {
 
 /// A message that librdkafka holds.
 pub(crate) struct Pending {
-    pub(crate) topic: String,
     pub(crate) completion: Completion,
-    pub(crate) since: Instant,
+    /// When it was sent, if that is to be known.
+    pub(crate) since: Option<Instant>,
 }
 
 /// Why librdkafka did not take a message.
@@ -69,7 +70,7 @@ pub(crate) struct Deliveries {
     name: String,
     counters: Arc<ProducerCounters>,
     hooks: Hooks,
-    space: Arc<Notify>,
+    space: Space,
     /// Requests that this client sent again, as librdkafka counted them last.
     retries: AtomicU64,
     health: Health,
@@ -128,13 +129,14 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = Box<Pending>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
-        let Pending { topic, completion, since } = *pending;
-        let hooked = (!self.hooks.is_empty()).then(|| topic.clone());
+        let Pending { completion, since } = *pending;
+        let (Ok(message) | Err((_, message))) = result;
         let outcome = match result {
-            Ok(message) => {
+            Ok(_) => {
                 let bytes = message.key_len() + message.payload_len();
-                self.counters.acknowledged(bytes, since.elapsed());
+                self.counters.acknowledged(bytes, since.map(|since| since.elapsed()));
                 let offset = Some(message.offset()).filter(|offset| *offset >= 0);
+                let topic = message.topic().to_owned();
                 Ok(Ack { topic, partition: message.partition(), offset, timestamp: message.timestamp().to_millis() })
             }
             Err((error, _)) => {
@@ -144,14 +146,14 @@ impl ProducerContext for Deliveries {
                     .health
                     .trouble()
                     .filter(|_| error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut));
-                Err(SendError::new(&topic, error).because(trouble.as_ref()))
+                Err(SendError::new(message.topic(), error).because(trouble.as_ref()))
             }
         };
-        if let Some(topic) = hooked {
-            self.hooks.sent(&self.name, &topic, since, &outcome);
+        if let Some(since) = since.filter(|_| !self.hooks.is_empty()) {
+            self.hooks.sent(&self.name, message.topic(), since, &outcome);
         }
         completion.complete(outcome);
-        self.space.notify_waiters();
+        self.space.delivered();
     }
 }
 
@@ -166,7 +168,7 @@ impl Client {
             name: name.to_owned(),
             counters,
             hooks,
-            space: Arc::default(),
+            space: Space::default(),
             retries: AtomicU64::default(),
             health: Health::default(),
         };
@@ -193,18 +195,18 @@ impl Client {
     }
 
     /// Hands a message to librdkafka, or gives it back. Never waits.
-    pub(crate) fn send(&self, message: &Message, pending: Box<Pending>) -> Result<(), NotTaken> {
+    pub(crate) fn send(
+        &self,
+        message: &Message,
+        headers: Option<OwnedHeaders>,
+        pending: Box<Pending>,
+    ) -> Result<(), NotTaken> {
         let mut record: BaseRecord<'_, [u8], [u8], Box<Pending>> = BaseRecord::with_opaque_to(&message.topic, pending);
         record.key = message.key.as_deref();
         record.payload = message.payload.as_deref();
         record.partition = message.partition;
         record.timestamp = message.timestamp;
-        if !message.headers.is_empty() {
-            let headers = OwnedHeaders::new_with_capacity(message.headers.len());
-            record.headers = Some(message.headers.iter().fold(headers, |headers, header| {
-                headers.insert(KafkaHeader { key: &header.name, value: header.value.as_deref() })
-            }));
-        }
+        record.headers = headers;
         let counters = &self.base.client().context().counters;
         let (error, record) = match self.base.send(record) {
             Ok(()) => {
@@ -229,10 +231,10 @@ impl Client {
         })
     }
 
-    /// Completes when librdkafka gave up a message, so that there may be room for another. Create it before the attempt that it is
-    /// to wait for.
-    pub(crate) fn space(&self) -> OwnedNotified {
-        Arc::clone(&self.base.client().context().space).notified_owned()
+    /// Completes when there may be room for another message. Create it before the attempt that it is to wait for.
+    pub(crate) fn space(&self) -> impl Future<Output = ()> + use<> {
+        let context = self.base.client().context();
+        context.space.wait(context.counters.waiting())
     }
 
     /// User name and password of connections from now on.

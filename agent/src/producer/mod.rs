@@ -3,6 +3,7 @@
 mod apply;
 mod client;
 mod gate;
+mod space;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -24,6 +25,7 @@ use crate::hook::Hooks;
 use crate::message::{Ack, Message};
 use crate::options::Options;
 use crate::stats::{ProducerCounters, ProducerStats};
+use crate::trace::TraceContext;
 
 /// Time between two clients that take over after fatal errors.
 const RENEW_PAUSE: Duration = Duration::from_secs(5);
@@ -232,37 +234,48 @@ impl Producer {
     }
 
     /// Hands a message over. The hooks are told of one that was not taken here, and of the others by the client.
-    async fn take(&self, mut message: Message, completion: Completion) -> Result<(), SendError> {
-        message.trace();
-        let since = Instant::now();
+    async fn take(&self, message: Message, completion: Completion) -> Result<(), SendError> {
+        let hooked = !self.0.hooks.is_empty();
+        let since = (hooked || self.0.counters.measures_next()).then(Instant::now);
         let outcome = self.hand_over(&message, completion, since).await;
-        if !self.0.hooks.is_empty()
-            && let Err(error) = &outcome
-        {
+        if let (true, Some(since), Err(error)) = (hooked, since, &outcome) {
             self.0.hooks.sent(&self.0.name, &message.topic, since, &Err(error.clone()));
         }
         outcome
     }
 
-    async fn hand_over(&self, message: &Message, completion: Completion, since: Instant) -> Result<(), SendError> {
-        let mut pending = Box::new(Pending { topic: message.topic.clone(), completion, since });
+    async fn hand_over(
+        &self,
+        message: &Message,
+        completion: Completion,
+        since: Option<Instant>,
+    ) -> Result<(), SendError> {
+        let mut pending = Box::new(Pending { completion, since });
+        let mut space = None;
         loop {
-            let (taken, client, space) = {
+            let (not_taken, client) = {
                 let current = self.0.gate.pass().await;
                 let client = current.as_ref().ok_or_else(|| SendError::Closed { name: self.0.name.clone() })?;
-                // Before the attempt, so that no delivery after it is missed.
-                let space = client.space();
-                (client.send(message, pending), Arc::clone(client), space)
+                let headers = TraceContext::missing_now(&message.headers, |missing| message.with_headers(missing));
+                match client.send(message, headers, pending) {
+                    Ok(()) => return Ok(()),
+                    Err(not_taken) => (not_taken, Arc::clone(client)),
+                }
             };
-            pending = match taken {
-                Ok(()) => return Ok(()),
-                Err(NotTaken::Refused(error)) => return Err(error),
-                Err(NotTaken::QueueFull(pending)) => {
-                    drop(client);
-                    space.await;
+            pending = match not_taken {
+                NotTaken::Refused(error) => return Err(error),
+                NotTaken::QueueFull(pending) => {
+                    match space.take() {
+                        // It asks for room and tries again, so that no delivery in between is missed.
+                        None => space = Some(client.space()),
+                        Some(space) => {
+                            drop(client);
+                            space.await;
+                        }
+                    }
                     pending
                 }
-                Err(NotTaken::Fatal(pending)) => {
+                NotTaken::Fatal(pending) => {
                     self.renew(&client).await.map_err(|error| SendError::Refused {
                         topic: message.topic.clone(),
                         detail: error.to_string(),
