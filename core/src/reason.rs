@@ -143,6 +143,11 @@ reasons! {
     ScalingObserved,
     /// `scaling.targetRef` names no workload; create it or correct the name. Scaling begins when it is there.
     TargetNotFound,
+    /// The operator may not see or scale the target; the message has the rule that its role lacks. With the chart, name the resource in
+    /// `rbac.targets`.
+    TargetForbidden,
+    /// The target's kind has no subresource `scale`, or belongs to no namespace; name a workload that can be scaled.
+    TargetNotScalable,
     /// The target has zero replicas although the minimum is higher: somebody switched it off, it stays off.
     ScaledToZero,
     /// Somebody else changed the replicas twice in a short time; the operator keeps its hands off.
@@ -173,6 +178,8 @@ reasons! {
     StepIneffective,
     /// Fewer replicas than needed.
     BelowNeed,
+    /// Another group on the same target asks for more replicas than this one, or what it needs is not known: the most counts.
+    AnotherGroupNeedsMore,
     /// The promise is broken and the capacity of a replica is not known: the replicas are doubled.
     CapacityUnknown,
     /// A backlog is being worked off, or the busiest replica has no time left; replicas stay until that is over.

@@ -1,4 +1,4 @@
-//! `MqConsumerGroup`: a consumer group, the settings of its clients, and how its Deployment is scaled.
+//! `MqConsumerGroup`: a consumer group, the settings of its clients, and how the workload that consumes is scaled.
 
 use std::collections::BTreeMap;
 

@@ -18,7 +18,8 @@ pub struct Scaling {
     /// What is made of the numbers.
     #[serde(default)]
     pub mode: ScalingMode,
-    /// The workload that consumes, in the namespace of this object.
+    /// The workload that consumes, in the namespace of this object. Several groups may name the same one: the most that any asks for
+    /// counts.
     pub target_ref: TargetRef,
     /// What is promised.
     pub objective: Objective,
@@ -85,15 +86,19 @@ fn utc() -> String {
     "UTC".to_owned()
 }
 
-/// A workload with a scale subresource.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// A workload of any kind that has the subresource `scale`: Deployments, StatefulSets, those of other operators.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetRef {
-    /// Such as apps/v1.
+    /// Its API and version, such as apps/v1.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^([a-z0-9.-]+/)?v[0-9][a-z0-9]*$')")
+        .message("targetRef.apiVersion must be a group and a version, such as apps/v1"))]
     pub api_version: String,
-    /// Such as Deployment.
+    /// Its kind, such as Deployment.
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Z][a-zA-Z0-9]*$')")
+        .message("targetRef.kind must be written as in the workload's manifest, such as Deployment"))]
     pub kind: String,
     /// The name of the workload.
     #[schemars(length(min = 1, max = 253))]

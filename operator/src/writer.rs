@@ -56,6 +56,12 @@ impl WriteError {
             Self::NotLeader(_) | Self::Timeout { .. } => false,
         }
     }
+
+    /// The operator has no right to do it.
+    pub fn is_forbidden(&self) -> bool {
+        let Self::Refused { source, .. } = self else { return false };
+        matches!(&**source, kube::Error::Api(status) if status.is_forbidden())
+    }
 }
 
 /// Writes to the Kubernetes API as the leader.

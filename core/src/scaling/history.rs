@@ -254,6 +254,16 @@ impl History {
         if let Some(share) = self.busiest.filter(|_| to > from) {
             self.met.too_few(at, from, share);
         }
+        self.moved(at, from, to, before, predicted);
+    }
+
+    /// Notes that the target was scaled at `at` for another group that consumes with the same replicas.
+    pub fn followed(&mut self, at: Duration, from: u32, to: u32) {
+        let before = mean(&self.throughputs).unwrap_or_default();
+        self.moved(at, from, to, before, None);
+    }
+
+    fn moved(&mut self, at: Duration, from: u32, to: u32, before: f64, predicted: Option<f64>) {
         self.step = Some(Step { at, from, to, before, predicted, settled: None, judged: false });
         self.replicas = Some(to);
         self.unsettled = Some((at, Unsettled::Group(format!("{from} -> {to} replicas was just asked for"))));

@@ -2,7 +2,7 @@
 //!
 //! One cycle: [`History::observe`] takes what was seen and remembers what the model needs of the past (rates, the window's
 //! maxima, the last step and what it brought), [`History::situation`] lays it out, [`decide()`] judges the situation alone,
-//! [`History::applied`] notes a step that was taken. Nothing here reads a clock: time is a parameter, monotonic since any
+//! [`together()`] puts it beside what other groups of the same target ask for, [`History::applied`] notes a step that was taken. Nothing here reads a clock: time is a parameter, monotonic since any
 //! origin. Rates are messages per second, capacities messages per second and replica.
 
 mod capacity;
@@ -14,6 +14,7 @@ mod share;
 mod simulation;
 #[cfg(test)]
 mod tests;
+mod together;
 mod window;
 mod work;
 
@@ -24,6 +25,7 @@ pub use decide::decide;
 pub use history::{History, Situation, Unsettled};
 pub use need::{Load, Need, useful};
 pub use share::Shares;
+pub use together::{Ask, together};
 pub use work::Work;
 
 use crate::lag::GroupLag;

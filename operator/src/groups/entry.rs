@@ -8,18 +8,23 @@ use mq_core::{
     condition::{Condition, ConditionType, Status, Verdict},
     lag::{GroupLag, GroupTracker, Reading, Watch},
     reason::Reason,
-    scaling::{Decision, History, Limit, Members, Mode, Objective, Observation, Policy, Terms, Work, decide},
+    scaling::{
+        Ask, Decision, History, Limit, Members, Mode, Objective, Observation, Policy, Terms, Work, decide, together,
+    },
 };
-use mq_crds::{Lag, LagState, LimitedBy, ScalingChange, ScalingStatus};
+use mq_crds::{Lag, LagState, LimitedBy, ScalingChange, ScalingStatus, TargetRef};
 
-use super::{DesiredGroup, DesiredScaling, GroupView, schedule, target::Deployed};
+use super::{
+    DesiredGroup, DesiredScaling, GroupView, schedule,
+    target::{Deployed, Refused},
+};
 use crate::events::Event;
 
 /// The numbers in a status are renewed at most this often.
 const RENEW: Duration = Duration::from_mins(1);
 /// What is seen in turns with something else is shown when it was seen so many cycles in a row: one missed answer of a broker, or a
 /// load at the edge of a rule, is no news.
-const STANDS: u32 = 3;
+pub(super) const STANDS: u32 = 3;
 /// For so long a write that was not answered may still turn out to have been carried out.
 const UNANSWERED: Duration = Duration::from_mins(1);
 
@@ -40,17 +45,19 @@ pub(super) struct Entry {
     turning: Option<(Reason, u32)>,
     /// The reason that was decided by last and is not shown yet, and for how many cycles.
     rising: Option<(Reason, u32)>,
-    /// The last step whose write failed: the answer may be all that was lost.
-    attempted: Option<Step>,
+    /// The last step whose write failed, and whether it was this group's: the answer may be all that was lost.
+    attempted: Option<(Step, bool)>,
+    /// What was decided in this cycle for this group alone.
+    judged: Option<Step>,
     /// The last changes, the newest first; nothing before the status was read.
     changes: Option<Vec<ScalingChange>>,
 }
 
-/// A step that shall be carried out.
+/// A decision about a target, which may be a step to be carried out.
 #[derive(Debug, Clone)]
 pub(super) struct Step {
     pub(super) at: Duration,
-    pub(super) target: String,
+    pub(super) target: TargetRef,
     pub(super) seen: Deployed,
     pub(super) decision: Decision,
 }
@@ -71,6 +78,7 @@ impl Entry {
             turning: None,
             rising: None,
             attempted: None,
+            judged: None,
             changes: None,
         }
     }
@@ -162,24 +170,28 @@ impl Entry {
         self.view.keeping_up = Some(now);
     }
 
-    /// Decides about the replicas of `target`. A step is returned to be carried out.
-    pub(super) fn decide(
+    /// Nothing can be decided in this cycle.
+    pub(super) fn undecided(&mut self) {
+        self.judged = None;
+    }
+
+    /// Decides about the replicas of `target` as if no other group had it.
+    pub(super) fn judge(
         &mut self,
         at: Duration,
         cycle: Duration,
         lag: GroupLag,
-        target: Option<Deployed>,
+        target: Result<Deployed, Refused>,
         work: Option<Work>,
-    ) -> Option<(Decision, Option<Step>)> {
-        let scaling = self.desired.scaling.clone()?;
-        let Some(deployed) = target else {
-            self.target = None;
-            let name = &scaling.target;
-            self.cannot(
-                Reason::TargetNotFound,
-                format!("there is no Deployment {name}; create it or correct spec.scaling.targetRef"),
-            );
-            return None;
+    ) {
+        self.judged = None;
+        let Some(scaling) = self.desired.scaling.clone() else { return };
+        let deployed = match target {
+            Ok(deployed) => deployed,
+            Err(refused) => {
+                self.target = None;
+                return self.cannot(refused);
+            }
         };
         if self.target.as_ref().is_some_and(|before| before.uid != deployed.uid) {
             self.history = History::new();
@@ -192,30 +204,53 @@ impl Entry {
         let seen = Observation { at, lag, target: deployed.target.clone(), members: self.members, config, work };
         self.history.observe(&policy, &seen);
         let decision = decide(&policy, &self.history.situation(&policy, &seen));
-        if !decision.is_step() || scaling.mode == Mode::Observe {
+        self.judged = Some(Step { at, target: scaling.target, seen: deployed, decision });
+    }
+
+    /// The replicas that this group decided on for itself in this cycle.
+    pub(super) fn asks_for(&self) -> Option<u32> {
+        self.judged.as_ref().map(|step| step.decision.desired)
+    }
+
+    /// What comes of the decision beside what `others` on the same target ask for. A step is returned to be carried out.
+    pub(super) fn conclude(&mut self, others: &[Ask]) -> Option<(Decision, Option<Step>)> {
+        let judged = self.judged.take()?;
+        let mode = self.desired.scaling.as_ref()?.mode;
+        let (decision, carries) = together(&self.desired.object.name, judged.decision, others);
+        if !decision.is_step() || !carries || mode == Mode::Observe {
             self.show(&decision, None);
             return Some((decision, None));
         }
-        let step = Step { at, target: scaling.target, seen: deployed, decision: decision.clone() };
-        Some((decision, Some(step)))
+        Some((decision.clone(), Some(Step { decision, ..judged })))
     }
 
     /// A step whose write got no answer shows in the target: it was the operator's, not a person's.
     fn recognise(&mut self, at: Duration, deployed: &Deployed) {
-        let Some(step) = self.attempted.take_if(|step| {
+        let Some((step, own)) = self.attempted.take_if(|(step, _)| {
             deployed.target.replicas != step.decision.current || at.saturating_sub(step.at) > UNANSWERED
         }) else {
             return;
         };
         if deployed.target.replicas == step.decision.desired {
-            self.stepped(&step);
+            if own { self.stepped(&step) } else { self.followed(&step) }
         }
     }
 
     /// The write of the step failed, or its answer was lost.
-    pub(super) fn not_stepped(&mut self, step: Step, message: String) {
-        self.cannot(Reason::KubernetesUnavailable, message);
-        self.attempted = Some(step);
+    pub(super) fn not_stepped(&mut self, step: Step, refused: Refused) {
+        self.cannot(refused);
+        self.attempted = Some((step, true));
+    }
+
+    /// The same for a step that another group of the target asked for.
+    pub(super) fn may_follow(&mut self, step: &Step) {
+        self.attempted = Some((step.clone(), false));
+    }
+
+    /// A step was written that another group of the target asked for.
+    pub(super) fn followed(&mut self, step: &Step) {
+        self.attempted = None;
+        self.history.followed(step.at, step.decision.current, step.decision.desired);
     }
 
     /// The step was written.
@@ -223,7 +258,8 @@ impl Entry {
         self.attempted = None;
         self.history.applied(step.at, &step.decision);
         let Decision { current, desired, message, reason, .. } = &step.decision;
-        let said = format!("scaled Deployment {} from {current} to {desired}: {message}", step.target);
+        let TargetRef { kind, name, .. } = &step.target;
+        let said = format!("scaled {kind} {name} from {current} to {desired}: {message}");
         let count = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
         let change = ScalingChange {
             time: Time(now_in_seconds()),
@@ -240,7 +276,7 @@ impl Entry {
     }
 
     /// There is no deciding, for a reason outside of the numbers.
-    pub(super) fn cannot(&mut self, reason: Reason, message: String) {
+    pub(super) fn cannot(&mut self, Refused { reason, message }: Refused) {
         let stands =
             self.view.problem.as_ref().is_some_and(|problem| problem.reason == reason && problem.message == message);
         if stands {
@@ -429,4 +465,4 @@ fn rounded(messages: u64) -> i64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -8,6 +8,7 @@
 //! One task per cluster reads the offsets of all of its groups at once; a cluster that does not answer holds up no other.
 //! Groups that are scaled are read in every cycle, all others in every sixth.
 
+mod asks;
 mod collect;
 mod entry;
 mod metrics;
@@ -16,26 +17,27 @@ mod schedule;
 mod target;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use asks::{Asks, Place};
 use collect::{Offsets, Wanted};
-use entry::{Entry, Step};
+use entry::{Entry, STANDS, Step};
 use futures::{StreamExt, stream};
 use kube::Client;
 use metrics::GroupMetrics;
 use mq_core::{
     condition::{Condition, Verdict},
     effect::ObjectKey,
-    lag::{GroupLag, ResetPolicy},
-    scaling::{Decision, Mode, Objective, Work},
+    lag::ResetPolicy,
+    scaling::{Mode, Objective, Work},
 };
-use mq_crds::{Lag, MqConsumerGroup, ScalingStatus};
+use mq_crds::{Lag, MqConsumerGroup, ScalingStatus, TargetRef};
 use mq_protocol::message::{ClientRef, Kind};
 use schedule::Schedule;
-use target::{Deployed, Targets};
+use target::{Deployed, NoTarget, Refused, Targets};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -85,8 +87,8 @@ pub(crate) struct DesiredGroup {
 /// How a group is scaled.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct DesiredScaling {
-    /// Name of the Deployment, in the namespace of the object.
-    pub(crate) target: String,
+    /// The workload, in the namespace of the object.
+    pub(crate) target: TargetRef,
     /// Whether anything is decided, and carried out.
     pub(crate) mode: Mode,
     /// The promise.
@@ -152,6 +154,7 @@ pub(crate) struct Groups {
     started: Instant,
     tasks: TaskTracker,
     stop: CancellationToken,
+    asks: Mutex<Asks>,
     clusters: Mutex<HashMap<String, Arc<Cluster>>>,
 }
 
@@ -162,11 +165,11 @@ struct Cluster {
 }
 
 impl Groups {
-    /// Starts watching the targets; the rest begins with the first declaration.
+    /// Begins with the first declaration.
     pub(crate) fn start(environment: Environment, stop: CancellationToken) -> prometheus::Result<Arc<Self>> {
-        let (targets, tasks) = (Targets::default(), TaskTracker::new());
-        let watch = targets.clone().watch(environment.client.clone(), Arc::clone(&environment.options), stop.clone());
-        tasks.spawn(watch);
+        let tasks = TaskTracker::new();
+        let (client, options) = (environment.client.clone(), Arc::clone(&environment.options));
+        let targets = Targets::new(client, options, tasks.clone(), stop.clone());
         Ok(Arc::new(Self {
             metrics: GroupMetrics::new(environment.metrics.registry())?,
             environment,
@@ -174,12 +177,14 @@ impl Groups {
             started: Instant::now(),
             tasks,
             stop,
+            asks: Mutex::default(),
             clusters: Mutex::default(),
         }))
     }
 
     /// Declares a group, or declares it anew.
     pub(crate) fn declare(self: &Arc<Self>, group: DesiredGroup) {
+        lock(&self.asks).declare(&group);
         let cluster = self.cluster(&group.cluster);
         let mut entries = lock(&cluster.entries);
         let news = match entries.get_mut(&group.object) {
@@ -204,6 +209,7 @@ impl Groups {
 
     /// The object no longer declares anything.
     pub(crate) fn withdraw(&self, object: &ObjectKey) {
+        lock(&self.asks).withdraw(object);
         for cluster in lock(&self.clusters).values() {
             if let Some(entry) = lock(&cluster.entries).remove(object) {
                 self.metrics.forget(&entry.desired);
@@ -276,17 +282,24 @@ impl Groups {
         }
         let seconds = started.elapsed().as_secs_f64();
         self.environment.metrics.cycle_seconds.with_label_values(&[name, "lag"]).observe(seconds);
+        let targets = self.look(cluster, &due).await;
         let at = self.started.elapsed();
         let mut steps = Vec::new();
         let mut touched = Vec::new();
         {
             let mut entries = lock(&cluster.entries);
-            for key in due {
-                let Some(entry) = entries.get_mut(&key) else { continue };
-                let (before, seen) = (entry.view.clone(), entry.seen);
-                steps.extend(self.turn(at, entry, offsets).map(|step| (key.clone(), step)));
-                if !seen || entry.view != before || !entry.events.is_empty() {
-                    touched.push(key);
+            let mut before = Vec::new();
+            for key in &due {
+                let Some(entry) = entries.get_mut(key) else { continue };
+                before.push((key, entry.view.clone(), entry.seen));
+                self.judge(at, entry, offsets, &targets);
+            }
+            // Once all have decided for themselves: several of them may have the same target.
+            for (key, view, seen) in before {
+                let Some(entry) = entries.get_mut(key) else { continue };
+                steps.extend(self.conclude(at, entry).map(|step| (key.clone(), step)));
+                if !seen || entry.view != view || !entry.events.is_empty() {
+                    touched.push(key.clone());
                 }
             }
         }
@@ -296,11 +309,16 @@ impl Groups {
             .collect::<Vec<_>>()
             .await;
         for (result, key, step) in written {
+            self.others(&key, &step, |entry| match &result {
+                Ok(true) => entry.followed(&step),
+                Ok(false) => {}
+                Err(_) => entry.may_follow(&step),
+            });
             if let Some(entry) = lock(&cluster.entries).get_mut(&key) {
                 match result {
                     Ok(true) => entry.stepped(&step),
                     Ok(false) => {}
-                    Err(message) => entry.not_stepped(step, message),
+                    Err(refused) => entry.not_stepped(step, refused),
                 }
                 touched.push(key);
             }
@@ -310,16 +328,50 @@ impl Groups {
         }
     }
 
-    /// One group's part of a cycle.
-    fn turn(&self, at: Duration, entry: &mut Entry, offsets: &Offsets) -> Option<Step> {
+    /// The targets of these groups.
+    async fn look(&self, cluster: &Cluster, groups: &[ObjectKey]) -> HashMap<Place, Result<Deployed, NoTarget>> {
+        let places: HashSet<Place> = {
+            let entries = lock(&cluster.entries);
+            groups.iter().filter_map(|key| asks::place(&entries.get(key)?.desired)).collect()
+        };
+        stream::iter(places)
+            .map(async |place| (self.targets.look(&place.0, &place.1).await, place))
+            .buffer_unordered(WRITES)
+            .map(|(found, place)| (place, found))
+            .collect()
+            .await
+    }
+
+    /// One group's part of a cycle: its lag, and what it decides for itself.
+    fn judge(
+        &self,
+        at: Duration,
+        entry: &mut Entry,
+        offsets: &Offsets,
+        targets: &HashMap<Place, Result<Deployed, NoTarget>>,
+    ) {
         let group = entry.desired.clone();
         let readings = offsets.readings(&group.group_id, &group.topics);
         let lag = entry.observe(at, &readings, offsets.members(&group.group_id, &group.topics));
         self.metrics.lag(&group, &lag, group.scaling.as_ref().map(|scaling| scaling.objective));
         let healths = self.healths(&group.object);
         self.metrics.health(&group, &healths.latest);
-        let (decision, step) = self.decide(at, entry, lag, work(&healths)).unzip();
-        self.metrics.decision(&group, decision.as_ref());
+        let target = asks::place(&group).and_then(|place| targets.get(&place).cloned());
+        let target: Result<Deployed, Refused> = match target {
+            Some(Ok(deployed)) => Ok(deployed),
+            Some(Err(NoTarget::Refused(refused))) => Err(refused),
+            Some(Err(NoTarget::NotListed)) | None => return entry.undecided(),
+        };
+        entry.judge(at, self.environment.options.lag_interval, lag, target, work(&healths));
+        lock(&self.asks).tell(&group.object, at, entry.asks_for());
+    }
+
+    /// What comes of the group's decision beside those of the other groups of its target.
+    fn conclude(&self, at: Duration, entry: &mut Entry) -> Option<Step> {
+        let fresh = self.environment.options.lag_interval * STANDS;
+        let others = lock(&self.asks).others(&entry.desired.object, at, fresh);
+        let (decision, step) = entry.conclude(&others).unzip();
+        self.metrics.decision(&entry.desired, decision.as_ref());
         step.flatten()
     }
 
@@ -329,27 +381,28 @@ impl Groups {
         self.environment.agents.health(&ConfigKey { namespace: object.namespace.clone(), client }, Instant::now())
     }
 
-    fn decide(
-        &self,
-        at: Duration,
-        entry: &mut Entry,
-        lag: GroupLag,
-        work: Option<Work>,
-    ) -> Option<(Decision, Option<Step>)> {
-        let target = &entry.desired.scaling.as_ref()?.target;
-        let target: Option<Deployed> = self.targets.get(&entry.desired.object.namespace, target).ok()?;
-        entry.decide(at, self.environment.options.lag_interval, lag, target, work)
+    /// Tells the other groups of the target of a step, whichever cluster they are of.
+    fn others(&self, key: &ObjectKey, step: &Step, tell: impl Fn(&mut Entry)) {
+        let place = (key.namespace.clone(), step.target.clone());
+        let clusters: Vec<Arc<Cluster>> = lock(&self.clusters).values().cloned().collect();
+        for cluster in clusters {
+            for (other, entry) in lock(&cluster.entries).iter_mut() {
+                if other != key && asks::place(&entry.desired).as_ref() == Some(&place) {
+                    tell(entry);
+                }
+            }
+        }
     }
 
     /// False: the target was changed meanwhile, which makes the write void; the next cycle looks anew.
-    async fn write(&self, key: &ObjectKey, step: &Step) -> Result<bool, String> {
+    async fn write(&self, key: &ObjectKey, step: &Step) -> Result<bool, Refused> {
         let Environment { client, writer, .. } = &self.environment;
         let replicas = step.decision.desired;
-        let written = target::scale(client.clone(), writer, key, &step.target, &step.seen, replicas).await;
+        let written = target::scale(client.clone(), writer, key, &step.target.name, &step.seen, replicas).await;
         match written {
             Ok(()) => Ok(true),
             Err(error) if error.is_superseded() => Ok(false),
-            Err(error) => Err(format!("cannot scale Deployment {}: {error}", step.target)),
+            Err(error) => Err(target::not_scaled(&step.target, &step.seen, &error)),
         }
     }
 }

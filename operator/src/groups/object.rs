@@ -46,13 +46,6 @@ pub(crate) fn desired(
 
 fn scaling(scaling: &Scaling) -> Result<DesiredScaling, Verdict> {
     let invalid = |message: String| Verdict::stalled(Reason::InvalidSpec, message);
-    let target = &scaling.target_ref;
-    if (target.api_version.as_str(), target.kind.as_str()) != ("apps/v1", "Deployment") {
-        let (version, kind) = (&target.api_version, &target.kind);
-        return Err(invalid(format!(
-            "spec.scaling.targetRef is a {kind} of {version}; it must be a Deployment of apps/v1"
-        )));
-    }
     let objective = match (scaling.objective.age, scaling.objective.lag) {
         (Some(age), None) => Objective::Age(age.duration()),
         (None, Some(lag)) => Objective::Lag(u64::try_from(lag).unwrap_or_default()),
@@ -66,7 +59,7 @@ fn scaling(scaling: &Scaling) -> Result<DesiredScaling, Verdict> {
     #[expect(clippy::cast_precision_loss, reason = "the schema allows at most 10^9")]
     let capacity = scaling.capacity_per_replica.map(|rate| rate as f64);
     Ok(DesiredScaling {
-        target: target.name.clone(),
+        target: scaling.target_ref.clone(),
         mode: match scaling.mode {
             ScalingMode::Auto => Mode::Auto,
             ScalingMode::Observe => Mode::Observe,
@@ -175,18 +168,6 @@ mod tests {
         let refused = declared(&spec).unwrap_err();
         assert_eq!((refused.health, refused.reason), (Health::Stalled, Reason::InvalidSpec));
         assert!(refused.message.starts_with("spec.scaling.schedules[1].end \"61 8"), "{}", refused.message);
-    }
-
-    #[test]
-    fn refuses_targets_that_it_cannot_scale() {
-        let spec = json!({
-            "targetRef": {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "worker"},
-            "objective": {"lag": 10},
-            "maxReplicas": 12,
-        });
-        let refused = declared(&spec).unwrap_err();
-        assert_eq!((refused.health, refused.reason), (Health::Stalled, Reason::InvalidSpec));
-        assert!(refused.message.contains("StatefulSet"), "{}", refused.message);
     }
 
     #[test]

@@ -372,6 +372,8 @@ async fn scaling() -> Result<()> {
             {"start": "*/5 0-8 L * *", "end": "90m", "minReplicas": 1},
         ]}),
         json!({"minReplicas": 12}),
+        json!({"targetRef": {"apiVersion": "apps.kruise.io/v1alpha1", "kind": "CloneSet", "name": "a"}}),
+        json!({"targetRef": {"apiVersion": "v1", "kind": "ReplicationController", "name": "a"}}),
         json!({"minReplicas": null, "maxReplicas": 1}),
     ] {
         let spec = changed(changes);
@@ -411,6 +413,14 @@ async fn scaling() -> Result<()> {
         (json!({"minReplicas": 10_001}), "minReplicas in body should be less than or equal to 10000"),
         (json!({"capacityPerReplica": 1_000_000_001}), "less than or equal to 1000000000"),
         (json!({"targetRef": {"apiVersion": "apps/v1", "kind": "", "name": "a"}}), "targetRef.kind in body should be"),
+        (
+            json!({"targetRef": {"apiVersion": "apps/v1", "kind": "deployments", "name": "a"}}),
+            "targetRef.kind must be written as in the workload's manifest, such as Deployment",
+        ),
+        (
+            json!({"targetRef": {"apiVersion": "apps", "kind": "Deployment", "name": "a"}}),
+            "targetRef.apiVersion must be a group and a version, such as apps/v1",
+        ),
         (
             json!({"targetRef": {"apiVersion": "apps/v1", "kind": "k".repeat(64), "name": "a"}}),
             "may not be more than 63",

@@ -19,7 +19,9 @@ use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    condition,
     kubelet::{self, Work},
+    reason,
     world::{SOON, World},
 };
 
@@ -35,15 +37,6 @@ fn scaling(capacity: Option<i64>) -> Value {
         scaling["capacityPerReplica"] = capacity.into();
     }
     scaling
-}
-
-fn reason(status: &MqConsumerGroupStatus) -> &str {
-    status.scaling.as_ref().map_or("", |scaling| scaling.reason.as_str())
-}
-
-fn condition<'a>(status: &'a MqConsumerGroupStatus, kind: &str) -> (&'a str, &'a str) {
-    let found = status.conditions.iter().find(|condition| condition.type_ == kind);
-    found.map_or(("", ""), |condition| (condition.status.as_str(), condition.reason.as_str()))
 }
 
 /// Every value that `spec.replicas` takes from now on.

@@ -40,6 +40,11 @@ pub(super) struct World {
 impl World {
     /// Starts an operator whose cycles last one second.
     pub(super) async fn new(base: &str) -> Result<Self> {
+        Self::with_client(base, crate::crds::installed().await?.client()?).await
+    }
+
+    /// The same by another client for the operator than the administrator's.
+    pub(super) async fn with_client(base: &str, operators: Client) -> Result<Self> {
         let control_plane = crate::crds::installed().await?;
         let kafka = TestEnv::kafka().await?;
         let namespace = control_plane.namespace(base).await?;
@@ -64,7 +69,7 @@ impl World {
             "--lag-interval=1s".to_owned(),
         ])?;
         let stop = CancellationToken::new();
-        let run = mq_operator::run(options, client.clone(), stop.clone());
+        let run = mq_operator::run(options, operators, stop.clone());
         let operator = tokio::spawn(async move {
             if let Err(error) = run.await {
                 eprintln!("the operator ended: {error}");
@@ -137,14 +142,19 @@ impl World {
 
     /// One value of the operator's metrics for a group; an error while there is none.
     pub(super) async fn metric(&self, metric: &str, name: &str) -> Result<f64> {
+        self.series(metric, "name", name).await
+    }
+
+    /// One value of the operator's metrics by one of its labels; an error while there is none.
+    pub(super) async fn series(&self, metric: &str, label: &str, value: &str) -> Result<f64> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.metrics)).await?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: operator\r\n\r\n").await?;
         let mut page = String::new();
         stream.read_to_string(&mut page).await?;
-        let label = format!("name=\"{name}\"");
+        let label = format!("{label}=\"{value}\"");
         let line = page.lines().find(|line| line.starts_with(&format!("{metric}{{")) && line.contains(&label));
         let value =
-            line.and_then(|line| line.rsplit(' ').next()).ok_or_else(|| anyhow!("no {metric} of {name} yet"))?;
+            line.and_then(|line| line.rsplit(' ').next()).ok_or_else(|| anyhow!("no {metric} with {label} yet"))?;
         Ok(value.parse()?)
     }
 

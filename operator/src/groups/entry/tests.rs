@@ -7,7 +7,7 @@ use mq_core::{
 
 const CYCLE: Duration = Duration::from_secs(5);
 
-fn group() -> DesiredGroup {
+pub(in crate::groups) fn group() -> DesiredGroup {
     DesiredGroup {
         object: ObjectKey { namespace: "shop".into(), name: "notifications".into(), uid: "1".into() },
         cluster: "main".into(),
@@ -18,7 +18,7 @@ fn group() -> DesiredGroup {
         config: "1".into(),
         paused: false,
         scaling: Some(DesiredScaling {
-            target: "worker".into(),
+            target: TargetRef { api_version: "apps/v1".into(), kind: "Deployment".into(), name: "worker".into() },
             mode: Mode::Auto,
             objective: Objective::Age(Duration::from_secs(30)),
             min: 1,
@@ -48,7 +48,19 @@ fn reading(committed: i64, end: i64) -> Vec<Reading> {
 
 fn turn(entry: &mut Entry, n: u32, committed: i64, end: i64, target: impl Into<Option<Deployed>>) -> Option<Step> {
     let lag = entry.observe(CYCLE * n, &reading(committed, end), None);
-    entry.decide(CYCLE * n, CYCLE, lag, target.into(), None).and_then(|(_, step)| step)
+    decide(entry, CYCLE * n, lag, target, &[]).and_then(|(_, step)| step)
+}
+
+fn decide(
+    entry: &mut Entry,
+    at: Duration,
+    lag: GroupLag,
+    target: impl Into<Option<Deployed>>,
+    others: &[Ask],
+) -> Option<(Decision, Option<Step>)> {
+    let missing = || Refused { reason: Reason::TargetNotFound, message: "there is no Deployment worker".into() };
+    entry.judge(at, CYCLE, lag, target.into().ok_or_else(missing), None);
+    entry.conclude(others)
 }
 
 #[test]
@@ -116,10 +128,11 @@ fn a_step_whose_answer_was_lost_is_not_a_persons() {
             .filter_map(|n| turn(&mut entry, n, i64::from(n) * 500, i64::from(n) * 1_500, deployed("1", 1)))
             .last()
             .expect("it must want to grow");
-        entry.not_stepped(attempted, "cannot scale Deployment worker: timed out".into());
+        let refused = Refused { reason: Reason::KubernetesUnavailable, message: "timed out".into() };
+        entry.not_stepped(attempted, refused);
         entry.events.clear();
         let lag = entry.observe(CYCLE * 4, &reading(2_000, 6_000), None);
-        let (decision, _) = entry.decide(CYCLE * 4, CYCLE, lag, Some(deployed("1", replicas)), None).unwrap();
+        let (decision, _) = decide(&mut entry, CYCLE * 4, lag, deployed("1", replicas), &[]).unwrap();
         assert_eq!(decision.reason.as_str(), reason);
         let scaled = entry.events.iter().any(|event| event.message.starts_with("scaled Deployment worker from 1"));
         assert_eq!((scaled, entry.view.problem.is_none()), (replicas == 4, true), "{:?}", entry.events);
@@ -248,7 +261,7 @@ fn one_missed_answer_does_not_turn_the_status() {
             }
         }
         let lag = entry.observe(CYCLE * n, &readings, None);
-        entry.decide(CYCLE * n, CYCLE, lag, Some(deployed("1", 4)), None);
+        decide(&mut entry, CYCLE * n, lag, deployed("1", 4), &[]);
         let active = entry.view.active.as_ref().unwrap();
         shown.push((entry.view.lag.as_ref().unwrap().state, active.reason));
     }
@@ -256,4 +269,53 @@ fn one_missed_answer_does_not_turn_the_status() {
     assert_eq!(shown[3..14], vec![known; 11]);
     assert_eq!(shown[14..], [(LagState::Unknown, Reason::LagUnknown), known]);
     assert!(entry.events.iter().filter(|event| event.message.contains("no leader")).count() == 1, "{:?}", entry.events);
+}
+
+#[test]
+fn a_step_for_another_group_of_the_target_is_not_a_persons() {
+    let asks = |replicas| [Ask { group: "audit".into(), replicas: Some(replicas) }];
+    let grow = |entry: &mut Entry, n: u32, replicas: u32| {
+        let at = i64::from(n) * 1_500;
+        let lag = entry.observe(CYCLE * n, &reading(at, at), None);
+        decide(entry, CYCLE * n, lag, deployed("1", replicas), &asks(3)).unwrap()
+    };
+    for answered in [true, false] {
+        let mut entry = Entry::new(group());
+        let (decision, step) = (0..4).map(|n| grow(&mut entry, n, 1)).last().unwrap();
+        assert!(
+            step.is_none_or(|step| step.decision.desired == 4),
+            "only a greater need than the others' is carried out"
+        );
+        let theirs = Step {
+            at: CYCLE * 3,
+            target: entry.desired.scaling.clone().unwrap().target,
+            seen: deployed("1", 1),
+            decision: Decision { desired: 3, ..decision },
+        };
+        if answered {
+            entry.followed(&theirs);
+        } else {
+            entry.may_follow(&theirs);
+        }
+        entry.events.clear();
+        let (decision, _) = grow(&mut entry, 4, 3);
+        assert_ne!(decision.reason, Reason::ScaledByHand, "answered: {answered}");
+        assert!(entry.events.iter().all(|event| event.reason != Reason::ScaledByHand), "{:?}", entry.events);
+    }
+}
+
+#[test]
+fn the_status_says_that_another_group_needs_more() {
+    let mut entry = Entry::new(group());
+    for n in 0..8 {
+        let at = i64::from(n) * 100;
+        let lag = entry.observe(CYCLE * n, &reading(at, at), None);
+        let others = [Ask { group: "audit".into(), replicas: Some(3) }];
+        assert!(decide(&mut entry, CYCLE * n, lag, deployed("1", 1), &others).unwrap().1.is_none());
+    }
+    let said = entry.view.scaling.unwrap();
+    assert_eq!((said.current, said.desired, said.reason.as_str()), (Some(1), Some(3), "AnotherGroupNeedsMore"));
+    assert!(said.message.starts_with("group audit asks for 3 replicas, this one for 1"), "{}", said.message);
+    let active = entry.view.active.unwrap();
+    assert_eq!((active.status, active.reason), (Status::True, Reason::AnotherGroupNeedsMore));
 }
