@@ -174,7 +174,7 @@ reasons! {
     AtMaximum,
     /// More replicas seem to be needed; the next cycle has to confirm it.
     Confirming,
-    /// The last step up brought next to nothing, so another one waits.
+    /// The last step up brought next to nothing, so another one waits: for a time, or until anything is committed at all.
     StepIneffective,
     /// Fewer replicas than needed.
     BelowNeed,

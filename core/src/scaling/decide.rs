@@ -208,6 +208,10 @@ fn grow(policy: &Policy, now: &Situation, wanted: u32, reason: Reason, words: &s
         };
         return hold(now, Reason::AtMaximum, format!("{words} {}; {limit}", wanted.max(whole(need_of(now)))));
     }
+    if now.fruitless {
+        let message = "nothing was committed since the last step up: more replicas do not help; look at the consumers";
+        return hold(now, Reason::StepIneffective, message);
+    }
     if let Some((left, brought, predicted)) = now.blocked {
         let message = format!(
             "the last step up brought {} of {} msg/s: something other than replicas limits; the next step waits {}",

@@ -45,6 +45,8 @@ struct Step {
     predicted: Option<f64>,
     settled: Option<Duration>,
     judged: bool,
+    /// Something was committed since.
+    moved: bool,
 }
 
 /// Everything that [`super::decide()`] looks at.
@@ -87,6 +89,8 @@ pub struct Situation {
     pub worsening: bool,
     /// The last step up still has to show what it brought.
     pub judging: bool,
+    /// Something waits, and nothing was committed since the last step up.
+    pub fruitless: bool,
     /// No more steps up for so long, with what the last step brought and what it should have brought.
     pub blocked: Option<(Duration, f64, f64)>,
     /// Nothing waits beyond what measurement delay explains, nothing breaks the promise, everything is known, no replica is full.
@@ -171,6 +175,9 @@ impl History {
             self.most_arrival.push(at, mean(&self.arrivals).unwrap_or(rate), policy.window);
         }
         if let Some(rate) = seen.lag.throughput {
+            if let Some(step) = self.step.as_mut().filter(|_| rate > 0.0) {
+                step.moved = true;
+            }
             remember(&mut self.throughputs, rate);
         }
         if let Some(broken) = policy.objective.broken_by(&seen.lag).filter(|_| !seen.lag.is_unknown()) {
@@ -226,6 +233,7 @@ impl History {
             asked: self.asked,
             worsening: self.worsening(seen),
             judging: self.step.is_some_and(|step| step.to > step.from && step.settled.is_some() && !step.judged),
+            fruitless: seen.lag.outstanding > 0 && self.step.is_some_and(|step| step.to > step.from && !step.moved),
             blocked: self.blocked.and_then(|(until, brought, predicted)| {
                 until.checked_sub(at).filter(|left| !left.is_zero()).map(|left| (left, brought, predicted))
             }),
@@ -264,7 +272,7 @@ impl History {
     }
 
     fn moved(&mut self, at: Duration, from: u32, to: u32, before: f64, predicted: Option<f64>) {
-        self.step = Some(Step { at, from, to, before, predicted, settled: None, judged: false });
+        self.step = Some(Step { at, from, to, before, predicted, settled: None, judged: false, moved: false });
         self.replicas = Some(to);
         self.unsettled = Some((at, Unsettled::Group(format!("{from} -> {to} replicas was just asked for"))));
         self.asked = 0;

@@ -7,6 +7,8 @@
 
 mod capacity;
 mod decide;
+#[cfg(test)]
+mod faults;
 mod history;
 mod need;
 mod share;

@@ -53,6 +53,7 @@ fn calm(replicas: u32, arrival: f64, backlog: f64, capacity: Capacity) -> Situat
         asked: 2,
         worsening: false,
         judging: false,
+        fruitless: false,
         blocked: None,
         quiet: backlog < 1.0,
         full: false,

@@ -92,6 +92,27 @@ async fn late_is_what_waits_longer_than_the_objective() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_topic_that_is_created_anew_has_the_lag_of_the_new_one() -> Result<()> {
+    let world = World::new("anew").await?;
+    let (topic, group) = (world.topic(2).await?, unique("anew"));
+    world.fill(&topic, 2, 30).await?;
+    world.commit(&group, &topic, &[30, 20]).await?;
+    world.declare(&group, &topic, None).await?;
+    world.wait_for_metric("mq_group_lag_messages", &group, 10.0).await?;
+
+    world.delete_topic(&topic).await?;
+    wait_until("the topic is gone and made again", SOON, async || {
+        world.kafka.create_topic(&topic, 2).await?;
+        Ok(())
+    })
+    .await?;
+    world.fill(&topic, 2, 4).await?;
+    world.wait_for_metric("mq_group_lag_messages", &group, 8.0).await?;
+    world.commit(&group, &topic, &[4, 2]).await?;
+    world.wait_for_metric("mq_group_lag_messages", &group, 2.0).await
+}
+
 /// Fifty groups, read in every cycle, cost as many requests as one.
 #[tokio::test]
 async fn fifty_groups_are_read_in_three_requests() -> Result<()> {

@@ -262,6 +262,39 @@ async fn replicas_set_by_a_person_are_respected_for_a_window() -> Result<()> {
 }
 
 #[tokio::test]
+async fn replicas_are_taken_away_only_as_the_user_allows() -> Result<()> {
+    let world = World::new("down").await?;
+    let (topic, group) = (world.topic(12).await?, unique("down"));
+    let work = Work {
+        config: world.kafka.client_config(),
+        group: group.clone(),
+        topic: topic.clone(),
+        per_second: 50,
+        agent: false,
+    };
+    kubelet::deploy(&world.client, world.namespace.name(), "worker", 6).await?;
+    let _kubelet = kubelet::run(world.client.clone(), world.namespace.name(), Some(work));
+    let mut kept = scaling(Some(50));
+    kept["scaleDown"] = json!({"window": "2s", "disabled": true});
+    world.declare(&group, &topic, Some(kept)).await?;
+    let said = world.wait_for(&group, "it keeps what it has", |s| reason(s) == "ScaleDownDisabled").await?;
+    let decision = said.scaling.clone().context("a decision")?;
+    assert_eq!((decision.current, decision.desired), (Some(6), Some(6)));
+    assert!(decision.message.contains("spec.scaling.scaleDown.disabled keeps 6"), "{}", decision.message);
+    assert_eq!(condition(&said, "ScalingActive"), ("True", "ScaleDownDisabled"));
+
+    let (path, _watching) = path(&world);
+    wait_until("the replicas are watched", SOON, async || {
+        ensure!(*lock(&path) == [6], "{:?}", lock(&path));
+        Ok(())
+    })
+    .await?;
+    world.edit(&group, &json!({"spec": {"scaling": {"scaleDown": {"disabled": false, "maxStep": 2}}}})).await?;
+    assert_eq!(back_at_one(&world, &group, &path).await?, [6, 4, 2, 1]);
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_is_observed_is_said_and_a_schedule_holds_once_it_may() -> Result<()> {
     let world = World::new("observe").await?;
     let (topic, group) = (world.topic(12).await?, unique("observe"));

@@ -14,6 +14,7 @@ use mq_operator::Options;
 use mq_testkit::{Broker, Namespace, TestEnv, unique, wait_until};
 use rdkafka::{
     Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions},
     consumer::{BaseConsumer, CommitMode, Consumer},
 };
 use serde_json::{Value, json};
@@ -156,6 +157,14 @@ impl World {
         let value =
             line.and_then(|line| line.rsplit(' ').next()).ok_or_else(|| anyhow!("no {metric} with {label} yet"))?;
         Ok(value.parse()?)
+    }
+
+    pub(super) async fn delete_topic(&self, topic: &str) -> Result<()> {
+        let admin: AdminClient<_> = self.kafka.client_config().create()?;
+        for deleted in admin.delete_topics(&[topic], &AdminOptions::new()).await? {
+            deleted.map_err(|(topic, code)| anyhow!("{topic}: {code}"))?;
+        }
+        Ok(())
     }
 
     pub(super) async fn wait_for_metric(&self, metric: &str, name: &str, expected: f64) -> Result<()> {

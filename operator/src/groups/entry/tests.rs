@@ -319,3 +319,25 @@ fn the_status_says_that_another_group_needs_more() {
     let active = entry.view.active.unwrap();
     assert_eq!((active.status, active.reason), (Status::True, Reason::AnotherGroupNeedsMore));
 }
+
+/// The step is in the target, and neither in the status nor in the memory of whoever goes on.
+#[test]
+fn a_successor_takes_up_a_step_that_was_written_and_not_told() {
+    let mut dead = Entry::new(group());
+    let step = (0..4)
+        .filter_map(|n| turn(&mut dead, n, i64::from(n) * 500, i64::from(n) * 1_500, deployed("1", 1)))
+        .last()
+        .expect("it must want to grow");
+    let mut successor = Entry::new(group());
+    successor.recall(dead.view.scaling.as_ref());
+    for n in 0..20 {
+        let at = i64::from(n) * 1_500;
+        let mut seen = deployed("1", step.decision.desired);
+        // Its pods come one after the other.
+        seen.target.ready = seen.target.ready.min(1 + n / 2);
+        assert!(turn(&mut successor, n, at, at, seen).is_none(), "cycle {n}");
+    }
+    let status = successor.view.scaling.unwrap();
+    assert_eq!((status.current, status.reason.as_str()), (Some(4), "WithinBand"), "{}", status.message);
+    assert!(successor.events.is_empty(), "{:?}", successor.events);
+}
