@@ -51,6 +51,11 @@ pub struct Options {
     #[arg(long, default_value = "5s", value_parser = duration)]
     pub lag_interval: Duration,
 
+    /// Groups of one Kafka cluster whose lag is a metric although no object declares them; of more, those with the most lag. They are
+    /// read as often as declared ones that are not scaled. 0: none, and they are not read.
+    #[arg(long, default_value_t = 1_000)]
+    pub all_groups: usize,
+
     /// Address of /metrics, /healthz and /readyz; port 0 takes any free one.
     #[arg(long, default_value = "0.0.0.0:8080")]
     pub metrics_addr: SocketAddr,

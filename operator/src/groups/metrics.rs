@@ -115,3 +115,27 @@ fn set(gauge: &GaugeVec, group: &DesiredGroup, value: Option<f64>) {
 fn number(messages: u64) -> f64 {
     messages as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{super::census::Series, *};
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn every_metric_that_the_guide_names_is_exported() {
+        let guide = [include_str!("../../../docs/guide/alerts.md"), include_str!("../../../docs/guide/scaling.md")];
+        let metrics = Metrics::new().unwrap();
+        let registry = metrics.registry();
+        GroupMetrics::new(registry).unwrap();
+        Series::new(registry).unwrap();
+        let words = guide.iter().flat_map(|page| page.split(|c: char| !(c.is_ascii_lowercase() || c == '_')));
+        let named: BTreeSet<&str> = words.filter(|word| word.starts_with("mq_") && *word != "mq_group_").collect();
+        assert!(named.len() > 12, "{named:?}");
+        for name in named {
+            let again = prometheus::Gauge::new(name, "a name is registered once").unwrap();
+            assert!(registry.register(Box::new(again)).is_err(), "no metric is called {name}");
+        }
+    }
+}

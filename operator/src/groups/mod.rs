@@ -9,6 +9,7 @@
 //! Groups that are scaled are read in every cycle, all others in every sixth.
 
 mod asks;
+mod census;
 mod collect;
 mod entry;
 mod metrics;
@@ -23,6 +24,7 @@ use std::{
 };
 
 use asks::{Asks, Place};
+use census::Census;
 use collect::{Offsets, Wanted};
 use entry::{Entry, STANDS, Step};
 use futures::{StreamExt, stream};
@@ -165,11 +167,15 @@ struct Cluster {
 }
 
 impl Groups {
-    /// Begins with the first declaration.
+    /// The lag of declared groups is read from the first declaration on, that of all others from now on.
     pub(crate) fn start(environment: Environment, stop: CancellationToken) -> prometheus::Result<Arc<Self>> {
         let tasks = TaskTracker::new();
         let (client, options) = (environment.client.clone(), Arc::clone(&environment.options));
         let targets = Targets::new(client, options, tasks.clone(), stop.clone());
+        if environment.options.all_groups > 0 {
+            let census = Arc::new(Census::new(environment.clone())?);
+            tasks.spawn(census.run(tasks.clone(), stop.clone()));
+        }
         Ok(Arc::new(Self {
             metrics: GroupMetrics::new(environment.metrics.registry())?,
             environment,

@@ -41,6 +41,11 @@ impl Sessions {
         self.lock().get(cluster).map(|open| Arc::clone(&open.session))
     }
 
+    /// The clusters that have a session.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
     /// The session for this `MqCluster`, which does as it says.
     pub(crate) fn ensure(&self, object: &ObjectKey, declared: Declared) -> Arc<ClusterSession> {
         let generation = declared.generation;

@@ -93,6 +93,30 @@ async fn late_is_what_waits_longer_than_the_objective() -> Result<()> {
 }
 
 #[tokio::test]
+async fn groups_that_nobody_declared_have_a_lag_too() -> Result<()> {
+    let world = World::new("others").await?;
+    let (topic, group) = (world.topic(2).await?, unique("others"));
+    world.fill(&topic, 2, 10).await?;
+    world.commit(&group, &topic, &[10, 3]).await?;
+
+    wait_until("the group is counted", SOON, async || {
+        let lag = world.series("mq_kafka_group_lag_messages", "group", &group).await?;
+        ensure!((lag - 7.0).abs() < 0.5, "its lag is {lag}");
+        ensure!(world.series("mq_kafka_groups", "lag", "shown").await? > 0.5);
+        Ok(())
+    })
+    .await?;
+
+    // Kafka forgets what was committed of a topic that goes.
+    world.delete_topic(&topic).await?;
+    wait_until("the group has no series", SOON, async || {
+        ensure!(world.series("mq_kafka_group_lag_messages", "group", &group).await.is_err(), "it still has one");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_topic_that_is_created_anew_has_the_lag_of_the_new_one() -> Result<()> {
     let world = World::new("anew").await?;
     let (topic, group) = (world.topic(2).await?, unique("anew"));
