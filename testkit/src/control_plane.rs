@@ -14,7 +14,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::{Link, unique, wait_until};
+use crate::{unique, wait_until};
 
 /// An API server, as its administrator.
 #[derive(Clone, Debug)]
@@ -39,19 +39,6 @@ impl ControlPlane {
     /// The TLS set-up is refused.
     pub fn client(&self) -> Result<Client> {
         Client::try_from(self.config.clone()).context("making a client for the test API server")
-    }
-
-    /// A client like [`ControlPlane::client`] that reaches the API server by a network of its own, which a test cuts.
-    ///
-    /// # Errors
-    /// The address of the API server is not understood, or no port is free.
-    pub async fn link(&self) -> Result<(Link, Client)> {
-        let server = self.config.cluster_url.authority().context("the API server has no address")?.to_string();
-        let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-        let link = Link::open(&[(free.clone(), server)]).await?;
-        let mut config = self.config.clone();
-        config.cluster_url = format!("https://{free}").parse()?;
-        Ok((link, Client::try_from(config).context("making a client for the test API server")?))
     }
 
     /// Path of the administrator's kubeconfig, for programs.

@@ -16,6 +16,8 @@ struct Scene {
     history: History,
     at: Duration,
     target: Target,
+    /// Members of the group that are none of its pods.
+    foreign: u32,
     committed: Option<i64>,
     end: i64,
     steps: Vec<(u32, u32)>,
@@ -42,6 +44,7 @@ impl Scene {
             history: History::new(),
             at: Duration::from_secs(1_000),
             target: Target { replicas, ready: replicas, rolling: false, template: "a".into() },
+            foreign: 0,
             committed: Some(0),
             end: 0,
             steps: Vec::new(),
@@ -76,7 +79,7 @@ impl Scene {
             commit_interval: self.policy.commit_interval,
         };
         let lag = self.tracker.observe(self.at, &watch, &readings);
-        let members = Some(Members { count: self.target.ready, stable: true, unowned: 0 });
+        let members = Some(Members { count: self.target.ready + self.foreign, stable: true, unowned: 0 });
         let target = self.target.clone();
         let seen = Observation { at: self.at, lag, target, members, config: "1".into(), work: None };
         self.history.observe(&self.policy, &seen);
@@ -115,6 +118,16 @@ fn a_rollout_that_never_ends_holds_replicas_for_five_minutes() {
     let reasons: Vec<Reason> = (0..70).map(|_| scene.cycle(400, 100).reason).collect();
     assert_eq!(reasons[..59], [Reason::Rollout; 59]);
     assert_eq!(scene.steps, [(1, 4)], "a paused Deployment takes more replicas, too");
+}
+
+#[test]
+fn foreign_members_delay_a_step_and_do_not_prevent_it() {
+    let mut scene = Scene::new(Some(100.0), 2);
+    scene.foreign = 1;
+    let said: Vec<Decision> = (0..70).map(|_| scene.cycle(400, 100)).collect();
+    assert_eq!(said[3].reason, Reason::Settling);
+    assert!(said[3].message.starts_with("3 members for 2 ready replicas; waiting for at most"), "{}", said[3].message);
+    assert_eq!(scene.steps, [(2, 4)]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod watched;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use kube::{
@@ -22,6 +22,7 @@ use serde_json::json;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use watched::Watched;
 
+use super::lock;
 use crate::{
     options::Options,
     writer::{FIELD_MANAGER, WriteError, Writer},
@@ -99,7 +100,7 @@ impl std::fmt::Debug for Targets {
 }
 
 impl Targets {
-    /// Watches in `tasks`, until `stop`. A kind is watched from the first question about it on.
+    /// Watches in `tasks`, until `stop`. A kind is watched from the first question about it on, as long as it is asked for.
     pub(super) fn new(client: Client, options: Arc<Options>, tasks: TaskTracker, stop: CancellationToken) -> Self {
         Self { client, options, tasks, stop, kinds: Arc::default() }
     }
@@ -115,13 +116,16 @@ impl Targets {
     fn kind(&self, target: &TargetRef) -> Arc<Watched> {
         let (group, version) = target.api_version.split_once('/').unwrap_or(("", &target.api_version));
         let kind = GroupVersion::gv(group, version).with_kind(&target.kind);
-        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kinds = lock(&self.kinds);
         let watched = kinds.entry(kind.clone()).or_insert_with(|| {
-            let watched = Arc::new(Watched::new(kind));
+            let watched = Arc::new(Watched::new(kind.clone()));
             let namespace = self.options.namespace.clone();
             let watch = Arc::clone(&watched).run(self.client.clone(), namespace);
-            let stop = self.stop.clone();
-            self.tasks.spawn(async move { stop.run_until_cancelled_owned(watch).await });
+            let (stop, kinds) = (self.stop.clone(), Arc::clone(&self.kinds));
+            self.tasks.spawn(async move {
+                stop.run_until_cancelled_owned(watch).await;
+                lock(&kinds).remove(&kind);
+            });
             watched
         });
         Arc::clone(watched)

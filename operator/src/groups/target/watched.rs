@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock, RwLockWriteGuard},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard},
     time::Duration,
 };
 
@@ -19,7 +19,9 @@ use kube::{
 };
 use mq_core::reason::Reason;
 use mq_crds::TargetRef;
+use tokio::time::{Instant, sleep, sleep_until};
 
+use super::super::lock;
 use super::{
     Deployed, NoTarget, Refused,
     seen::{Layout, Scaled, Seen},
@@ -27,6 +29,8 @@ use super::{
 
 /// Pause before a kind that is not there, or may not be seen, is looked up again.
 const AGAIN: Duration = Duration::from_secs(5);
+/// A kind that no group names any more is watched for so long.
+const UNUSED: Duration = Duration::from_mins(10);
 /// Longest wait for `/scale`: a cycle waits for it.
 const ANSWER: Duration = Duration::from_secs(3);
 
@@ -39,6 +43,7 @@ pub(super) struct Watched {
     kind: GroupVersionKind,
     layout: Layout,
     state: RwLock<State>,
+    asked: Mutex<Instant>,
 }
 
 #[derive(Debug)]
@@ -50,7 +55,12 @@ enum State {
 
 impl Watched {
     pub(super) fn new(kind: GroupVersionKind) -> Self {
-        Self { layout: Layout::of(&kind), kind, state: RwLock::new(State::NotListed) }
+        Self {
+            layout: Layout::of(&kind),
+            kind,
+            state: RwLock::new(State::NotListed),
+            asked: Mutex::new(Instant::now()),
+        }
     }
 
     /// The workload as it is now.
@@ -73,6 +83,7 @@ impl Watched {
     }
 
     fn find(&self, namespace: &str, name: &str) -> Result<(Arc<ApiResource>, Seen), NoTarget> {
+        *lock(&self.asked) = Instant::now();
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
             State::NotListed => Err(NoTarget::NotListed),
             State::Refused(refused) => Err(NoTarget::Refused(refused.clone())),
@@ -96,8 +107,26 @@ impl Watched {
         }
     }
 
-    /// Watches as long as it is not dropped. A kind that is not there is waited for.
+    /// Watches until nobody has asked for long. A kind that is not there is waited for.
     pub(super) async fn run(self: Arc<Self>, client: Client, namespace: Option<String>) {
+        tokio::select! {
+            () = self.follow(client, namespace) => {}
+            () = self.unused() => {}
+        }
+    }
+
+    /// Returns once nobody has asked for [`UNUSED`].
+    async fn unused(&self) {
+        loop {
+            let until = *lock(&self.asked) + UNUSED;
+            if until <= Instant::now() {
+                return;
+            }
+            sleep_until(until).await;
+        }
+    }
+
+    async fn follow(&self, client: Client, namespace: Option<String>) {
         loop {
             match discover(&client, &self.kind).await {
                 Ok(resource) => {
@@ -110,7 +139,7 @@ impl Watched {
                 Err(NoTarget::Refused(refused)) => *self.write() = State::Refused(refused),
                 Err(NoTarget::NotListed) => {}
             }
-            tokio::time::sleep(AGAIN).await;
+            sleep(AGAIN).await;
         }
     }
 
@@ -221,5 +250,24 @@ async fn ask(api: &Api<DynamicObject>, resource: &ApiResource, name: &str) -> Re
         }
         Ok(Err(error)) => Err(unavailable(error.to_string())),
         Err(_) => Err(unavailable(format!("no answer within {ANSWER:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kind_that_nobody_asks_for_is_let_go() {
+        let watched = Watched::new(GroupVersionKind::gvk("apps", "v1", "Deployment"));
+        let began = Instant::now();
+        let asks = async {
+            for _ in 0..3 {
+                sleep(UNUSED / 2).await;
+                assert_eq!(watched.find("shop", "worker").unwrap_err(), NoTarget::NotListed);
+            }
+        };
+        tokio::join!(asks, watched.unused());
+        assert_eq!((Instant::now() - began).as_secs(), (UNUSED / 2 * 5).as_secs(), "counted from the last question");
     }
 }
