@@ -147,10 +147,11 @@ async fn serve(client: Client, pod: Pod, work: Work, stop: CancellationToken) ->
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
     // As a kubelet does with a volume that is not there yet.
     let data = loop {
-        match maps.get_opt("mq-agent").await? {
-            Some(map) => break map.data.unwrap_or_default(),
-            None => sleep(Duration::from_millis(200)).await,
+        let data = maps.get_opt("mq-agent").await?.and_then(|map| map.data).unwrap_or_default();
+        if data.contains_key("ca.crt") && data.contains_key("endpoint") {
+            break data;
         }
+        sleep(Duration::from_millis(200)).await;
     };
     let bound = BoundObjectReference {
         api_version: Some("v1".into()),

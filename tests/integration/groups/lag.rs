@@ -8,7 +8,10 @@ use mq_testkit::{unique, wait_until};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::world::{SOON, World};
+use super::{
+    bounds, target,
+    world::{SOON, World},
+};
 
 #[tokio::test]
 async fn lag_is_what_is_not_committed() -> Result<()> {
@@ -122,7 +125,9 @@ async fn a_topic_that_is_created_anew_has_the_lag_of_the_new_one() -> Result<()>
     let (topic, group) = (world.topic(2).await?, unique("anew"));
     world.fill(&topic, 2, 30).await?;
     world.commit(&group, &topic, &[30, 20]).await?;
-    world.declare(&group, &topic, None).await?;
+    // Scaled, so that it is read in every cycle.
+    let scaling = bounds(&target("apps/v1", "Deployment"), 1, 2);
+    world.declare(&group, &topic, Some(scaling)).await?;
     world.wait_for_metric("mq_group_lag_messages", &group, 10.0).await?;
 
     world.delete_topic(&topic).await?;

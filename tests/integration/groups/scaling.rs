@@ -87,7 +87,7 @@ async fn back_at_one(world: &World, group: &str, path: &Mutex<Vec<i32>>) -> Resu
     Ok(path)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn replicas_follow_the_load_up_in_one_step_and_down_again() -> Result<()> {
     let world = World::new("follow").await?;
     let (topic, group) = (world.topic(12).await?, unique("follow"));

@@ -1,6 +1,6 @@
 //! One operator with a cluster, a namespace and topics of its own.
 
-use std::{net::TcpListener, time::Duration};
+use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Parser;
@@ -137,8 +137,13 @@ impl World {
         for (partition, offset) in (0..).zip(offsets) {
             list.add_partition_offset(topic, partition, Offset::Offset(*offset))?;
         }
-        tokio::task::spawn_blocking(move || consumer.commit(&list, CommitMode::Sync)).await??;
-        Ok(())
+        let consumer = Arc::new(consumer);
+        // The coordinator hears of a new topic a moment after its creator.
+        wait_until("the offsets are committed", SOON, async || {
+            let (consumer, list) = (Arc::clone(&consumer), list.clone());
+            Ok(tokio::task::spawn_blocking(move || consumer.commit(&list, CommitMode::Sync)).await??)
+        })
+        .await
     }
 
     /// One value of the operator's metrics for a group; an error while there is none.
