@@ -2,8 +2,9 @@
 //!
 //! One cycle: [`History::observe`] takes what was seen and remembers what the model needs of the past (rates, the window's
 //! maxima, the last step and what it brought), [`History::situation`] lays it out, [`decide()`] judges the situation alone,
-//! [`together()`] puts it beside what other groups of the same target ask for, [`History::applied`] notes a step that was taken. Nothing here reads a clock: time is a parameter, monotonic since any
-//! origin. Rates are messages per second, capacities messages per second and replica.
+//! [`together()`] puts it beside what other groups of the same target ask for, [`History::applied`] notes a step that was taken.
+//! Nothing here reads a clock: time is a parameter, monotonic since any origin. Rates are messages per second, capacities messages
+//! per second and replica.
 
 mod capacity;
 mod decide;
