@@ -20,12 +20,6 @@ pub(crate) const PROBE_TIMEOUT: std::time::Duration = std::time::Duration::from_
 pub(crate) type Producer = ProducerBody<ResolvedProducer>;
 pub(crate) type Consumer = ConsumerBody<ResolvedConsumer>;
 
-/// librdkafka's own fetch queue, on top of the agent's budget. It takes up to four times as much memory: that is what librdkafka
-/// sets aside for a compressed batch before it knows how large it is.
-const FETCH_QUEUE_KIB: &str = "4096";
-/// A fetch is asked for while the queue has any room, and compressed records take several times as much of it: an answer as large as
-/// librdkafka's default of 50 MB would exceed the queue many times over. One record that is larger still comes.
-const FETCH_MAX_BYTES: &str = "4194304";
 /// After a full fetch queue; librdkafka's second makes a slow consumer stall.
 const FETCH_BACKOFF_MS: &str = "10";
 /// How late a consumer finds an added partition, or a new topic of its pattern; librdkafka's own five minutes are long for what waits there.
@@ -59,8 +53,6 @@ pub(crate) fn consumer(name: &str, body: &Consumer, credentials: &Credentials) -
     let mut config = connection(name, &body.connection, credentials)?;
     config.set("group.id", &body.group_id);
     config.set("statistics.interval.ms", STATISTICS_MS);
-    config.set("queued.max.messages.kbytes", FETCH_QUEUE_KIB);
-    config.set("fetch.max.bytes", FETCH_MAX_BYTES);
     config.set("fetch.queue.backoff.ms", FETCH_BACKOFF_MS);
     config.set("topic.metadata.refresh.interval.ms", REFRESH_MS);
     for (key, value) in body.settings.to_librdkafka() {

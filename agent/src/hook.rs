@@ -67,8 +67,8 @@ pub trait Hook: Send + Sync {
         let _ = sent;
     }
 
-    /// Sees a record before its handler. [`ControlFlow::Break`] ends the attempt with that outcome: neither later hooks nor the handler
-    /// see the record. A [`Failure`] there is what one of the handler would be.
+    /// Sees a record before its handler; of a batch each of its records. [`ControlFlow::Break`] ends the attempt with that outcome: neither later hooks nor the handler
+    /// see the record, and a handler of batches gets those that are left. A [`Failure`] there is what one of the handler would be.
     fn before_handle(&self, consumer: &str, record: &Record) -> ControlFlow<Result<(), Failure>> {
         let _ = (consumer, record);
         ControlFlow::Continue(())
@@ -106,8 +106,10 @@ pub struct Handled<'a> {
     pub record: &'a Record,
     /// What the handler, or a hook before it, said. A panic of the handler is a failure that says so.
     pub outcome: &'a Result<(), Failure>,
-    /// From the first hook to the outcome.
+    /// From the first hook to the outcome; of a batch, that of all of it.
     pub duration: Duration,
+    /// How many records the handler had at once: 1 but for [`Consumer::subscribe_batch`](crate::Consumer::subscribe_batch).
+    pub batch: usize,
 }
 
 /// The hooks of a process. Without any, nothing is called, cloned or measured.
@@ -154,22 +156,34 @@ impl Hooks {
         handler: impl Future<Output = Result<(), Failure>>,
     ) -> Result<(), Failure> {
         let began = Instant::now();
-        let mut called = self.0.len();
-        let stopped = self.0.iter().enumerate().find_map(|(at, hook)| {
-            let flow = guarded(WHAT, || hook.before_handle(consumer, record)).unwrap_or(ControlFlow::Continue(()));
-            called = at + 1;
-            flow.break_value()
-        });
+        let (called, stopped) = self.before_handle(consumer, record);
         let ended = match stopped {
             Some(outcome) => Ok(outcome),
             None => AssertUnwindSafe(handler).catch_unwind().await,
         };
         let outcome = ended.unwrap_or_else(|panic| Err(panicked(&*panic)));
-        let attempt = Handled { consumer, group, record, outcome: &outcome, duration: began.elapsed() };
-        for hook in &self.0[..called] {
-            guarded(WHAT, || hook.handled(&attempt));
-        }
+        self.handled(
+            called,
+            &Handled { consumer, group, record, outcome: &outcome, duration: began.elapsed(), batch: 1 },
+        );
         outcome
+    }
+
+    /// How many of the hooks were called, and the outcome if the last one of these ended the attempt.
+    pub(crate) fn before_handle(&self, consumer: &str, record: &Record) -> (usize, Option<Result<(), Failure>>) {
+        let mut called = 0;
+        let stopped = self.0.iter().find_map(|hook| {
+            called += 1;
+            guarded(WHAT, || hook.before_handle(consumer, record))?.break_value()
+        });
+        (called, stopped)
+    }
+
+    /// Tells the hooks that were called before.
+    pub(crate) fn handled(&self, called: usize, attempt: &Handled<'_>) {
+        for hook in &self.0[..called] {
+            guarded(WHAT, || hook.handled(attempt));
+        }
     }
 }
 

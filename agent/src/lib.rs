@@ -76,7 +76,9 @@ pub use config::{
     Acks, AutoOffsetReset, Compression, Config, ConsumerSettings, Env, ProducerSettings, SaslMechanism,
     SecurityProtocol,
 };
-pub use consumer::{Acker, BatchFailure, Consumer, Delivered, Deliveries, Ordering};
+pub use consumer::{
+    Acker, BatchFailure, Batches, Consumer, DeadLetterBreaker, Delivered, Deliveries, Ordering, StaticMember,
+};
 pub use credentials::Password;
 pub use error::{ConsumeError, Error, Failure, FlushError, SendError};
 pub use hook::{Handled, Hook, Sent};
@@ -90,5 +92,5 @@ pub use payload::{CONTENT_TYPE_HEADER, EVENT_TYPE_HEADER, RETRY_COUNT_HEADER, VE
 pub use producer::{Delivery, Producer};
 pub use record::{ConsumerMetadata, Record};
 pub use source::{ConfigBody, ConfigOutcome, ConfigSource};
-pub use stats::{ConsumerStats, ProducerStats};
+pub use stats::{ConsumerStats, HotKey, ProducerStats};
 pub use trace::{TRACE_HEADER, TraceContext, TraceId};

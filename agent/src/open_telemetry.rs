@@ -27,7 +27,7 @@ const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.7
 /// | `messaging.client.operation.duration` | each message, from `send` to its outcome | `send` |
 /// | `messaging.client.sent.messages` | each message that was acknowledged or failed | `send` |
 /// | `messaging.client.consumed.messages` | each record, at its first attempt | `poll` |
-/// | `messaging.process.duration` | each attempt of a handler | `process` |
+/// | `messaging.process.duration` | each attempt of a handler; each record of a batch with the time of the batch | `process` |
 ///
 /// All of them have `messaging.system` (`kafka`) and `messaging.destination.name`; those of consumers `messaging.consumer.group.name`; those
 /// that failed `error.type`: the variant of [`SendError`], or `retry` or `reject` of a [`Failure`]. Polls and commits are not measured: the
@@ -190,7 +190,7 @@ mod tests {
         let (done, again, bad) = (Ok(()), Err(Failure::retry("no")), Err(Failure::reject("no")));
         for (attempt, outcome) in [(1, &again), (2, &done), (1, &bad)] {
             let (record, duration) = (&record.clone().at_attempt(attempt), Duration::from_millis(20));
-            hook.handled(&Handled { consumer: "c", group: "g", record, outcome, duration });
+            hook.handled(&Handled { consumer: "c", group: "g", record, outcome, duration, batch: 1 });
         }
         provider.force_flush().unwrap();
 

@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value as Json;
 
 use crate::config::Config;
-use crate::consumer::Ordering;
+use crate::consumer::{DeadLetterBreaker, Ordering, StaticMember};
 use crate::error::Error;
 use crate::hook::{Hook, Hooks};
 use crate::metrics::{ClientStats, Metrics};
@@ -44,6 +44,9 @@ pub struct Options {
     pub(crate) patience: Duration,
     pub(crate) concurrency: usize,
     pub(crate) ordering: Ordering,
+    pub(crate) dead_letter_breaker: DeadLetterBreaker,
+    pub(crate) member: Option<StaticMember>,
+    pub(crate) memory_mib: usize,
     pub(crate) keep: BTreeSet<String>,
     pub(crate) hooks: Hooks,
     pub(crate) metrics: Metrics,
@@ -109,6 +112,9 @@ impl Options {
             patience: Duration::from_secs(3),
             concurrency: 8,
             ordering: Ordering::default(),
+            dead_letter_breaker: DeadLetterBreaker::default(),
+            member: None,
+            memory_mib: 80,
             keep: BTreeSet::new(),
             hooks: Hooks::default(),
             metrics: Metrics::default(),
@@ -166,6 +172,30 @@ impl Options {
     #[must_use]
     pub fn ordering(mut self, ordering: Ordering) -> Self {
         self.ordering = ordering;
+        self
+    }
+
+    /// When a consumer stops sending dead letters and waits for what seems broken (20 in a row, or 50 of the last 100 records).
+    #[must_use]
+    pub fn dead_letter_breaker(mut self, breaker: DeadLetterBreaker) -> Self {
+        self.dead_letter_breaker = breaker;
+        self
+    }
+
+    /// Makes consumers static members of their groups; without it they are dynamic ones. The id is for this process alone, and its
+    /// consumers have to be in different groups.
+    #[must_use]
+    pub fn static_membership(mut self, member: StaticMember) -> Self {
+        self.member = Some(member);
+        self
+    }
+
+    /// Memory for the records of each consumer, in MiB (80; from 8 to 65 536). Four fifths are for those in the agent's hand, the rest
+    /// is librdkafka's own queue (`queued.max.messages.kbytes`; also the most that it fetches at once, `fetch.max.bytes`). One record that is
+    /// larger is taken nevertheless, alone. What handlers keep counts no more once they have ended.
+    #[must_use]
+    pub fn memory_mib(mut self, mebibytes: usize) -> Self {
+        self.memory_mib = mebibytes;
         self
     }
 

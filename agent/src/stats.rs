@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hdrhistogram::Histogram;
 use mq_protocol::message::Health;
 
@@ -57,10 +58,33 @@ pub struct ConsumerStats {
     pub lag: Option<u64>,
     /// Records taken from Kafka and not yet finished.
     pub in_flight: usize,
-    /// Keys that stopped because their dead letter cannot be delivered until somebody mends it: its topic is missing or refuses it.
+    /// How long ago the oldest record was taken from Kafka that is not finished; `None` without one.
+    pub oldest_unfinished: Option<Duration>,
+    /// How long ago the poll thread had its last turn; milliseconds while it is well, and up to the budget while it waits for handlers in
+    /// a rebalance, a seek or a drain. `None` while nobody is subscribed.
+    pub since_poll: Option<Duration>,
+    /// Records that failed and are held instead of becoming dead letters, because too many would be: something seems broken that they
+    /// need. One at a time is tried again. See [`DeadLetterBreaker`](crate::DeadLetterBreaker).
+    pub held_dead_letters: usize,
+    /// Keys that stand still until somebody mends something: their record is held, or its dead letter cannot be delivered because the
+    /// topic is missing or refuses it.
     pub stopped_keys: usize,
     /// Partitions that pause because 50 000 records were taken in beyond one that is not finished.
     pub paused_partitions: usize,
+}
+
+/// A key and how many records it holds. See [`Consumer::hot_keys`](crate::Consumer::hot_keys).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HotKey {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The key. `None`: all of the partition waits in one line ([`Ordering::Partition`](crate::Ordering::Partition)).
+    pub key: Option<Bytes>,
+    /// Records of it that were taken from Kafka and are not finished: the one that is handled and those that wait for it.
+    pub records: usize,
 }
 
 /// The longest time that the quantiles tell from a longer one; beyond any `message.timeout.ms` of ours.
@@ -212,8 +236,16 @@ impl ConsumerCounters {
         self.commit_errors.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn read(&self, held: Held) -> ConsumerStats {
-        let Held { in_flight, stopped_keys, paused_partitions, lag } = held;
+    pub(crate) fn read(&self, gauges: Gauges) -> ConsumerStats {
+        let Gauges {
+            oldest_unfinished,
+            since_poll,
+            held_dead_letters,
+            in_flight,
+            stopped_keys,
+            paused_partitions,
+            lag,
+        } = gauges;
         let busy_ns = self.busy_ns.load(Relaxed);
         ConsumerStats {
             messages_consumed: self.consumed.load(Relaxed),
@@ -225,6 +257,9 @@ impl ConsumerCounters {
             busy: Duration::from_nanos(busy_ns),
             lag,
             in_flight,
+            oldest_unfinished,
+            since_poll,
+            held_dead_letters,
             stopped_keys,
             paused_partitions,
         }
@@ -232,8 +267,11 @@ impl ConsumerCounters {
 }
 
 /// What is no counter but how it stands.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Held {
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Gauges {
+    pub(crate) oldest_unfinished: Option<Duration>,
+    pub(crate) since_poll: Option<Duration>,
+    pub(crate) held_dead_letters: usize,
     pub(crate) in_flight: usize,
     pub(crate) stopped_keys: usize,
     pub(crate) paused_partitions: usize,

@@ -12,9 +12,9 @@ use std::time::Duration;
 use rdkafka::bindings::{
     rd_kafka_commit_queue, rd_kafka_conf, rd_kafka_conf_get, rd_kafka_error_code, rd_kafka_error_destroy,
     rd_kafka_event_destroy, rd_kafka_event_error, rd_kafka_event_error_string, rd_kafka_event_log,
-    rd_kafka_event_topic_partition_list, rd_kafka_flush, rd_kafka_header_get_all, rd_kafka_message_headers,
-    rd_kafka_outq_len, rd_kafka_queue_destroy, rd_kafka_queue_get_consumer, rd_kafka_queue_new, rd_kafka_queue_poll,
-    rd_kafka_sasl_set_credentials, rd_kafka_topic_partition_list_find,
+    rd_kafka_event_topic_partition_list, rd_kafka_flush, rd_kafka_header_get_all, rd_kafka_mem_free, rd_kafka_memberid,
+    rd_kafka_message_headers, rd_kafka_outq_len, rd_kafka_queue_destroy, rd_kafka_queue_get_consumer,
+    rd_kafka_queue_new, rd_kafka_queue_poll, rd_kafka_sasl_set_credentials, rd_kafka_topic_partition_list_find,
 };
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
@@ -44,6 +44,18 @@ pub fn property<C: ClientContext>(client: &Client<C>, name: &str) -> Option<Stri
         return None;
     }
     Some(CStr::from_bytes_until_nul(&value).ok()?.to_string_lossy().into_owned())
+}
+
+/// Whether a consumer has a place in its group. One that leaves has none from the moment when it says so to the group.
+pub fn is_member<C: ClientContext>(client: &Client<C>) -> bool {
+    let handle = client.native_ptr();
+    // SAFETY: the handle lives as long as `client`. The text, if there is one, is ours and is given back once.
+    unsafe {
+        let id = rd_kafka_memberid(handle);
+        let is_member = !id.is_null() && !CStr::from_ptr(id).is_empty();
+        rd_kafka_mem_free(handle, id.cast());
+        is_member
+    }
 }
 
 /// Blocks until every message of a producer was acknowledged or failed, at most for `timeout`. Sends at once, whatever `linger.ms`

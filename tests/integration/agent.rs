@@ -7,6 +7,7 @@
 
 mod alone;
 mod batches;
+mod blocked;
 mod commits;
 mod consumer;
 mod dead_letters;
@@ -26,6 +27,7 @@ mod security;
 mod settings;
 mod sources;
 mod stage;
+mod static_members;
 mod steer;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -9,7 +9,7 @@ use mq_core::resolve::ResolvedConsumer;
 use mq_protocol::message::{Health, NackReason};
 use rdkafka::config::ClientConfig;
 
-use super::{Consumer, Limits, Ordering, Prepared, Shared, Target, pattern};
+use super::{Consumer, Fixed, Limits, Prepared, Shared, Target, pattern};
 use crate::connect::{self, Change, PROBE_TIMEOUT};
 use crate::credentials::Credentials;
 use crate::drive::{Applied, Apply, NotApplied, rejected};
@@ -30,7 +30,7 @@ pub(crate) struct ApplyConsumer {
     keep: Keep,
     concurrency: usize,
     hooks: Hooks,
-    ordering: Ordering,
+    fixed: Fixed,
     metrics: Metrics,
     running: Option<Running>,
 }
@@ -47,17 +47,19 @@ struct Running {
 impl ApplyConsumer {
     pub(crate) fn new(name: &str, options: &Options) -> Result<Self, Error> {
         let (keep, hooks, metrics) = (options.kept()?, options.hooks.clone(), options.metrics.clone());
-        let (concurrency, ordering) = (options.concurrency, options.ordering);
-        Ok(Self { name: name.to_owned(), keep, concurrency, ordering, hooks, metrics, running: None })
+        let (concurrency, fixed) = (options.concurrency, Fixed::of(options)?);
+        Ok(Self { name: name.to_owned(), keep, concurrency, fixed, hooks, metrics, running: None })
     }
 
     async fn run_with(&mut self, body: connect::Consumer, credentials: &Credentials) -> Result<(), NotApplied> {
         let refused = |error: Error| rejected(NackReason::ClientRefused, error.to_string());
         let failed = |error: String| rejected(NackReason::ClientRefused, error);
-        let config = connect::consumer(&self.name, &body, credentials)?;
+        let mut config = connect::consumer(&self.name, &body, credentials)?;
+        self.fixed.configure(&mut config);
         let dead_letters = connect::dead_letters(&self.name, &body, credentials)?;
         let Some(running) = &mut self.running else {
-            let shared = Arc::new(Shared::new(&self.name, self.ordering, limits(&body.settings, self.concurrency)));
+            let shared =
+                Arc::new(Shared::new(&self.name, self.fixed.clone(), limits(&body.settings, self.concurrency)));
             // No probe: a service must start while its brokers are down, and there is nothing to fall back to.
             let prepared = Prepared::new(&shared, &config).map_err(refused)?;
             let properties = read_back(&prepared, &body.settings);

@@ -14,7 +14,7 @@ use super::slots::Slot;
 use super::state::Handout;
 use super::work::too_long;
 use crate::error::{ConsumeError, Failure, FailureKind};
-use crate::hook::panicked;
+use crate::hook::{Handled, Hooks, panicked};
 use crate::record::Record;
 
 /// Why a handler did not handle all records of a batch.
@@ -66,14 +66,50 @@ impl<E: std::error::Error> From<E> for BatchFailure {
     }
 }
 
+/// How many records a handler gets at once, and how long they may gather. A number alone is that many, without gathering.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let batches = mq_agent::Batches::of(500).max_wait(Duration::from_millis(200));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batches {
+    records: usize,
+    wait: Duration,
+}
+
+impl Batches {
+    /// Up to so many records; 0 counts as 1.
+    pub fn of(records: usize) -> Self {
+        Self { records, wait: Duration::ZERO }
+    }
+
+    /// A batch that is not full is handed over once its oldest record has waited for so long since it was taken from Kafka. A record
+    /// that failed before does not wait, and nothing waits while the consumer holds all that it may. 0, the default: whatever is ready
+    /// when a slot is free.
+    #[must_use]
+    pub fn max_wait(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
+}
+
+impl From<usize> for Batches {
+    fn from(records: usize) -> Self {
+        Self::of(records)
+    }
+}
+
 impl Consumer {
-    /// As [`Consumer::subscribe`], with a handler that gets up to `max_records` records at once, for example to write them to a database
-    /// in one statement. There is no waiting for a batch to fill: it has what is ready when a slot is free, so batches grow with the
-    /// load. Up to `concurrency` batches are handled at a time.
+    /// As [`Consumer::subscribe`], with a handler that gets many records at once, for example to write them to a database in one
+    /// statement. `batches` is how many at most. Unless it says how long they may gather ([`Batches::max_wait`]) there is no waiting for
+    /// a batch to fill: it has what is ready when a slot is free, so batches grow with the load. Up to `concurrency` batches are handled
+    /// at a time.
     ///
     /// Records that wait for each other ([`Ordering`](crate::Ordering)) are in one batch in their order, or the later ones wait until the
-    /// earlier ones are finished. A record that failed before is alone in its batch. A [`Hook`](crate::Hook) sees no batches. What the handler sends carries on no trace, since a
-    /// batch has many.
+    /// earlier ones are finished. A record that failed before is alone in its batch. A [`Hook`](crate::Hook) sees each record of a batch, and
+    /// may keep it from the handler. What the handler sends carries on no trace, since a batch has many.
     ///
     /// ```no_run
     /// # async fn example(consumer: mq_agent::Consumer) -> Result<(), mq_agent::ConsumeError> {
@@ -84,23 +120,39 @@ impl Consumer {
     ///
     /// # Errors
     /// As [`Consumer::subscribe`].
-    pub async fn subscribe_batch<H, F>(&self, max_records: usize, handler: H) -> Result<(), ConsumeError>
+    pub async fn subscribe_batch<H, F>(&self, batches: impl Into<Batches>, handler: H) -> Result<(), ConsumeError>
     where
         H: Fn(Vec<Record>) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), BatchFailure>> + Send + 'static,
     {
-        self.subscribe_to(|desk| {
-            desk.shared.lock().slots.take_at_once(max_records);
-            Arc::new(Bulk { desk, handler })
-        })
-        .await
+        let (batches, hooks) = (batches.into(), self.0.hooks.clone());
+        self.subscribe_to(|desk| Arc::new(Bulk::new(desk, batches, hooks, handler))).await
     }
 }
 
 /// Runs a handler of batches.
 pub(super) struct Bulk<H> {
-    pub(super) desk: Desk,
-    pub(super) handler: H,
+    desk: Desk,
+    group: String,
+    hooks: Hooks,
+    handler: H,
+}
+
+impl<H> Bulk<H> {
+    fn new(desk: Desk, Batches { records, wait }: Batches, hooks: Hooks, handler: H) -> Self {
+        let mut state = desk.shared.lock();
+        state.slots.take_at_once(records);
+        state.gather = (!wait.is_zero()).then_some(wait);
+        drop(state);
+        Self { group: desk.dead_letters.group(), desk, hooks, handler }
+    }
+}
+
+/// What became of the records of a batch, in their order.
+struct Ended {
+    outcomes: Vec<Result<(), Failure>>,
+    /// It is not known which of them failed.
+    whole: bool,
 }
 
 impl<H, F> Start for Bulk<H>
@@ -128,16 +180,54 @@ where
         let mut deadline = Deadline::default();
         while let Some((handouts, limit)) = self.take(&slot) {
             let records: Vec<Record> = handouts.iter().flat_map(|handout| handout.records.clone()).collect();
-            let (began, count) = (Instant::now(), records.len());
-            let call = pin!(AssertUnwindSafe(async { (self.handler)(records).await }).catch_unwind());
-            let outcome = match deadline.within(limit, call).await {
-                Some(Ok(outcome)) => outcome,
-                Some(Err(panic)) => Err(panicked(&*panic).into()),
-                None => Err(too_long(limit).into()),
-            };
+            let began = Instant::now();
+            let ended = self.attempt(records, &mut deadline, limit).await;
             self.desk.shared.counters.attempts(began.elapsed(), 1);
-            self.settle(handouts, count, &outcome);
+            self.settle(handouts, ended);
             tokio::task::coop::consume_budget().await;
+        }
+    }
+
+    /// One attempt: the hooks, and the handler with the records that they left to it.
+    async fn attempt(&self, records: Vec<Record>, deadline: &mut Deadline, limit: Duration) -> Ended {
+        if self.hooks.is_empty() {
+            let count = records.len();
+            let outcome = self.call(records, deadline, limit).await;
+            let whole = outcome.as_ref().is_err_and(BatchFailure::is_whole);
+            let outcomes = (0..count)
+                .map(|at| outcome.as_ref().err().and_then(|failure| failure.at(at, count)).map_or(Ok(()), Err));
+            return Ended { outcomes: outcomes.collect(), whole };
+        }
+        let (began, name) = (Instant::now(), self.desk.shared.name.as_str());
+        let seen: Vec<_> = records.iter().map(|record| self.hooks.before_handle(name, record)).collect();
+        let left = records.iter().zip(&seen).filter(|(_, (_, stopped))| stopped.is_none());
+        let left: Vec<Record> = left.map(|(record, _)| record.clone()).collect();
+        let count = left.len();
+        let outcome = if left.is_empty() { Ok(()) } else { self.call(left, deadline, limit).await };
+        let whole = outcome.as_ref().is_err_and(BatchFailure::is_whole);
+        let mut place = 0;
+        let mut outcomes = Vec::with_capacity(records.len());
+        for (record, (called, stopped)) in records.iter().zip(seen) {
+            let outcome = stopped.unwrap_or_else(|| {
+                place += 1;
+                outcome.as_ref().err().and_then(|failure| failure.at(place - 1, count)).map_or(Ok(()), Err)
+            });
+            let (consumer, group, duration) = (name, self.group.as_str(), began.elapsed());
+            self.hooks.handled(
+                called,
+                &Handled { consumer, group, record, outcome: &outcome, duration, batch: count.max(1) },
+            );
+            outcomes.push(outcome);
+        }
+        Ended { outcomes, whole }
+    }
+
+    async fn call(&self, records: Vec<Record>, deadline: &mut Deadline, limit: Duration) -> Result<(), BatchFailure> {
+        let call = pin!(AssertUnwindSafe(async { (self.handler)(records).await }).catch_unwind());
+        match deadline.within(limit, call).await {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(panic)) => Err(panicked(&*panic).into()),
+            None => Err(too_long(limit).into()),
         }
     }
 
@@ -152,16 +242,15 @@ where
         (!handouts.is_empty()).then_some((handouts, limit))
     }
 
-    fn settle(self: &Arc<Self>, handouts: Vec<Handout>, count: usize, outcome: &Result<(), BatchFailure>) {
+    fn settle(self: &Arc<Self>, handouts: Vec<Handout>, ended: Ended) {
         let mut failed = Vec::new();
-        let (mut place, mut bytes, mut done) = (0, 0, 0);
+        let (mut bytes, mut done) = (0, 0);
+        let mut outcomes = ended.outcomes.into_iter();
         let mut state = self.desk.shared.lock();
         for Handout { claim, records } in handouts {
-            let failures = (place..).take(records.len()).map(|at| outcome.as_ref().err()?.at(at, count));
-            let failures: Vec<Option<Failure>> = failures.collect();
-            place += records.len();
+            let failures: Vec<Option<Failure>> = outcomes.by_ref().take(records.len()).map(Result::err).collect();
             let fine = failures.iter().take_while(|failure| failure.is_none()).count();
-            if outcome.as_ref().is_err_and(BatchFailure::is_whole) {
+            if ended.whole {
                 state.isolate(&claim);
             }
             for _ in 0..fine {
@@ -190,18 +279,31 @@ where
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::ops::ControlFlow;
     use std::sync::Mutex;
 
     use tokio::sync::Semaphore;
 
     use super::super::stage::Stage;
     use super::*;
+    use crate::hook::Hook;
 
     /// Key and offset of each record, batch by batch.
     type Seen = Arc<Mutex<Vec<Vec<(String, i64)>>>>;
 
     fn stage<F>(
-        most: usize,
+        batches: impl Into<Batches>,
+        handler: impl Fn(Vec<Record>, Vec<(String, i64)>) -> F + Send + Sync + 'static,
+    ) -> (Stage, Seen)
+    where
+        F: Future<Output = Result<(), BatchFailure>> + Send + 'static,
+    {
+        hooked(batches, Hooks::default(), handler)
+    }
+
+    fn hooked<F>(
+        batches: impl Into<Batches>,
+        hooks: Hooks,
         handler: impl Fn(Vec<Record>, Vec<(String, i64)>) -> F + Send + Sync + 'static,
     ) -> (Stage, Seen)
     where
@@ -209,7 +311,6 @@ mod tests {
     {
         let seen = Seen::default();
         let stage = Stage::new(1, |desk| {
-            desk.shared.lock().slots.take_at_once(most);
             let seen = Arc::clone(&seen);
             let handler = move |records: Vec<Record>| {
                 let text = |record: &Record| String::from_utf8(record.payload().to_vec()).unwrap();
@@ -217,7 +318,7 @@ mod tests {
                 seen.lock().unwrap().push(batch.clone());
                 handler(records, batch)
             };
-            Arc::new(Bulk { desk, handler })
+            Arc::new(Bulk::new(desk, batches.into(), hooks, handler))
         });
         (stage, seen)
     }
@@ -301,5 +402,62 @@ mod tests {
         let handled = handled.lock().unwrap();
         assert_eq!(handled.values().map(Vec::len).sum::<usize>(), 500);
         assert!(handled.values().all(|offsets| offsets.is_sorted()), "{handled:?}");
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_handed_over_when_it_is_full_or_its_oldest_record_has_waited() {
+        let wait = Duration::from_millis(200);
+        let (mut stage, seen) = stage(Batches::of(4).max_wait(wait), |_, _| async { Ok(()) });
+        let began = Instant::now();
+        stage.read(keys("aa"));
+        stage.serve(began);
+        stage.read(keys("bcd"));
+        stage.finished(4).await;
+        assert!(began.elapsed() < wait, "the first batch was full");
+        stage.finished(5).await;
+        assert!(began.elapsed() >= wait);
+        assert_eq!(offsets(&seen), [vec![0, 1, 2, 3], vec![4]]);
+    }
+
+    #[tokio::test]
+    async fn what_gathers_is_dropped_when_its_partition_leaves() {
+        let (mut stage, seen) = stage(Batches::of(4).max_wait(Duration::from_mins(1)), |_, _| async { Ok(()) });
+        stage.read(keys("abcde"));
+        stage.finished(4).await;
+        let shared = stage.shared();
+        let all = shared.lock().all();
+        shared.lock().wind_down(&all);
+        assert!(shared.wait_idle(&all, Instant::now()), "nobody would take it");
+        assert_eq!((offsets(&seen), shared.lock().budget.records()), (vec![vec![0, 1, 2, 3]], 0));
+    }
+
+    /// Keeps the records of one key from the handler, and writes down what came of each.
+    #[derive(Clone, Default)]
+    struct Audit(Arc<Mutex<Vec<String>>>);
+
+    impl Hook for Audit {
+        fn before_handle(&self, _consumer: &str, record: &Record) -> ControlFlow<Result<(), Failure>> {
+            if record.key() == Some(b"b") { ControlFlow::Break(Ok(())) } else { ControlFlow::Continue(()) }
+        }
+
+        fn handled(&self, handled: &Handled<'_>) {
+            let said = handled.outcome.as_ref().map_or_else(Failure::message, |()| "ok");
+            self.0.lock().unwrap().push(format!("{} of {}: {said}", handled.record.offset(), handled.batch));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hooks_see_each_record_of_a_batch_and_may_keep_it_from_the_handler() {
+        let (audit, mut hooks) = (Audit::default(), Hooks::default());
+        hooks.add(audit.clone());
+        let (mut stage, seen) = hooked(10, hooks, |records, _| async move {
+            let failed = records.iter().position(|record| record.offset() == 3 && record.attempt() == 1);
+            failed.map_or(Ok(()), |at| Err(BatchFailure::of([(at, Failure::retry("not yet"))])))
+        });
+        stage.read(keys("abcd"));
+        stage.finished(4).await;
+        assert_eq!(offsets(&seen), [vec![0, 2, 3], vec![3]]);
+        let said = ["0 of 3: ok", "1 of 3: ok", "2 of 3: ok", "3 of 3: not yet", "3 of 1: ok"];
+        assert_eq!(*audit.0.lock().unwrap(), said);
     }
 }

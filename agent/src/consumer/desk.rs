@@ -78,7 +78,12 @@ impl dyn Start {
         );
         if failure.kind == FailureKind::Retry && attempt < ATTEMPTS {
             runtime.spawn(Arc::clone(&self).retry(claim, RETRY_STEP * attempt));
-        } else {
+            return;
+        }
+        let mut state = shared.lock();
+        let buried = state.may_bury(claim, Instant::now());
+        self.desk().release(state);
+        if let Some(claim) = buried {
             runtime.spawn(Arc::clone(&self).bury(claim, record, failure));
         }
     }
@@ -111,7 +116,7 @@ impl dyn Start {
         }
         desk.shared.counters.dead_letter();
         let mut state = desk.shared.lock();
-        let size = state.finish(claim);
+        let size = state.buried(claim);
         desk.shared.counters.consumed(1, size);
         let slots = state.claim_slots(Instant::now());
         desk.release(state);

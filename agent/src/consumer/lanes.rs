@@ -84,6 +84,24 @@ impl<T> Lanes<T> {
         }
     }
 
+    /// The items of the lanes that are ready, a lane after the other, those first that wait for longest.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &T> {
+        self.ready.iter().flat_map(|lane| self.of(&self.queues[*lane]))
+    }
+
+    /// The first item of each lane that has a key and belongs to somebody, and how many it has.
+    pub(crate) fn keyed(&self) -> impl Iterator<Item = (&T, usize)> {
+        let lanes = self.queues.iter().map(|(_, lane)| lane);
+        let lanes = lanes.filter(|lane| lane.hash.is_some() && lane.condition != Condition::Removed);
+        lanes.filter_map(|lane| Some((&self.items[lane.first?].value, self.of(lane).count())))
+    }
+
+    fn of(&self, lane: &Lane) -> impl Iterator<Item = &T> {
+        let item = |item: usize| &self.items[item];
+        std::iter::successors(lane.first.map(item), move |item| item.next.map(|next| &self.items[next]))
+            .map(|item| &item.value)
+    }
+
     /// How many lanes are ready.
     pub(crate) fn ready(&self) -> usize {
         self.ready.len()
@@ -373,6 +391,25 @@ mod tests {
         assert_eq!(lanes.take(), None, "the new lane is held");
         finish(&mut lanes, new);
         assert!(lanes.queues.is_empty() && lanes.items.is_empty() && lanes.keyed.is_empty());
+    }
+
+    #[test]
+    fn what_waits_and_which_keys_hold_most() {
+        let mut lanes = Lanes::new();
+        for (key, number) in [("a", 0), ("bb", 1), ("a", 2), ("ccc", 3), ("a", 4)] {
+            push(&mut lanes, key, number);
+        }
+        lanes.push(None, ("none", 5), |_| false);
+        let numbers: Vec<_> = lanes.waiting().map(|item| item.1).collect();
+        assert_eq!(numbers, [0, 2, 4, 1, 3, 5]);
+        let held = lanes.take().unwrap();
+        assert_eq!(lanes.waiting().count(), 3);
+        let mut keyed: Vec<_> = lanes.keyed().map(|(first, count)| (first.0, count)).collect();
+        keyed.sort_unstable();
+        assert_eq!(keyed, [("a", 3), ("bb", 1), ("ccc", 1)]);
+        drop(lanes.remove(|item| item.0 == "a"));
+        assert_eq!(lanes.keyed().count(), 2);
+        assert_eq!(lanes.end(held), [("a", 0)]);
     }
 
     #[derive(Debug, Clone)]

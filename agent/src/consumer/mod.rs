@@ -2,6 +2,7 @@
 
 mod apply;
 mod arrivals;
+mod breaker;
 mod budget;
 mod bulk;
 mod context;
@@ -10,6 +11,8 @@ mod deadline;
 mod deliveries;
 mod desk;
 mod finished;
+mod fixed;
+mod health;
 mod intake;
 mod lanes;
 mod offsets;
@@ -33,7 +36,6 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use mq_kafka::ffi::Event;
-use mq_protocol::message::Health;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
@@ -41,12 +43,15 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 pub(crate) use apply::ApplyConsumer;
-pub use bulk::BatchFailure;
+pub use breaker::DeadLetterBreaker;
+pub use bulk::{BatchFailure, Batches};
 use context::{Context, KafkaConsumer};
 use dead_letter::DeadLetters;
 pub(crate) use dead_letter::Target;
 pub use deliveries::{Acker, Delivered, Deliveries};
 use desk::{Desk, Start};
+use fixed::Fixed;
+pub use fixed::StaticMember;
 pub use ordering::Ordering;
 use poll::{Command, Exchange, Poller};
 pub(crate) use state::Limits;
@@ -61,16 +66,11 @@ use crate::hook::Hooks;
 use crate::librdkafka::Trouble;
 use crate::options::Options;
 use crate::record::Record;
-use crate::stats::{ConsumerStats, Held};
 
 /// How long leaving the group may take after the drain, the last commit included.
 const LEAVE: Duration = Duration::from_secs(10);
 /// How often a consumer that is not subscribed is served.
 const IDLE: Duration = Duration::from_secs(30);
-/// Longer than anything that the poll thread does in one turn.
-const STALLED: Duration = Duration::from_mins(1);
-/// How soon a handler that ran for too long is ended, if it can be.
-const ENDING: Duration = Duration::from_secs(5);
 /// Drain budget of a consumer whose `subscribe` future was dropped.
 const DROP_BUDGET: Duration = Duration::from_secs(10);
 
@@ -82,7 +82,7 @@ const DROP_BUDGET: Duration = Duration::from_secs(10);
 ///   are finished. After a crash, what was handled since the last commit is handled again.
 /// * *Order per key.* Records of one key and partition are handled one at a time, in their order; a slow or failing key delays
 ///   only itself. Records without a key have no order. [`Ordering`] has the alternatives.
-/// * *Bounded memory.* At most `maxPollRecords` records (and 64 MiB of them) are taken from Kafka and not yet finished; intake goes
+/// * *Bounded memory.* At most `maxPollRecords` records (and four fifths of [`Options::memory_mib`](crate::Options::memory_mib) of them) are taken from Kafka and not yet finished; intake goes
 ///   on when half of them are. A partition is read at most 50 000 records beyond its first unfinished one, fewer if so many of it are
 ///   in hand that what is finished among them might not fit into a commit; then it pauses.
 #[derive(Debug, Clone)]
@@ -197,7 +197,7 @@ impl Drop for CloseOnDrop {
 impl Consumer {
     /// A consumer without an agent: configured by `config` alone, for as long as it lives. Its dead letters go to `<group id>.dlq`. Of
     /// the options it takes the metrics, where its name is the group id, the concurrency, the ordering, and the folder of credentials,
-    /// which is read once.
+    /// which is read once, the memory, the dead-letter breaker and the static membership.
     ///
     /// A topic that begins with `^` is a pattern, a POSIX extended regular expression: the consumer reads every topic in whose name it is
     /// found, and those made later within 30 s (`topic.metadata.refresh.interval.ms` of the overrides). End it with `$` if the whole name
@@ -321,34 +321,6 @@ impl Consumer {
     pub fn set_concurrency(&self, concurrency: usize) {
         let limits = self.0.shared.limits();
         self.set_limits(Limits { concurrency, ..limits });
-    }
-
-    /// The consumer's counters.
-    pub fn stats(&self) -> ConsumerStats {
-        let held = {
-            let state = self.0.shared.lock();
-            let (stopped_keys, paused_partitions) = (state.lanes.stopped(), state.far_ahead.len());
-            Held { in_flight: state.budget.records(), stopped_keys, paused_partitions, lag: state.lag }
-        };
-        self.0.shared.counters.read(held)
-    }
-
-    /// How it was since this was asked last; nothing while it does not read.
-    pub(crate) fn health(&self) -> Option<Health> {
-        let health = self.0.shared.lock().health();
-        matches!(*self.phase(), Phase::Running(_)).then_some(health)
-    }
-
-    /// Whether the consumer is alive, for a liveness probe: false once its poll thread has had no turn for a minute, and while a handler
-    /// keeps its thread for longer than `maxPollIntervalMs` (and 5 s) without waiting for anything. A drain and a rebalance, which wait
-    /// for handlers, stay below that. A consumer that is not subscribed is alive.
-    pub fn live(&self) -> bool {
-        if !matches!(*self.phase(), Phase::Running(_)) {
-            return true;
-        }
-        let state = self.0.shared.lock();
-        let stuck = state.slots.longest(Instant::now()) > state.limits.max_poll_interval + ENDING;
-        state.turn.elapsed() < STALLED && !stuck
     }
 
     /// The name under which the consumer is configured.

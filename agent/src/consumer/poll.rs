@@ -124,6 +124,10 @@ impl Poller {
     fn take_in(&mut self, room: Room) -> Result<(), ConsumeError> {
         let mut outcome = Ok(());
         let mut wait = if self.arrivals.is_reading() { ARRIVAL_POLL } else { POLL };
+        let gathers_until = self.shared.lock().gathers_until();
+        if let Some(until) = gathers_until {
+            wait = wait.min(until.saturating_duration_since(Instant::now()));
+        }
         for _ in 0..BURST {
             match self.consumer.poll(wait) {
                 Some(Ok(message)) if self.intake.add(&message, &self.shared, room) => {}
@@ -291,9 +295,10 @@ impl Poller {
     /// Now and then: nobody waits for it but those whose slot is with a handler that does not end.
     fn serve(&mut self) {
         let now = Instant::now();
-        if now - self.served >= POLL {
+        let has_gathered = || self.shared.lock().gathers_until().is_some_and(|until| until <= now);
+        if now - self.served >= POLL || has_gathered() {
             self.served = now;
-            let slots = self.shared.lock().serve(now);
+            let slots = self.shared.serve(now);
             Arc::clone(&self.work).start(slots);
         }
     }
@@ -392,8 +397,27 @@ impl Poller {
     fn leave(mut self, deadline: Instant) {
         self.drain(deadline);
         self.arrivals.end();
+        if self.shared.fixed.leaves_by_hand() {
+            self.leave_place();
+        }
         // Leaves the group, and blocks until the broker knows.
         drop(self.consumer);
+    }
+
+    /// A static member keeps its place when librdkafka closes it, but not when it unsubscribes before.
+    fn leave_place(&self) {
+        self.consumer.unsubscribe();
+        let until = Instant::now() + LAST_COMMIT;
+        while mq_kafka::ffi::is_member(self.consumer.client()) {
+            if Instant::now() >= until {
+                tracing::warn!(
+                    consumer = self.shared.name,
+                    "the static member could not leave its group; its partitions have no owner until its session ends"
+                );
+                return;
+            }
+            let _ = self.consumer.poll(SLICE);
+        }
     }
 
     fn exchange(mut self, exchange: Exchange) -> Self {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::lanes::Claim;
 use super::state::Job;
 
 /// For this time a slot takes records at once.
@@ -46,14 +47,29 @@ pub(super) struct Slot {
     pub(super) hand: Hand,
 }
 
-/// The records that a slot has taken and not begun. Locked after the state, or alone: the slot takes the next one while the state is
-/// free for others, and whoever holds the state can take them away from a slot whose handler does not end.
+/// What a slot has, but for the record that it handles. Locked after the state, or alone: the slot takes the next one while the state
+/// is free for others, and whoever holds the state can take it over from a slot whose handler does not end.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Hand(Arc<Mutex<VecDeque<Job>>>);
+pub(super) struct Hand(Arc<Mutex<InHand>>);
+
+#[derive(Debug, Default)]
+pub(super) struct InHand {
+    /// Taken and not begun.
+    pub(super) waiting: VecDeque<Job>,
+    /// Handled, and not yet said so.
+    pub(super) handled: Vec<Claim>,
+}
 
 impl Hand {
-    pub(super) fn lock(&self) -> MutexGuard<'_, VecDeque<Job>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, InHand> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next record, after this one was handled.
+    pub(super) fn next(&self, handled: Option<Claim>) -> Option<Job> {
+        let mut hand = self.lock();
+        hand.handled.extend(handled);
+        hand.waiting.pop_front()
     }
 }
 
@@ -70,6 +86,11 @@ impl Slots {
     /// Handlers take so many records at once.
     pub(super) fn take_at_once(&mut self, records: usize) {
         self.at_once = Some(records.max(1));
+    }
+
+    /// How many records a handler takes at once.
+    pub(super) fn at_once(&self) -> usize {
+        self.at_once.unwrap_or(1)
     }
 
     /// Slots in use.
@@ -107,15 +128,16 @@ impl Slots {
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// The records that wait for a handler that does not end.
-    pub(super) fn held_up(&self, now: Instant) -> Vec<Job> {
+    /// What waits for handlers that do not end.
+    pub(super) fn held_up(&self, now: Instant) -> (Vec<Job>, Vec<Claim>) {
         let stuck = |used: &&Used| used.since.is_some_and(|since| now.saturating_duration_since(since) > HOLD);
-        self.used
-            .iter()
-            .map(|(_, used)| used)
-            .filter(stuck)
-            .flat_map(|used| std::mem::take(&mut *used.hand.lock()))
-            .collect()
+        let (mut waiting, mut handled) = (Vec::new(), Vec::new());
+        for used in self.used.iter().map(|(_, used)| used).filter(stuck) {
+            let mut hand = used.hand.lock();
+            waiting.extend(hand.waiting.drain(..));
+            handled.append(&mut hand.handled);
+        }
+        (waiting, handled)
     }
 
     /// So many records were handled in this time by one slot.

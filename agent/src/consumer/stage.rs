@@ -1,17 +1,20 @@
 //! For unit tests: a consumer without Kafka, whose records come from the test.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use tokio::runtime::Handle;
 
+use super::breaker::DeadLetterBreaker;
 use super::dead_letter::{DeadLetters, Target};
 use super::desk::{Desk, Start};
-use super::ordering::Ordering;
+use super::fixed::Fixed;
 use super::state::{Limits, Shared};
+use crate::options::Options;
 use crate::record::{Batch, Source};
-use crate::stats::{ConsumerStats, Held};
+use crate::stats::{ConsumerStats, Gauges};
 
 pub(super) struct Stage {
     work: Arc<dyn Start>,
@@ -21,6 +24,14 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn new<W: Start + 'static>(concurrency: usize, work: impl FnOnce(Desk) -> Arc<W>) -> Self {
+        Self::with_breaker(DeadLetterBreaker::default(), concurrency, work)
+    }
+
+    pub(super) fn with_breaker<W: Start + 'static>(
+        breaker: DeadLetterBreaker,
+        concurrency: usize,
+        work: impl FnOnce(Desk) -> Arc<W>,
+    ) -> Self {
         let limits = Limits {
             auto_commit: None,
             max_poll_records: 100_000,
@@ -28,7 +39,9 @@ impl Stage {
             max_poll_interval: Duration::from_secs(6),
             revoke_budget: Duration::ZERO,
         };
-        let shared = Arc::new(Shared::new("c", Ordering::Key, limits));
+        let options = Options::in_folders(Path::new("/"), Path::new("/")).dead_letter_breaker(breaker);
+        let fixed = Fixed::of(&options).unwrap();
+        let shared = Arc::new(Shared::new("c", fixed, limits));
         let target = Target { topic: "g.dlq".into(), group: "g".into(), config: ClientConfig::new() };
         let assignment = shared.lock().assign("t", 0);
         let dead_letters = Arc::new(DeadLetters::new("c", target));
@@ -49,12 +62,17 @@ impl Stage {
         Arc::clone(&self.work).start(accepted.slots);
     }
 
+    /// What the poll thread does at that time.
+    pub(super) fn serve(&self, now: Instant) {
+        let slots = self.shared().serve(now);
+        Arc::clone(&self.work).start(slots);
+    }
+
     /// Waits until so many records are handled, and does meanwhile what the poll thread does.
     pub(super) async fn finished(&self, records: u64) {
         let all = async {
             while self.stats().messages_consumed < records {
-                let slots = self.shared().lock().serve(Instant::now());
-                Arc::clone(&self.work).start(slots);
+                self.serve(Instant::now());
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
@@ -62,7 +80,7 @@ impl Stage {
     }
 
     pub(super) fn stats(&self) -> ConsumerStats {
-        let held = Held { in_flight: 0, stopped_keys: 0, paused_partitions: 0, lag: None };
-        self.shared().counters.read(held)
+        let gauges = Gauges { held_dead_letters: self.shared().lock().held_back(), ..Gauges::default() };
+        self.shared().counters.read(gauges)
     }
 }

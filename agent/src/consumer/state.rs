@@ -1,27 +1,26 @@
 //! What the poll thread, the handlers and the rebalance callback share, behind one lock that is never held across a wait.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasher as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hashbrown::DefaultHashBuilder;
 use mq_protocol::message::Health;
 use slab::Slab;
 use tokio::sync::oneshot;
 
+use super::breaker::{Breaker, Held};
 use super::budget::Budget;
+use super::fixed::Fixed;
 use super::lanes::{Claim, Lanes};
 use super::offsets::{Offsets, Sequence};
 use super::ordering::Ordering;
 use super::slots::{Slot, Slots};
 use super::waiters::{Refusal, Standing, Waiters};
 use crate::record::{Batch, Record};
-use crate::stats::{ConsumerCounters, Occupancy};
-
-/// Bytes of records that a consumer takes from Kafka before earlier ones are finished. librdkafka's own queue comes on top of it:
-/// `queued.max.messages.kbytes`.
-const MAX_BYTES: usize = 64 * 1024 * 1024;
+use crate::stats::{ConsumerCounters, HotKey, Occupancy};
 
 /// One assignment of one partition. A partition that comes back gets another id.
 pub(super) type AssignmentId = u64;
@@ -38,6 +37,8 @@ pub(super) struct Item {
     attempt: u32,
     /// A handler of several records at once gets this one alone: a batch with it has failed.
     alone: bool,
+    /// It was held instead of becoming a dead letter.
+    held: bool,
 }
 
 /// A batch of which records are not finished.
@@ -45,6 +46,8 @@ pub(super) struct Item {
 struct Open {
     batch: Arc<Batch>,
     unfinished: u32,
+    /// When it was taken in.
+    since: Instant,
 }
 
 /// A record on its way through its handler.
@@ -78,6 +81,7 @@ pub(crate) struct Limits {
 pub(crate) struct Shared {
     pub(super) name: String,
     pub(super) counters: ConsumerCounters,
+    pub(super) fixed: Fixed,
     state: Mutex<State>,
     /// Something finished or was released.
     changed: Condvar,
@@ -89,6 +93,11 @@ pub(super) struct State {
     pub(super) lanes: Lanes<Item>,
     pub(super) slots: Slots,
     pub(super) budget: Budget,
+    breaker: Breaker,
+    /// How long a handler of several records lets them gather.
+    pub(super) gather: Option<Duration>,
+    /// What the breaker holds.
+    held_back: VecDeque<Claim>,
     batches: Slab<Open>,
     ordering: Ordering,
     hasher: DefaultHashBuilder,
@@ -171,15 +180,18 @@ fn begin(assignments: &mut Assignments, batches: &Slab<Open>, item: &Item) -> Re
 }
 
 impl Shared {
-    pub(crate) fn new(name: &str, ordering: Ordering, limits: Limits) -> Self {
+    pub(crate) fn new(name: &str, fixed: Fixed, limits: Limits) -> Self {
         let state = State {
             lanes: Lanes::new(),
             slots: Slots::new(limits.concurrency),
             batches: Slab::new(),
-            ordering,
+            ordering: fixed.ordering,
             hasher: DefaultHashBuilder::default(),
             awaits: Awaits::Nothing,
-            budget: Budget::new(limits.max_poll_records, MAX_BYTES),
+            budget: Budget::new(limits.max_poll_records, fixed.max_bytes()),
+            breaker: Breaker::new(fixed.breaker),
+            gather: None,
+            held_back: VecDeque::new(),
             limits,
             close_by: None,
             turn: Instant::now(),
@@ -198,6 +210,7 @@ impl Shared {
         Self {
             name: name.to_owned(),
             counters: ConsumerCounters::default(),
+            fixed,
             state: Mutex::new(state),
             changed: Condvar::new(),
         }
@@ -243,6 +256,7 @@ impl Shared {
         let mut state = self.lock();
         while state.is_busy(ids) {
             let now = Instant::now();
+            state.relieve(now, &self.counters);
             let left = deadline.saturating_duration_since(now);
             if left.is_zero() || state.waiters.is_due(now) {
                 return false;
@@ -250,6 +264,30 @@ impl Shared {
             state = self.wait_for(Awaits::Change, state, left);
         }
         true
+    }
+
+    /// What has to be done from time to time: takes over from handlers that do not end what others can do, and claims slots for what
+    /// is ready, also those of a raised concurrency.
+    pub(super) fn serve(&self, now: Instant) -> Vec<Slot> {
+        let mut state = self.lock();
+        state.relieve(now, &self.counters);
+        match state.breaker.step(now) {
+            Held::Wait => {}
+            Held::Probe => state.try_held(1),
+            Held::Release => state.try_held(usize::MAX),
+        }
+        let (news, slots) = (state.breaker.news(), state.claim_slots(now));
+        drop(state);
+        match news {
+            Some(true) => tracing::error!(
+                consumer = self.name,
+                reason = "DeadLettersHeld",
+                "so many records failed that something seems broken which they need: no more become dead letters; those that would are held, nothing after them is committed, and one at a time is tried again"
+            ),
+            Some(false) => tracing::info!(consumer = self.name, "records that were held are tried again, all of them"),
+            None => {}
+        }
+        slots
     }
 
     pub(crate) fn set_limits(&self, limits: Limits) {
@@ -353,7 +391,7 @@ impl State {
         let mut went_back = Vec::new();
         for batch in batches {
             let (records, memory) = (batch.len(), batch.memory());
-            let key = self.batches.insert(Open { batch: Arc::clone(&batch), unfinished: records });
+            let key = self.batches.insert(Open { batch: Arc::clone(&batch), unfinished: records, since: now });
             self.budget.take(records as usize, memory);
             for index in 0..records {
                 if self.queue(key, &batch, index) {
@@ -395,7 +433,7 @@ impl State {
         let (batches, ordering) = (&self.batches, self.ordering);
         let lane = ordering.lane(batch.key(index));
         let hash = lane.map(|lane| self.hasher.hash_one((assignment, lane)));
-        let item = Item { batch: key, index, assignment, sequence, attempt: 1, alone: false };
+        let item = Item { batch: key, index, assignment, sequence, attempt: 1, alone: false, held: false };
         self.lanes.push(hash, item, |first| {
             first.assignment == assignment && ordering.lane(batches[first.batch].batch.key(first.index)) == lane
         });
@@ -405,12 +443,50 @@ impl State {
     /// Free slots that what is ready is enough for.
     pub(super) fn claim_slots(&mut self, now: Instant) -> Vec<Slot> {
         self.note_occupancy(now);
+        if self.gathers_until().is_some_and(|until| until > now) {
+            return Vec::new();
+        }
         self.slots.claim(self.lanes.ready())
+    }
+
+    /// Until when no batch is taken, because more records may come to those that wait: until the oldest of them has waited long enough.
+    pub(super) fn gathers_until(&self) -> Option<Instant> {
+        let gather = self.gather.filter(|_| !self.budget.is_full())?;
+        let mut oldest = None;
+        let mut count = 0;
+        for item in self.lanes.waiting() {
+            let since = self.batches[item.batch].since;
+            oldest = Some(oldest.map_or(since, |oldest: Instant| oldest.min(since)));
+            count += 1;
+            // Alone in its batch, or the batch is full.
+            if item.alone || count >= self.slots.at_once() {
+                return None;
+            }
+        }
+        Some(oldest? + gather)
+    }
+
+    /// How long ago the oldest record was taken in that is not finished.
+    pub(super) fn oldest(&self, now: Instant) -> Option<Duration> {
+        let oldest = self.batches.iter().map(|(_, open)| open.since).min()?;
+        Some(now.saturating_duration_since(oldest))
+    }
+
+    /// The keys that hold most records, and so many at most.
+    pub(super) fn hot_keys(&self, most: usize) -> Vec<HotKey> {
+        let mut lanes: Vec<_> = self.lanes.keyed().collect();
+        lanes.sort_unstable_by_key(|(_, records)| std::cmp::Reverse(*records));
+        let hot = lanes.into_iter().take(most).map(|(item, records)| {
+            let record = self.batches[item.batch].batch.record(item.index, item.attempt);
+            let key = record.key().filter(|_| self.ordering == Ordering::Key).map(Bytes::copy_from_slice);
+            HotKey { topic: record.topic().to_owned(), partition: record.partition(), key, records }
+        });
+        hot.collect()
     }
 
     /// The next records for a slot, as many as it should take at once. Whether there are any; if not, the slot is free.
     pub(super) fn take(&mut self, slot: &Slot, now: Instant) -> bool {
-        let mut jobs = slot.hand.lock();
+        let jobs = &mut slot.hand.lock().waiting;
         for _ in 0..self.slots.take(slot, now) {
             let Some(claim) = self.lanes.take() else { break };
             let Some(item) = self.lanes.first(&claim) else { break };
@@ -426,6 +502,9 @@ impl State {
     /// The records of the next batch. A record that failed before is alone in one. If there are none, the slot is free.
     pub(super) fn take_batch(&mut self, slot: &Slot, now: Instant) -> Vec<Handout> {
         let mut left = self.slots.take(slot, now);
+        if self.gathers_until().is_some_and(|until| until > now) {
+            left = 0;
+        }
         let mut handouts = Vec::new();
         while left > 0 {
             let Some(claim) = self.lanes.take() else { break };
@@ -452,25 +531,52 @@ impl State {
         self.lanes.change(claim, |item| item.alone = true);
     }
 
-    /// What has to be done from time to time: frees the records that wait for a handler that does not end, and claims slots for what is
-    /// ready, also those of a raised concurrency.
-    pub(super) fn serve(&mut self, now: Instant) -> Vec<Slot> {
-        for job in self.slots.held_up(now) {
+    /// Frees what waits for handlers that do not end: records that others can handle, and those that were handled before.
+    fn relieve(&mut self, now: Instant, counters: &ConsumerCounters) {
+        let (waiting, handled) = self.slots.held_up(now);
+        for job in waiting.into_iter().rev() {
             self.give_back(job.claim);
         }
-        self.claim_slots(now)
+        self.finish_all(handled.into_iter(), counters);
     }
 
-    /// The record is handled, or safe in the dead-letter topic: the next one of its lane may begin. Its size.
+    /// As [`State::finish`], of records that were handled, and counts them.
+    pub(super) fn finish_all(&mut self, handled: impl Iterator<Item = Claim>, counters: &ConsumerCounters) {
+        let mut consumed = (0, 0);
+        for claim in handled {
+            consumed = (consumed.0 + 1, consumed.1 + self.finish(claim));
+        }
+        counters.consumed(consumed.0, consumed.1);
+    }
+
+    /// The record is handled: the next one of its lane may begin. Its size.
     pub(super) fn finish(&mut self, claim: Claim) -> usize {
         let size = self.finish_first(&claim);
         self.end(claim);
         size
     }
 
+    /// The record is safe in the dead-letter topic: the next one of its lane may begin. Its size.
+    pub(super) fn buried(&mut self, claim: Claim) -> usize {
+        let size = self.pop(&claim).map_or(0, |(size, _)| size);
+        self.end(claim);
+        size
+    }
+
     /// The first record of the lane is handled; its lane stays as it is.
     pub(super) fn finish_first(&mut self, claim: &Claim) -> usize {
-        let Some(item) = self.lanes.pop(claim) else { return 0 };
+        let Some((size, held)) = self.pop(claim) else { return 0 };
+        if !held {
+            self.breaker.handled();
+        } else if self.breaker.held_handled() {
+            self.try_held(usize::MAX);
+        }
+        size
+    }
+
+    /// Takes the first record out of the lane. Its size, and whether it was held.
+    fn pop(&mut self, claim: &Claim) -> Option<(usize, bool)> {
+        let item = self.lanes.pop(claim)?;
         let size = self.batches[item.batch].batch.size_of(item.index);
         self.forget(item.batch);
         self.occupancy.handled();
@@ -480,7 +586,7 @@ impl State {
                 self.far_ahead.remove(&item.assignment);
             }
         }
-        size
+        Some((size, item.held))
     }
 
     /// The first record of the lane waits again, behind the lanes that are ready.
@@ -502,6 +608,37 @@ impl State {
         let item = self.lanes.first_mut(claim)?;
         item.attempt += 1;
         Some(self.batches[item.batch].batch.record(item.index, item.attempt - 1))
+    }
+
+    /// The record is to become a dead letter. It is given back if it may; else it is held.
+    pub(super) fn may_bury(&mut self, claim: Claim, now: Instant) -> Option<Claim> {
+        let held_before = self.lanes.first(&claim).is_some_and(|item| item.held);
+        if self.breaker.may_bury(held_before, now) {
+            return Some(claim);
+        }
+        if self.lanes.is_removed(&claim) {
+            self.end(claim);
+            return None;
+        }
+        if let Some(item) = self.lanes.first_mut(&claim) {
+            item.held = true;
+        }
+        self.lanes.stop(&claim);
+        self.held_back.push_back(claim);
+        None
+    }
+
+    /// So many of the records that are held may be handled again, those first that wait for longest.
+    fn try_held(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some(claim) = self.held_back.pop_front() else { return };
+            self.end(claim);
+        }
+    }
+
+    /// Records that the breaker holds.
+    pub(super) fn held_back(&self) -> usize {
+        self.held_back.len()
     }
 
     /// One record of the batch is no longer in hand.
@@ -530,12 +667,16 @@ impl State {
     }
 
     /// Drops the waiting records of these assignments that come after everything begun: they will be read again as the first ones
-    /// after the commit. Those between begun ones stay, so that the prefix closes and nothing is handled twice.
+    /// after the commit. Those between begun ones stay, so that the prefix closes and nothing is handled twice; but not where they
+    /// gather, because nobody is there who would take them.
     pub(super) fn wind_down(&mut self, ids: &HashSet<AssignmentId>) {
-        let assignments = &self.assignments;
+        let (assignments, gather) = (&self.assignments, self.gather.is_some());
         let dropped = self.lanes.discard(|item| {
             ids.contains(&item.assignment)
-                && assignments.get(&item.assignment).is_none_or(|assignment| assignment.offsets.may_drop(item.sequence))
+                && (gather && !item.alone
+                    || assignments
+                        .get(&item.assignment)
+                        .is_none_or(|assignment| assignment.offsets.may_drop(item.sequence)))
         });
         for item in dropped {
             self.forget(item.batch);
@@ -546,6 +687,13 @@ impl State {
     pub(super) fn release(&mut self, ids: &HashSet<AssignmentId>) {
         for item in self.lanes.remove(|item| ids.contains(&item.assignment)) {
             self.forget(item.batch);
+        }
+        let (gone, held) =
+            std::mem::take(&mut self.held_back).into_iter().partition(|claim| self.lanes.is_removed(claim));
+        self.held_back = held;
+        let gone: VecDeque<Claim> = gone;
+        for claim in gone {
+            self.end(claim);
         }
         self.arriving.retain(|id| !ids.contains(id));
         self.far_ahead.retain(|id| !ids.contains(id));

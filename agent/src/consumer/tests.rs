@@ -6,6 +6,7 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
+use super::fixed::Fixed;
 use super::*;
 use crate::message::Message;
 use crate::producer::Producer;
@@ -37,7 +38,7 @@ impl Stage {
             max_poll_interval: Duration::from_mins(5),
             revoke_budget: Duration::from_secs(10),
         };
-        let shared = Arc::new(Shared::new("c", Ordering::Key, limits));
+        let shared = Arc::new(Shared::new("c", Fixed::of(&Options::default()).unwrap(), limits));
         let prepared = Prepared::new(&shared, &config).unwrap();
         let target = Target { topic: "g.dlq".into(), group: "g".into(), config: client };
         let consumer = Consumer::with_client(shared, prepared, vec!["t".into()], target, Hooks::default());

@@ -1,5 +1,7 @@
 //! Dead letters that do not fit, or that their topic does not take.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -7,8 +9,10 @@ use mq_agent::{Failure, Message};
 use mq_protocol::message::Kind;
 use mq_testkit::wait_until;
 
-use super::stage::{Stage, subscribe};
-use super::{DRAIN, PATIENCE, create_topic, dead_letters, producer_body, producer_settings};
+use super::stage::{Log, Stage, subscribe};
+use super::{
+    DRAIN, PATIENCE, check_handled, create_topic, dead_letters, produce_numbered, producer_body, producer_settings,
+};
 
 const LARGE: usize = 2_000_000;
 
@@ -72,5 +76,48 @@ async fn a_refused_dead_letter_stops_its_key_in_sight_and_holds_no_drain() -> Re
     subscription.await??;
     ensure!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert_eq!(stage.committed().await?, 1, "nothing is committed past it");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_what_handlers_need_does_not_empty_the_topic_into_the_dead_letter_topic() -> Result<()> {
+    const BURIED: usize = 19;
+    let stage = Stage::new("outage", 2, "{}").await?;
+    stage.kafka.create_topic(&dead_letters(&stage.group), 1).await?;
+    let (_agent, consumer) = stage.consumer(4).await?;
+    let (log, broken) = (Log::default(), Arc::new(AtomicBool::new(true)));
+    let subscription = subscribe(&consumer, {
+        let (log, broken) = (log.clone(), Arc::clone(&broken));
+        move |record| {
+            let (log, broken) = (log.clone(), Arc::clone(&broken));
+            async move {
+                if broken.load(Ordering::SeqCst) {
+                    return Err(Failure::reject("no database"));
+                }
+                log.add(&record);
+                Ok(())
+            }
+        }
+    });
+    produce_numbered(&stage.kafka, &stage.topic, 60, 10).await?;
+    wait_until("every key is held", PATIENCE, async || {
+        let stats = consumer.stats();
+        ensure!(stats.held_dead_letters == 60 && stats.dead_letters == BURIED as u64, "{stats:?}");
+        ensure!((400..=500).contains(&stats.in_flight), "it takes in no more than maxPollRecords: {stats:?}");
+        Ok(())
+    })
+    .await?;
+    broken.store(false, Ordering::SeqCst);
+    stage.wait_committed(600).await?;
+    let buried = stage.kafka.read_all(&dead_letters(&stage.group)).await?;
+    assert_eq!((buried.len(), log.len()), (BURIED, 600 - BURIED));
+    let text = |text: Option<&str>| text.map(str::to_owned).unwrap_or_default();
+    let mut all: Vec<(String, u32)> =
+        buried.iter().map(|r| (text(r.key_str()), text(r.value_str()).parse().unwrap())).collect();
+    all.extend(log.entries());
+    ensure!(check_handled(&all, 60, 10)? == 0, "{all:?}");
+    assert_eq!(consumer.stats().held_dead_letters, 0);
+    consumer.close(DRAIN).await;
+    subscription.await??;
     Ok(())
 }
