@@ -19,6 +19,7 @@ mod offsets;
 mod ordering;
 pub(crate) mod pattern;
 mod poll;
+mod reconfigure;
 mod slots;
 #[cfg(test)]
 mod stage;
@@ -53,7 +54,7 @@ use desk::{Desk, Start};
 use fixed::Fixed;
 pub use fixed::StaticMember;
 pub use ordering::Ordering;
-use poll::{Command, Exchange, Poller};
+use poll::{Command, Poller};
 pub(crate) use state::Limits;
 use state::Shared;
 use work::Work;
@@ -462,65 +463,5 @@ impl Consumer {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0.shared
-    }
-
-    pub(crate) fn set_dead_letter_target(&self, target: Target) {
-        self.0.dead_letters.set_target(target);
-    }
-
-    pub(crate) fn set_limits(&self, limits: Limits) {
-        self.0.shared.set_limits(limits);
-    }
-
-    /// Goes on with these topics.
-    pub(crate) async fn resubscribe(&self, new_topics: &[String]) -> Result<(), String> {
-        let (done, outcome) = oneshot::channel();
-        match &mut *self.phase() {
-            Phase::Idle { topics, .. } => {
-                new_topics.clone_into(topics);
-                return Ok(());
-            }
-            Phase::Running(commands) => drop(commands.send(Command::Subscribe(new_topics.to_owned(), done))),
-            Phase::Closed => return Ok(()),
-        }
-        answer(outcome).await
-    }
-
-    /// User name and password of connections from now on.
-    pub(crate) async fn log_in(&self, login: Login) -> Result<(), String> {
-        let (done, outcome) = oneshot::channel();
-        match &*self.phase() {
-            Phase::Idle { consumer, .. } => return consumer.log_in(&login).map_err(|error| error.to_string()),
-            Phase::Running(commands) => drop(commands.send(Command::LogIn(login, done))),
-            Phase::Closed => return Ok(()),
-        }
-        answer(outcome).await
-    }
-
-    /// Goes on with another Kafka consumer: drain in budget, commit, leave, join.
-    pub(crate) async fn exchange(&self, new: Prepared, new_topics: &[String], budget: Duration) -> Result<(), String> {
-        let (done, outcome) = oneshot::channel();
-        let deadline = Instant::now() + budget;
-        match &mut *self.phase() {
-            Phase::Idle { topics, consumer } => {
-                new_topics.clone_into(topics);
-                std::mem::replace(&mut **consumer, new).discard();
-                return Ok(());
-            }
-            Phase::Running(commands) => {
-                let exchange = Exchange { consumer: new.0, topics: new_topics.to_owned(), deadline, done };
-                drop(commands.send(Command::Exchange(Box::new(exchange))));
-            }
-            Phase::Closed => return Ok(()),
-        }
-        answer(outcome).await
-    }
-}
-
-async fn answer(outcome: oneshot::Receiver<Result<(), KafkaError>>) -> Result<(), String> {
-    match outcome.await {
-        Ok(outcome) => outcome.map_err(|error| error.to_string()),
-        // The consumer was closed meanwhile: there is nothing left to configure.
-        Err(_) => Ok(()),
     }
 }
