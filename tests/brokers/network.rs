@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use mq_agent::SendError;
+use mq_agent::{Config, ConsumeError, Consumer, Message, Options, Producer, SendError};
 use mq_testkit::wait_until;
 
 use super::scene::{KEYS, PARTITIONS, PATIENCE, Scene, Told, watched};
@@ -89,4 +89,47 @@ async fn a_member_that_is_cut_off_loses_its_partitions_and_moves_nothing_back() 
         scene.flows(&writer, &members).await?;
         scene.tell_all(writer).await
     })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_is_cut_off_is_told_and_the_next_one_succeeds() -> Result<()> {
+    const RECORDS: i64 = 20;
+    let scene = Scene::new("cut-commit").await?;
+    let link = scene.cluster.link().await?;
+    let mut config = Config::default().brokers([link.bootstrap()]);
+    config.consumer =
+        serde_json::from_str(r#"{"enableAutoCommit": false, "sessionTimeoutMs": 6000, "maxPollIntervalMs": 6000}"#)?;
+    let consumer = Consumer::new(&config, &scene.group.id, [&scene.group.topic], &Options::default()).await?;
+    let reading = tokio::spawn({
+        let consumer = consumer.clone();
+        async move { consumer.subscribe(|_| async { Ok(()) }).await }
+    });
+    let producer = Producer::new(&Config::default().brokers([scene.cluster.bootstrap()]), &Options::default()).await?;
+    let message = |number: i64| Message::to(&scene.group.topic).key(number.to_string()).payload("");
+    for outcome in producer.send_batch((0..RECORDS).map(message).collect::<Vec<_>>()).await {
+        outcome?;
+    }
+    wait_until("all records are handled", PATIENCE, async || {
+        let handled = consumer.stats().messages_consumed;
+        ensure!(i64::try_from(handled)? >= RECORDS, "{handled} are");
+        Ok(())
+    })
+    .await?;
+    link.cut();
+    let began = tokio::time::Instant::now();
+    let told = tokio::time::timeout(PATIENCE, consumer.commit()).await?.unwrap_err();
+    println!("told after {:?}: {told}", began.elapsed());
+    ensure!(matches!(&told, ConsumeError::Commit { detail, .. } if detail.contains("could not be reached")), "{told}");
+    link.mend();
+    // Its session has ended meanwhile, so its partitions come again, with what was not committed.
+    wait_until("a commit succeeds", PATIENCE, async || {
+        consumer.commit().await?;
+        let committed = scene.group.committed(&scene.client).await?.values().sum::<i64>();
+        ensure!(committed == RECORDS, "{committed} of {RECORDS} are committed");
+        Ok(())
+    })
+    .await?;
+    consumer.close(PATIENCE).await;
+    reading.await??;
+    Ok(())
 }

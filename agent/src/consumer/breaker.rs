@@ -39,8 +39,9 @@ impl Default for DeadLetterBreaker {
 }
 
 impl DeadLetterBreaker {
-    /// Opens at the so-manieth dead letter in a row, or among the last 100 records that ended, in all partitions of the consumer. That
-    /// one is held already. 0 counts as 1; more than 100 of a hundred are never reached.
+    /// Opens when so many records in a row (`in_a_row`), or so many of the last 100 (`of_hundred`), were to become dead letters, over all
+    /// partitions of the consumer. The one with which that number is reached is held already. 0 counts as 1; above 100 `of_hundred` is
+    /// never reached.
     pub fn new(in_a_row: u32, of_hundred: u32) -> Self {
         Self { in_a_row: in_a_row.max(1), of_hundred: of_hundred.max(1) }
     }

@@ -9,6 +9,10 @@ use super::state::AssignmentId;
 /// How soon a commit is sent again that a rebalance held up.
 pub(super) const COMMIT_AGAIN: Duration = Duration::from_millis(100);
 
+/// What is told when an assignment ended before the answer.
+const GONE: &str =
+    "a partition moved to another member, or was lost because its group could not be reached, before the answer";
+
 /// They lie in the shared state and not in the queue of the poll thread, because that thread waits for handlers in a drain and in a
 /// revocation, and a handler may wait for its commit.
 #[derive(Debug, Default)]
@@ -85,7 +89,7 @@ impl Waiters {
             }
             let refused = refused.filter(|(id, _)| open.contains(id)).map(|(_, refusal)| refusal);
             let outcome = match refused {
-                _ if moved => Err("a partition moved to another member before the answer".to_owned()),
+                _ if moved => Err(GONE.to_owned()),
                 _ if open.is_empty() => Ok(()),
                 Some(Refusal::Error(words)) => Err(words.clone()),
                 Some(Refusal::Rebalance) | None => {

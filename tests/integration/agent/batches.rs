@@ -1,12 +1,15 @@
 //! A handler that gets many records at once.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use mq_agent::{BatchFailure, Failure, Record};
+use mq_agent::{BatchFailure, Batches, Failure, Message, Record};
+use mq_testkit::wait_until;
+use tokio::time::Instant;
 
 use super::stage::{Log, Stage};
-use super::{DRAIN, check_handled, dead_letters, produce_numbered};
+use super::{DRAIN, PATIENCE, check_handled, dead_letters, produce_numbered};
 
 /// Two records fail: one at first, one always.
 #[tokio::test(flavor = "multi_thread")]
@@ -57,5 +60,54 @@ async fn batches_are_handled_in_order_and_only_what_fails_alone_becomes_a_dead_l
     assert_eq!(stage.kafka.read_all(&dead_letters(&stage.group)).await?.len(), 1);
     let sizes = sizes.lock().unwrap();
     ensure!(sizes.iter().all(|size| *size <= 50) && sizes.iter().any(|size| *size > 10), "{sizes:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_gather_until_a_batch_is_full_or_has_waited_and_no_end_waits_for_them() -> Result<()> {
+    const WAIT: Duration = Duration::from_secs(2);
+    let stage = Stage::new("gather", 1, "{}").await?;
+    let (agent, consumer) = stage.consumer(2).await?;
+    let producer = agent.producer("p").await?;
+    let (log, batches) = (Log::default(), Arc::new(Mutex::new(Vec::new())));
+    let subscription = tokio::spawn({
+        let (consumer, log, batches) = (consumer.clone(), log.clone(), Arc::clone(&batches));
+        async move {
+            let handler = move |records: Vec<Record>| {
+                batches.lock().unwrap().push((Instant::now(), records.len()));
+                for record in &records {
+                    log.add(record);
+                }
+                async { Ok(()) }
+            };
+            consumer.subscribe_batch(Batches::of(100).max_wait(WAIT), handler).await
+        }
+    });
+    // It has joined.
+    produce_numbered(&stage.kafka, &stage.topic, 1, 1).await?;
+    log.wait_len(1).await?;
+    let began = Instant::now();
+    for number in 1..11 {
+        producer.send_sync(Message::to(&stage.topic).key("k0").payload(number.to_string())).await?;
+    }
+    log.wait_len(11).await?;
+    let few = batches.lock().unwrap().clone();
+    ensure!(few[1].0 - began >= WAIT && few.len() <= 4, "{few:?}, begun at {began:?}");
+    produce_numbered(&stage.kafka, &stage.topic, 10, 20).await?;
+    log.wait_len(211).await?;
+    let full = batches.lock().unwrap().iter().skip(few.len()).map(|(_, records)| *records).collect::<Vec<_>>();
+    assert_eq!(full, [100, 100]);
+    stage.wait_committed(211).await?;
+    produce_numbered(&stage.kafka, &stage.topic, 10, 1).await?;
+    wait_until("the next ones gather", PATIENCE, async || {
+        ensure!(consumer.stats().in_flight == 10, "{:?}", consumer.stats());
+        Ok(())
+    })
+    .await?;
+    let closing = Instant::now();
+    consumer.close(DRAIN).await;
+    subscription.await??;
+    ensure!(closing.elapsed() < WAIT, "the drain waited for {:?}", closing.elapsed());
+    assert_eq!((log.len(), stage.committed().await?), (211, 211), "they are read again");
     Ok(())
 }

@@ -55,11 +55,16 @@ async fn a_blocked_handler_is_seen_and_holds_up_nothing_but_its_record() -> Resu
         Ok(())
     })
     .await?;
+    let (stats, hot) = (consumer.stats(), consumer.hot_keys(5));
+    ensure!(stats.oldest_unfinished.is_some_and(|age| age >= Duration::from_secs(11)), "{stats:?}");
+    ensure!(stats.since_poll.is_some_and(|since| since < Duration::from_secs(5)), "{stats:?}");
+    ensure!(hot.len() == 1 && hot[0].key.as_deref() == Some(b"blocks") && hot[0].records == 1, "{hot:?}");
     stage.kafka.produce(&stage.topic, [("k0", "2")]).await?;
     log.wait_len(2_041).await?;
     drop(release);
     stage.wait_committed(2_042).await?;
     ensure!(consumer.live() && agent.live(), "it came back");
+    assert_eq!((consumer.stats().oldest_unfinished, consumer.hot_keys(5).len()), (None, 0));
     consumer.close(DRAIN).await;
     subscription.await??;
     Ok(())
