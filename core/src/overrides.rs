@@ -26,6 +26,8 @@ const ADDRESS: &str = "the brokers and the security protocol come from the MqClu
 const CREDENTIALS: &str = "TLS and SASL come from the MqCluster and the credentials that the pod mounts";
 const CODE: &str = "it would load or run code in the service";
 const GROUP: &str = "group and subscription are fields of the MqConsumerGroup";
+const MEMBER: &str =
+    "it is another one in every process; a service that wants it says so to the agent, see Options::static_membership";
 const ASSIGNOR: &str = "all members of a group must use the same rebalance protocol, which mq sets";
 const COMMITS: &str = "the agent commits handled records and nothing else; see enableAutoCommit";
 const IDEMPOTENCE: &str = "it follows from acks and retryMax";
@@ -56,7 +58,7 @@ const RESERVED: &[(&str, &str)] = &[
     ("msg_order_cmp", CODE),
     ("internal.termination.signal", CODE),
     ("group.id", GROUP),
-    ("group.instance.id", GROUP),
+    ("group.instance.id", MEMBER),
     ("group.protocol", ASSIGNOR),
     ("group.protocol.type", ASSIGNOR),
     ("group.remote.assignor", ASSIGNOR),
