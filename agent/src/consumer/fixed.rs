@@ -16,6 +16,9 @@ const MEMORY_MIB: std::ops::RangeInclusive<usize> = 8..=65_536;
 const MIB: usize = 1024 * 1024;
 /// Of the memory, librdkafka's own queue gets one part in so many.
 const QUEUE_SHARE: usize = 5;
+/// So many times what is in its queue may librdkafka occupy: that is what it sets aside for a compressed batch before it knows how large
+/// the batch is.
+const SET_ASIDE: usize = 4;
 /// librdkafka's limit for its queue.
 const MAX_QUEUE_KIB: usize = 2_097_151;
 
@@ -103,7 +106,8 @@ impl Fixed {
 
     /// What of it librdkafka has to know.
     pub(super) fn configure(&self, config: &mut ClientConfig) {
-        let kib = (self.memory / QUEUE_SHARE / 1024).min(MAX_QUEUE_KIB);
+        let kib = (self.memory / QUEUE_SHARE / SET_ASIDE / 1024).min(MAX_QUEUE_KIB);
+        // A fetch is asked for while the queue has any room: an answer as large as librdkafka's default of 50 MB would exceed it many times.
         for (name, value) in [("queued.max.messages.kbytes", kib), ("fetch.max.bytes", kib * 1024)] {
             if config.get(name).is_none() {
                 config.set(name, value.to_string());
@@ -132,7 +136,7 @@ mod tests {
         let mut config = ClientConfig::new();
         config.set("fetch.max.bytes", "7");
         fixed.configure(&mut config);
-        assert_eq!(config.get("queued.max.messages.kbytes"), Some("20480"));
+        assert_eq!(config.get("queued.max.messages.kbytes"), Some("5120"));
         assert_eq!((config.get("fetch.max.bytes"), config.get(INSTANCE)), (Some("7"), None));
         for memory in [0, 7, 65_537] {
             let error = Fixed::of(&options().memory_mib(memory)).unwrap_err().to_string();
