@@ -69,6 +69,8 @@ pub(super) struct Poller {
     intake: Intake,
     last_commit: Instant,
     served: Instant,
+    /// Until when a batch gathered when this was last looked at.
+    gathers_until: Option<Instant>,
     full_since: Option<Instant>,
 }
 
@@ -81,7 +83,18 @@ impl Poller {
     ) -> Self {
         let (consumer, arrivals) = (Arc::new(consumer), Arrivals::default());
         let (intake, now) = (Intake::default(), Instant::now());
-        Self { consumer, arrivals, shared, work, commands, intake, last_commit: now, served: now, full_since: None }
+        Self {
+            consumer,
+            arrivals,
+            shared,
+            work,
+            commands,
+            intake,
+            last_commit: now,
+            served: now,
+            gathers_until: None,
+            full_since: None,
+        }
     }
 
     /// Runs until it is told to close or until librdkafka gives up.
@@ -124,9 +137,11 @@ impl Poller {
     fn take_in(&mut self, room: Room) -> Result<(), ConsumeError> {
         let mut outcome = Ok(());
         let mut wait = if self.arrivals.is_reading() { ARRIVAL_POLL } else { POLL };
-        let gathers_until = self.shared.lock().gathers_until();
-        if let Some(until) = gathers_until {
-            wait = wait.min(until.saturating_duration_since(Instant::now()));
+        // One that has waited long enough waits for a slot now, and not for a timer.
+        let (gathers_until, now) = (self.shared.lock().gathers_until(), Instant::now());
+        self.gathers_until = gathers_until.filter(|until| *until > now);
+        if let Some(until) = self.gathers_until {
+            wait = wait.min(until - now);
         }
         for _ in 0..BURST {
             match self.consumer.poll(wait) {
@@ -295,8 +310,7 @@ impl Poller {
     /// Now and then: nobody waits for it but those whose slot is with a handler that does not end.
     fn serve(&mut self) {
         let now = Instant::now();
-        let has_gathered = || self.shared.lock().gathers_until().is_some_and(|until| until <= now);
-        if now - self.served >= POLL || has_gathered() {
+        if now - self.served >= POLL || self.gathers_until.is_some_and(|until| until <= now) {
             self.served = now;
             let slots = self.shared.serve(now);
             Arc::clone(&self.work).start(slots);
