@@ -92,15 +92,23 @@ $(PEERS):
 	@rm -rf $@.new && mvn -q -B -f benches/peers/pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$@.new < /dev/null
 	@mv $@.new $@
 
+KEDA_FILES := $(wildcard benches/peers/keda/*)
+KEDA := $(MQ_CACHE)/keda-$(call hash,$(KEDA_FILES))/keda
+$(KEDA):
+	@hack/tools.sh go
+	@echo "mq: building KEDA's scalers from their Go module, about 15 minutes on two cores"
+	@mkdir -p $(@D) && cd benches/peers/keda && $(go_build) -ldflags "-s -w" -o $@ .
+
 .PHONY: bench
-bench: rust servers $(PEERS) ## measure beside floors and peers, write target/bench/ and docs/benchmarks.md: BENCH=agent
+bench: rust servers $(PEERS) $(KEDA) ## measure beside floors and peers, write target/bench/ and docs/benchmarks.md: BENCH=agent, collector or scaling
 	@echo "mq: building the measurements, optimised (about 10 minutes the first time)"
 	@cargo build --release --locked -p mq-benches < /dev/null
-	@$(with_servers) --kafka -- $(CARGO_TARGET_DIR)/release/mq-bench --peers benches/peers $(PEERS) -- $(BENCH)
+	@$(with_servers) --kafka -- $(CARGO_TARGET_DIR)/release/mq-bench --sources benches/peers --jars $(PEERS) \
+		--kafka-jars $(KAFKA)/lib --keda $(KEDA) $(BENCH)
 
 .PHONY: fuzz
 fuzz: rust ## the property tests of decoders and decisions with many more cases: CASES=20000
-	@PROPTEST_CASES=$(or $(CASES),20000) cargo test --locked -p mq-core -p mq-kafka -p mq-protocol -p mq-agent --lib < /dev/null
+	@PROPTEST_CASES=$(or $(CASES),20000) cargo test --locked -p mq-core -p mq-simulation -p mq-kafka -p mq-protocol -p mq-agent --lib < /dev/null
 
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := $(MQ_CACHE)/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny

@@ -14,7 +14,7 @@ edition = "2024"
 mq-agent = { path = "$root/agent" }
 tokio = { version = "1", features = ["rt-multi-thread", "macros"] }
 # That of the workspace, so that what is compiled already serves.
-$(sed -n '/^\[profile.dev\]/,$p' Cargo.toml | sed '/^# The decisions/,/^opt-level = 1$/d; /mq-agent\]/,/^opt-level/d')
+$(sed -n '/^\[profile.dev\]/,$p' Cargo.toml | sed '/^# The decisions/,/^opt-level = 1$/d; /mq-agent\]/,/^opt-level/d; /mq-simulation\]/,/^opt-level/d')
 EOF
 cat > "$folder/src/main.rs" << 'EOF'
 use std::time::Duration;

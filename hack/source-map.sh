@@ -14,7 +14,7 @@ sentence() {
 
 map() {
     local crate root file module path says
-    for crate in core crds kafka protocol agent operator testkit demo benches; do
+    for crate in core crds kafka protocol agent operator simulation testkit demo benches; do
         [ -d "$crate/src" ] || continue
         root=$crate/src/lib.rs
         [ -f "$root" ] || root=$crate/src/main.rs

@@ -1,8 +1,10 @@
-//! Measurements: `make bench BENCH=<name>` measures, writes `<out>/<name>.json`, and `docs/benchmarks.md` from all of those files.
+//! Measurements: `make bench BENCH=<name>` measures, writes `<out>/<name>.json`, and their sections of `docs/benchmarks.md`.
 //!
 //! ```text
 //! agent/     the client library beside bare librdkafka
-//! peers      programs in other languages
+//! collector  the lag of many groups beside KEDA's scalers and Java's AdminClient
+//! scaling    the decisions in a simulated plant, beside KEDA and an oracle
+//! peers      programs that do the same work
 //! measure    wall clock and CPU of one run; mq and peer in turn
 //! report     rows, their files, and the page
 //! ```
@@ -10,9 +12,11 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod collector;
 mod measure;
 mod peers;
 mod report;
+mod scaling;
 
 use std::path::PathBuf;
 
@@ -25,15 +29,14 @@ struct Arguments {
     /// What to measure; nothing: everything.
     #[arg(value_enum)]
     bench: Vec<Bench>,
-    /// Where the figures go and come from.
+    /// Where the figures go.
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
-    /// The page that is written from them.
+    /// The page that shows them; plots go to the folder `plots` beside it.
     #[arg(long, default_value = "docs/benchmarks.md")]
     page: PathBuf,
-    /// The folder `benches/peers`, and the folder with the jars that its programs need.
-    #[arg(long, num_args = 2, required = true, value_names = ["SOURCES", "JARS"])]
-    peers: Vec<PathBuf>,
+    #[command(flatten)]
+    peers: Peers,
     /// Divides every amount of work: a trial of the measurement itself, whose figures mean nothing and are not written to the page.
     #[arg(long, default_value_t = 1)]
     shrink: usize,
@@ -42,14 +45,8 @@ struct Arguments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Bench {
     Agent,
-}
-
-impl Bench {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Agent => "agent",
-        }
-    }
+    Collector,
+    Scaling,
 }
 
 #[tokio::main]
@@ -59,20 +56,23 @@ async fn main() -> Result<()> {
         .with_writer(std::io::stderr)
         .init();
     let Arguments { mut bench, out, page, peers, shrink } = Arguments::parse();
-    let peers = Peers::new(&peers);
     if bench.is_empty() {
         bench = Bench::value_variants().to_vec();
     }
+    let mut sections = Vec::new();
     for bench in bench {
-        let rows = match bench {
+        let section = match bench {
             Bench::Agent => agent::run(shrink.max(1), &peers).await?,
+            Bench::Collector => collector::run(shrink.max(1), &peers).await?,
+            Bench::Scaling => scaling::run(&page.with_file_name("plots"))?,
         };
         if shrink <= 1 {
-            report::save(&out, bench.name(), &rows)?;
+            report::save(&out, &section)?;
         }
+        sections.push(section);
     }
     if shrink <= 1 {
-        report::write_page(&out, &page)?;
+        report::write_page(&page, &sections)?;
     }
     Ok(())
 }

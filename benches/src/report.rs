@@ -1,16 +1,16 @@
 //! The rows of a report and the page made of them.
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::measure::{Cost, Sides};
 
 /// One figure beside its peer.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Row {
     id: String,
     figure: String,
@@ -28,7 +28,7 @@ pub(crate) struct Row {
     target: Option<f64>,
 }
 
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Better {
     Higher,
@@ -111,6 +111,57 @@ impl Row {
     }
 }
 
+impl Row {
+    /// A figure that comes out the same whenever it is measured.
+    pub(crate) fn once(
+        id: &str,
+        figure: &str,
+        unit: &str,
+        mq: f64,
+        (peer, peer_value): (&str, f64),
+        target: f64,
+    ) -> Self {
+        Self {
+            peer: Some(peer.to_owned()),
+            peer_value: Some(peer_value),
+            ..Self::alone(id, figure, unit, Better::Lower, &[mq], target)
+        }
+        .with_ratio()
+    }
+
+    /// Values of both sides, taken in turn.
+    pub(crate) fn beside(
+        id: &str,
+        figure: &str,
+        unit: &str,
+        mq: &[f64],
+        (peer, values): (&str, &[f64]),
+        target: f64,
+    ) -> Self {
+        Self {
+            peer: Some(peer.to_owned()),
+            peer_value: Some(median(values)),
+            ..Self::alone(id, figure, unit, Better::Lower, mq, target)
+        }
+        .with_ratio()
+    }
+
+    /// Beside nothing there is no ratio.
+    fn with_ratio(self) -> Self {
+        let ratio = self.peer_value.filter(|value| *value > 0.0).map(|value| self.mq / value);
+        Self { ratio, ..self }
+    }
+}
+
+/// What one benchmark adds to the page.
+#[derive(Debug)]
+pub(crate) struct Section {
+    pub(crate) name: &'static str,
+    pub(crate) rows: Vec<Row>,
+    /// What stands below the table, as Markdown.
+    pub(crate) notes: String,
+}
+
 fn spread(values: &[f64]) -> [f64; 2] {
     [values.iter().copied().fold(f64::INFINITY, f64::min), values.iter().copied().fold(0.0, f64::max)]
 }
@@ -121,39 +172,51 @@ fn median(values: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
-pub(crate) fn save(folder: &Path, name: &str, rows: &[Row]) -> Result<()> {
-    let file = folder.join(format!("{name}.json"));
+pub(crate) fn save(folder: &Path, section: &Section) -> Result<()> {
+    let file = folder.join(format!("{}.json", section.name));
     let attempt = || format!("writing {}", file.display());
     fs::create_dir_all(folder).with_context(attempt)?;
-    fs::write(&file, serde_json::to_string_pretty(rows)? + "\n").with_context(attempt)
+    fs::write(&file, serde_json::to_string_pretty(&section.rows)? + "\n").with_context(attempt)
 }
 
-/// Writes the page from every file of the folder.
-pub(crate) fn write_page(folder: &Path, page: &Path) -> Result<()> {
+const INTRODUCTION: &str = "# Benchmarks
+
+Written by `make bench`, each section when it was measured last. A figure and its peer ran in turn on the same servers; both columns are
+medians. `ratio` is mq divided by the peer. What falls short of its target stands here like the rest.
+";
+
+/// Writes these sections of the page and leaves the others as they are.
+pub(crate) fn write_page(page: &Path, measured: &[Section]) -> Result<()> {
+    let old = if page.exists() {
+        fs::read_to_string(page).with_context(|| format!("reading {}", page.display()))?
+    } else {
+        String::new()
+    };
+    let mut sections = sections(&old);
+    for section in measured {
+        sections.insert(section.name.to_owned(), text(section)?);
+    }
+    let text: String = sections.iter().map(|(name, text)| format!("\n## {name}\n\n{}\n", text.trim())).collect();
+    fs::write(page, format!("{INTRODUCTION}{text}")).with_context(|| format!("writing {}", page.display()))
+}
+
+/// What stands below each heading of a page.
+fn sections(page: &str) -> BTreeMap<String, String> {
+    let sections = page.split("\n## ").skip(1).filter_map(|section| section.split_once('\n'));
+    sections.map(|(name, text)| (name.trim().to_owned(), text.to_owned())).collect()
+}
+
+fn text(section: &Section) -> Result<String> {
     let mut text = format!(
-        "# Benchmarks\n\nWritten by `make bench` on {}: {}. Each figure and its peer ran in turn on the same servers; both columns are medians.\n\
-         `ratio` is mq divided by the peer. What falls short of its target stands here like the rest.\n",
+        "{}: {}.\n\n| id | figure | unit | mq (lowest–highest) | peer | ratio | target |\n|---|---|---|---|---|---|---|\n",
         jiff::Zoned::now().date(),
         machine()?
     );
-    let mut files: Vec<_> =
-        fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
-    files.sort();
-    for file in files {
-        let rows: Vec<Row> =
-            serde_json::from_slice(&fs::read(&file)?).with_context(|| format!("reading {}", file.display()))?;
-        let name = file.file_stem().unwrap_or_default().to_string_lossy();
-        write!(
-            text,
-            "\n## {name}\n\n| id | figure | unit | mq (lowest–highest of {}) | peer | ratio | target |\n|---|---|---|---|---|---|---|\n",
-            rows.first().map_or(0, |row| row.runs)
-        )?;
-        for row in &rows {
-            text.push_str(&line(row));
-        }
+    for row in &section.rows {
+        text.push_str(&line(row));
     }
-    fs::write(page, text).with_context(|| format!("writing {}", page.display()))
+    text.push_str(&section.notes);
+    Ok(text)
 }
 
 fn line(row: &Row) -> String {
@@ -172,8 +235,9 @@ fn line(row: &Row) -> String {
         },
     );
     let [low, high] = row.spread.map(number);
+    let spread = if row.runs > 1 { format!(" ({low}–{high})") } else { String::new() };
     format!(
-        "| `{}` | {} | {} | {} ({low}–{high}) | {peer} | {} | {target} |\n",
+        "| `{}` | {} | {} | {}{spread} | {peer} | {} | {target} |\n",
         row.id,
         row.figure,
         row.unit,
@@ -192,4 +256,24 @@ fn machine() -> Result<String> {
         "{cores} cores, {} GiB, broker and client on the same machine, librdkafka {librdkafka}, release build",
         kib / (1 << 20)
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_that_were_not_measured_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let page = folder.path().join("benchmarks.md");
+        let section = |name, notes: &str| Section { name, rows: vec![], notes: notes.to_owned() };
+        write_page(&page, &[section("agent", "first"), section("scaling", "second\n### below\n")]).unwrap();
+        write_page(&page, &[section("scaling", "third")]).unwrap();
+        let text = fs::read_to_string(&page).unwrap();
+        let at = |word: &str| text.find(word);
+        assert!(at("first") < at("third") && at("## agent") < at("first") && at("second").is_none(), "{text}");
+        assert_eq!(text.matches("# Benchmarks\n").count(), 1);
+        write_page(&page, &[section("scaling", "third")]).unwrap();
+        assert_eq!(fs::read_to_string(&page).unwrap(), text);
+    }
 }

@@ -12,7 +12,7 @@
 mod controllers;
 mod credentials;
 pub mod events;
-mod groups;
+pub mod groups;
 mod http;
 pub mod lease;
 pub mod metrics;

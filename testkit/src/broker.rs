@@ -1,5 +1,6 @@
 //! A broker: where it is, what it counted, and the faults one can put on it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -57,12 +58,25 @@ impl Broker {
     /// # Errors
     /// The broker's metrics endpoint does not answer. A kind it never served counts as 0 because the broker itself leaves it out.
     pub async fn requests(&self, kind: &str) -> Result<u64> {
+        Ok(self.all_requests().await?.get(kind).copied().unwrap_or_default())
+    }
+
+    /// The same for every kind that it ever served.
+    ///
+    /// # Errors
+    /// See [`Self::requests`].
+    pub async fn all_requests(&self) -> Result<BTreeMap<String, u64>> {
+        const METRIC: &str = "kafka_requests_total{request=\"";
         let page = http_get(&self.metrics)
             .await
             .with_context(|| format!("asking {} for its request counters", self.metrics))?;
-        let prefix = format!("kafka_requests_total{{request=\"{kind}\",");
-        ensure!(page.contains("kafka_requests_total{"), "{} shows no request counters at all", self.metrics);
-        page.lines().filter(|line| line.starts_with(&prefix)).map(count).sum()
+        let mut requests = BTreeMap::new();
+        for line in page.lines() {
+            let Some((kind, _)) = line.strip_prefix(METRIC).and_then(|line| line.split_once('"')) else { continue };
+            *requests.entry(kind.to_owned()).or_default() += count(line)?;
+        }
+        ensure!(!requests.is_empty(), "{} shows no request counters at all", self.metrics);
+        Ok(requests)
     }
 
     /// Stops the broker in order and returns once it is gone. Its data stay.

@@ -17,11 +17,11 @@ use rdkafka::message::ToBytes;
 use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
 
 use crate::peers::Peers;
-use crate::report::Row;
+use crate::report::Section;
 
 const PARTITIONS: i32 = 12;
 
-pub(crate) async fn run(shrink: usize, peers: &Peers) -> Result<Vec<Row>> {
+pub(crate) async fn run(shrink: usize, peers: &Peers) -> Result<Section> {
     let kafka = TestEnv::kafka().await?;
     let mut rows = produce::run(&kafka, shrink).await?;
     let records = 1_000_000 / shrink;
@@ -29,7 +29,7 @@ pub(crate) async fn run(shrink: usize, peers: &Peers) -> Result<Vec<Row>> {
     rows.extend(consume::run(&kafka, &topic, records).await?);
     rows.extend(parallel_consumer::run(&kafka, peers, &topic, records).await?);
     rows.extend(held::run(&kafka, &topic, records).await?);
-    Ok(rows)
+    Ok(Section { name: "agent", rows, notes: String::new() })
 }
 
 /// An agent without operator and files: it takes its configuration from here at once.

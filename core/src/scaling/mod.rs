@@ -14,8 +14,6 @@ mod history;
 mod need;
 mod share;
 #[cfg(test)]
-mod simulation;
-#[cfg(test)]
 mod tests;
 mod together;
 mod window;

@@ -22,22 +22,37 @@ use mq_kafka::{
 
 use crate::session::Health;
 
+/// Cycles in which what is read in turns is read once: 60 s at the usual 5 s.
+pub const TURNS: u32 = 12;
+
 /// What a cycle has to read.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Wanted {
+pub struct Wanted {
     /// Group → its topics and where it starts without a commit.
-    pub(super) groups: BTreeMap<String, (BTreeSet<String>, ResetPolicy)>,
+    pub groups: BTreeMap<String, (BTreeSet<String>, ResetPolicy)>,
     /// The groups whose members are looked at.
-    pub(super) members: BTreeSet<String>,
+    pub members: BTreeSet<String>,
     /// Read the partitions of all topics anew.
-    pub(super) topics_anew: bool,
+    pub topics_anew: bool,
     /// Read all log starts anew.
-    pub(super) starts_anew: bool,
+    pub starts_anew: bool,
+}
+
+impl Wanted {
+    /// Of what changes rarely, that whose turn it is; no groups yet.
+    pub fn in_turn(turn: u32) -> Self {
+        Self { topics_anew: turn.is_multiple_of(TURNS), starts_anew: turn % TURNS == 2 * TURNS / 3, ..Self::default() }
+    }
+
+    /// Whether it is the turn of the members of all groups that are scaled.
+    pub fn all_members(turn: u32) -> bool {
+        turn % TURNS == TURNS / 3
+    }
 }
 
 /// What was read, and what earlier cycles read of the things that change rarely.
 #[derive(Debug, Default)]
-pub(super) struct Offsets {
+pub struct Offsets {
     partitions: BTreeMap<String, Result<BTreeSet<i32>, String>>,
     starts: PartitionMap<i64>,
     committed: BTreeMap<String, Result<GroupOffsets, GroupError>>,
@@ -54,7 +69,7 @@ impl Offsets {
     /// until this succeeds, all readings are unknown.
     ///
     /// A client is asked itself once: an edit of the brokers replaces it before the session looks again.
-    pub(super) async fn check(&mut self, name: &str, client: &Arc<Client>, health: &Health) -> bool {
+    pub async fn check(&mut self, name: &str, client: &Arc<Client>, health: &Health) -> bool {
         self.withheld = distrust(health);
         let known = self.checked.as_ref().is_some_and(|checked| Arc::ptr_eq(checked, client));
         if self.withheld.is_none() && !known {
@@ -70,7 +85,7 @@ impl Offsets {
     }
 
     /// Reads. Whatever fails is a value in the readings.
-    pub(super) async fn read(&mut self, client: &Client, wanted: &Wanted) {
+    pub async fn read(&mut self, client: &Client, wanted: &Wanted) {
         let topics: BTreeSet<&String> = wanted.groups.values().flat_map(|(topics, _)| topics).collect();
         self.read_partitions(client, wanted, &topics).await;
         let committed = client.committed_offsets(wanted.groups.keys().cloned());
@@ -165,7 +180,7 @@ impl Offsets {
     }
 
     /// What was read for one group, all partitions of its topics.
-    pub(super) fn readings(&self, group: &str, topics: &BTreeSet<String>) -> Vec<Reading> {
+    pub fn readings(&self, group: &str, topics: &BTreeSet<String>) -> Vec<Reading> {
         let committed = self.committed.get(group);
         let mut readings = Vec::new();
         for topic in topics {
@@ -202,7 +217,7 @@ impl Offsets {
     }
 
     /// What was seen of the members, if they were asked for and the answer says it all.
-    pub(super) fn members(&self, group: &str, topics: &BTreeSet<String>) -> Option<Members> {
+    pub fn members(&self, group: &str, topics: &BTreeSet<String>) -> Option<Members> {
         if self.withheld.is_some() {
             return None;
         }

@@ -10,7 +10,7 @@
 
 mod asks;
 mod census;
-mod collect;
+pub mod collect;
 mod entry;
 mod metrics;
 pub(crate) mod object;
@@ -57,9 +57,8 @@ use crate::{
     writer::Writer,
 };
 
-/// Cycles between two readings of a group that is not scaled, and what is read in turns: 30 s and 60 s at the usual 5 s.
+/// Cycles between two readings of a group that is not scaled: 30 s at the usual 5 s.
 const UNSCALED: u32 = 6;
-const TURNS: u32 = 12;
 /// Steps written at the same time.
 const WRITES: usize = 16;
 
@@ -428,15 +427,13 @@ fn wanted(entries: &HashMap<ObjectKey, Entry>, turn: u32) -> (Wanted, Vec<Object
             *reset = ResetPolicy::Earliest;
         }
     }
-    let all_members = turn % TURNS == TURNS / 3;
+    let all_members = Wanted::all_members(turn);
     let members = due
         .iter()
         .filter(|(_, entry)| entry.wants_members() || (all_members && entry.desired.scaling.is_some()))
         .map(|(_, entry)| entry.desired.group_id.clone())
         .collect();
-    let wanted =
-        Wanted { groups, members, topics_anew: turn.is_multiple_of(TURNS), starts_anew: turn % TURNS == 2 * TURNS / 3 };
-    (wanted, due.into_iter().map(|(key, _)| key.clone()).collect())
+    (Wanted { groups, members, ..Wanted::in_turn(turn) }, due.into_iter().map(|(key, _)| key.clone()).collect())
 }
 
 /// The sum of what agents say. Not all of them speak in each cycle: how unevenly they are busy is told by the last word of each.

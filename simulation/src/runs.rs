@@ -1,19 +1,57 @@
 //! What a user may expect of whole runs.
 
+use std::ops::Deref;
+use std::time::Duration;
+
+use mq_core::scaling::{Mode, Objective, Policy};
 use proptest::prelude::*;
 
-use super::plant::{Plant, policy, run};
-use crate::scaling::Policy;
+use crate::{CYCLE, Change, Ours, Plant, Run, drive, noise};
 
-/// Between -1 and 1, the same for the same second.
-fn noise(seed: u64, second: u32) -> f64 {
-    let mut x = seed ^ (u64::from(second) << 17) ^ 0x9E37_79B9_7F4A_7C15;
-    for _ in 0..3 {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
+/// One run, and what was decided in it.
+#[derive(Debug)]
+struct Done {
+    run: Run,
+    ours: Ours,
+}
+
+impl Deref for Done {
+    type Target = Run;
+    fn deref(&self) -> &Run {
+        &self.run
     }
-    (x >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+}
+
+fn policy(age: u64, max: u32, window: u64) -> Policy {
+    Policy {
+        objective: Objective::Age(Duration::from_secs(age)),
+        mode: Mode::Auto,
+        min: 1,
+        scheduled: None,
+        max,
+        capacity: None,
+        window: Duration::from_secs(window),
+        keep: false,
+        max_step: None,
+        cycle: CYCLE,
+        commit_interval: Duration::from_secs(1),
+        paused: false,
+    }
+}
+
+/// Drives the plant for so many seconds. `restarts` are seconds at which the operator loses its memory.
+fn run(
+    plant: &Plant,
+    policy: &Policy,
+    replicas: u32,
+    seconds: u32,
+    restarts: &[u32],
+    arrival: impl Fn(u32) -> f64,
+) -> Done {
+    let mut ours = Ours::new(*policy).restarted(restarts);
+    let promised = (policy.objective.drain_time(), policy.commit_interval);
+    let run = drive(plant, &mut ours, promised, replicas, seconds, arrival);
+    Done { run, ours }
 }
 
 fn ten_times(second: u32) -> f64 {
@@ -31,7 +69,7 @@ fn a_tenfold_step_goes_up_in_one_jump_and_down_again() {
     let top = *counts.iter().max().unwrap();
     assert!(1 < top && top < 12, "{:?}", done.path);
     assert_eq!(counts.first(), Some(&top), "one jump: {:?}", done.path);
-    assert_eq!(done.path[0].0, 130, "two cycles show it: {:?}", done.path);
+    assert_eq!(done.path[0].second, 130, "two cycles show it: {:?}", done.path);
     assert_eq!(done.replicas, 1, "{:?}", done.path);
     assert!(counts.len() <= 4, "{:?}", done.path);
     // The change takes 5 s, detection 10 s, the backlog is worked off within the promised age.
@@ -75,10 +113,10 @@ fn hot_and_cold_partitions_without_a_stated_capacity() {
             done.counts().iter().scan(1, |before, n| Some(*n > std::mem::replace(before, *n))).filter(|up| *up).count();
         let top = done.counts().into_iter().max().unwrap_or_default();
         assert!((3..12).contains(&top) && ups <= 2, "{path:?}");
-        assert!(path[0].2.contains("at 90 per replica (measured by how busy the pods are)"), "{path:?}");
+        assert!(path[0].why.contains("at 90 per replica (measured by how busy the pods are)"), "{path:?}");
         assert_eq!(done.replicas, 1, "{path:?}");
         // Seen, decided, changed, and the backlog worked off.
-        let kept = |second: &u64| (u64::from(begins)..u64::from(begins) + 60).contains(second);
+        let kept = |second: &u32| (begins..begins + 60).contains(second);
         assert!(done.breached.iter().all(kept), "{:?} {path:?}", done.breached);
     }
 }
@@ -98,7 +136,7 @@ fn agents_that_fall_silent_hold_no_replicas() {
     let load = |second: u32| if (100..205).contains(&second) { 400.0 } else { 20.0 };
     let done = run(&plant, &policy(15, 3, 20), 1, 900, &[], load);
     assert_eq!(done.counts().iter().max(), Some(&3), "{:?}", done.path);
-    assert_eq!(done.replicas, 1, "{:?} {:?}", done.path, done.last);
+    assert_eq!(done.replicas, 1, "{:?} {:?}", done.path, done.ours.last);
 }
 
 #[test]
@@ -115,7 +153,7 @@ fn more_replicas_that_bring_nothing_are_not_followed_by_more() {
     let plant = Plant { downstream: 600.0, ..Plant::default() };
     let done =
         run(&plant, &stated(policy(30, 24, 60)), 2, 900, &[], |second| if second < 100 { 300.0 } else { 3_000.0 });
-    assert!(done.reasons.contains("StepIneffective"), "{:?}", done.reasons);
+    assert!(done.ours.reasons.contains("StepIneffective"), "{:?}", done.ours.reasons);
     assert!(done.counts().len() <= 3, "{:?}", done.path);
 }
 
@@ -153,7 +191,7 @@ fn it_is_said_when_the_hottest_partitions_decide() {
     let load = |second| if second < 100 { 20.0 } else { 120.0 };
     let done = run(&plant, &Policy { capacity: Some(90.0), ..policy(30, 12, 60) }, 1, 300, &[], load);
     assert!(
-        done.path[0].2.contains("at 90 per replica (as stated), the hottest partitions in one, need"),
+        done.path[0].why.contains("at 90 per replica (as stated), the hottest partitions in one, need"),
         "{:?}",
         done.path
     );
@@ -169,9 +207,9 @@ fn waiting_for_pods_ends() {
         _ => 6_000.0,
     };
     let done = run(&plant, &stated(policy(30, 24, 60)), 1, 600, &[], load);
-    assert!(done.reasons.contains("Rollout"), "{:?}", done.reasons);
+    assert!(done.ours.reasons.contains("Rollout"), "{:?}", done.ours.reasons);
     assert_eq!(done.counts().len(), 2, "it asks for more after the longest wait: {:?}", done.path);
-    assert!((400..450).contains(&done.path[1].0), "{:?}", done.path);
+    assert!((400..450).contains(&done.path[1].second), "{:?}", done.path);
 }
 
 #[test]
@@ -202,7 +240,7 @@ proptest! {
         let load = |second| arrival * (1.0 + 0.1 * noise(seed, second / 5));
         let policy = Policy { capacity: (!agents).then_some(90.0), ..policy(30, 12, 30) };
         let done = run(&plant, &policy, start, 6_000, &[], load);
-        let known = |(_, _, why): &&(u64, u32, String)| !why.starts_with("QuietWithoutCapacity");
+        let known = |change: &&Change| !change.why.starts_with("QuietWithoutCapacity");
         prop_assert!(done.path.iter().filter(known).count() <= 2, "{:#?}", done.path);
     }
 
@@ -216,7 +254,7 @@ proptest! {
         let done = run(&plant, &policy(30, 12, 30), start, 8_000, &[], load);
         let mut left: Vec<u32> = std::iter::once(start).chain(done.counts()).collect();
         left.pop();
-        let ups = left.iter().zip(&done.path).filter(|(from, (_, to, _))| to > *from);
+        let ups = left.iter().zip(&done.path).filter(|(from, change)| change.replicas > **from);
         let from: Vec<u32> = ups.map(|(from, _)| *from).collect();
         prop_assert!(from.is_sorted_by(|a, b| a < b), "{from:?} {:#?}", done.path);
     }
@@ -237,7 +275,7 @@ proptest! {
         let load = |second| if second < begins { arrival } else { arrival * f64::from(start) * times };
         let done = run(&Plant::default(), &stated(policy(30, 24, 300)), start, 200, &[], load);
         // The cycle in which it begins shows a part of it only.
-        prop_assert!(done.path.first().is_some_and(|(second, _, _)| *second <= u64::from(begins) + 15), "{:?}", done.path);
+        prop_assert!(done.path.first().is_some_and(|change| change.second <= begins + 15), "{:?}", done.path);
     }
 
     /// Neither while it knows little nor because of what it has forgotten.
@@ -251,8 +289,8 @@ proptest! {
         let policy = Policy { capacity: (!agents).then_some(480.0), ..policy(30, 24, 60) };
         let done = run(&plant, &policy, start, restart + 200, &[restart], load);
         let mut before = start;
-        for (second, replicas, why) in &done.path {
-            let after = u64::from(restart)..u64::from(restart) + 60;
+        for Change { second, replicas, why } in &done.path {
+            let after = restart..restart + 60;
             prop_assert!(*replicas > before || !after.contains(second), "{why}: {:?}", done.path);
             before = *replicas;
         }
@@ -268,7 +306,7 @@ proptest! {
         let policy = Policy { capacity: (!agents).then_some(480.0), ..policy(30, 24, 60) };
         let done = run(&plant, &policy, 1, 3_000, &[], load);
         for step in done.path.windows(2) {
-            prop_assert!(step[1].1 > step[0].1 || step[1].0 >= step[0].0 + 60, "{:#?}", done.path);
+            prop_assert!(step[1].replicas > step[0].replicas || step[1].second >= step[0].second + 60, "{:#?}", done.path);
         }
     }
 }
