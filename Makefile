@@ -100,7 +100,7 @@ $(KEDA):
 	@mkdir -p $(@D) && cd benches/peers/keda && $(go_build) -ldflags "-s -w" -o $@ .
 
 .PHONY: bench
-bench: rust servers $(PEERS) $(KEDA) ## measure beside floors and peers, write target/bench/ and docs/benchmarks.md: BENCH=agent, collector or scaling
+bench: rust servers $(PEERS) $(if $(filter-out agent scaling,$(or $(BENCH),all)),$(KEDA)) ## measure beside floors and peers, write target/bench/ and docs/benchmarks.md: BENCH=agent, collector or scaling
 	@echo "mq: building the measurements, optimised (about 10 minutes the first time)"
 	@cargo build --release --locked -p mq-benches < /dev/null
 	@$(with_servers) --kafka -- $(CARGO_TARGET_DIR)/release/mq-bench --sources benches/peers --jars $(PEERS) \

@@ -196,7 +196,8 @@ pub(crate) fn write_page(page: &Path, measured: &[Section]) -> Result<()> {
     for section in measured {
         sections.insert(section.name.to_owned(), text(section)?);
     }
-    let text: String = sections.iter().map(|(name, text)| format!("\n## {name}\n\n{}\n", text.trim())).collect();
+    let sections: Vec<_> = sections.iter().map(|(name, text)| format!("\n## {name}\n\n{}\n", text.trim())).collect();
+    let text = sections.concat();
     fs::write(page, format!("{INTRODUCTION}{text}")).with_context(|| format!("writing {}", page.display()))
 }
 

@@ -72,7 +72,7 @@ impl Outcome {
         let settings = std::iter::once(Setting::DEFAULT).chain(Setting::grid());
         let keda = settings.map(|setting| (setting, run(&trace.plant, &mut Keda::new(setting, MIN, MAX), first)));
         let keda = keda.collect();
-        Self { ours, agents, oracle, keda, trace }
+        Self { trace, ours, agents, oracle, keda }
     }
 
     /// KEDA as it keeps the promise best in this trace.
