@@ -298,7 +298,8 @@ impl Occupancy {
         let running = u32::try_from(running).unwrap_or(u32::MAX);
         let possible = u32::try_from(possible).unwrap_or(u32::MAX).max(running).max(1);
         self.busy += now.saturating_duration_since(self.noted) * running / possible;
-        self.noted = now;
+        // Threads read the clock before they take the lock: what was noted later by another one does not count again.
+        self.noted = self.noted.max(now);
     }
 
     pub(crate) fn handled(&mut self) {
@@ -338,5 +339,16 @@ mod tests {
         occupancy.note(start + Duration::from_secs(7), 4, 4);
         let second = Duration::from_secs(1);
         assert_eq!(occupancy.take(0), Health { period: second, busy: second, handled: 0, outstanding: 0 });
+    }
+
+    #[test]
+    fn time_that_is_noted_late_does_not_count_twice() {
+        let start = Instant::now();
+        let mut occupancy = Occupancy::new(start);
+        for second in [4, 2, 5] {
+            occupancy.note(start + Duration::from_secs(second), 1, 1);
+        }
+        let health = occupancy.take(0);
+        assert_eq!((health.period, health.busy), (Duration::from_secs(5), Duration::from_secs(5)));
     }
 }
