@@ -192,7 +192,8 @@ impl Options {
 
     /// Memory for the records of each consumer, in MiB (80; from 8 to 65 536). Four fifths are for those in the agent's hand, with
     /// what it costs to hold them; the rest is for librdkafka's own queue, which takes up to four times the bytes in it
-    /// (`queued.max.messages.kbytes`; also the most that it fetches at once, `fetch.max.bytes`). One record that is larger is taken
+    /// (`queued.max.messages.kbytes`). As much is fetched at once from *each* broker (`fetch.max.bytes`), but no less than
+    /// `message.max.bytes` (1 MB) and no more than 50 MiB: what is on its way may exceed the queue. One record that is larger is taken
     /// nevertheless, alone. What handlers keep counts no more once they have ended.
     #[must_use]
     pub fn memory_mib(mut self, mebibytes: usize) -> Self {

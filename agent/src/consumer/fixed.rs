@@ -7,6 +7,8 @@ use super::ordering::Ordering;
 use crate::error::Error;
 use crate::options::Options;
 
+/// The property that bounds librdkafka's own queue.
+const QUEUE: &str = "queued.max.messages.kbytes";
 /// The property that makes a static member.
 const INSTANCE: &str = "group.instance.id";
 /// Kafka's limit.
@@ -107,11 +109,9 @@ impl Fixed {
     /// What of it librdkafka has to know.
     pub(super) fn configure(&self, config: &mut ClientConfig) {
         let kib = (self.memory / QUEUE_SHARE / SET_ASIDE / 1024).min(MAX_QUEUE_KIB);
-        // A fetch is asked for while the queue has any room: an answer as large as librdkafka's default of 50 MB would exceed it many times.
-        for (name, value) in [("queued.max.messages.kbytes", kib), ("fetch.max.bytes", kib * 1024)] {
-            if config.get(name).is_none() {
-                config.set(name, value.to_string());
-            }
+        // librdkafka derives `fetch.max.bytes` from it, but takes none from others that is below `message.max.bytes`.
+        if config.get(QUEUE).is_none() {
+            config.set(QUEUE, kib.to_string());
         }
         if let Some(member) = &self.member {
             config.set(INSTANCE, &member.id);
@@ -122,6 +122,8 @@ impl Fixed {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use rdkafka::consumer::BaseConsumer;
 
     use super::*;
 
@@ -134,15 +136,31 @@ mod tests {
         let fixed = Fixed::of(&options().memory_mib(100)).unwrap();
         assert_eq!(fixed.max_bytes(), 80 * MIB);
         let mut config = ClientConfig::new();
-        config.set("fetch.max.bytes", "7");
         fixed.configure(&mut config);
-        assert_eq!(config.get("queued.max.messages.kbytes"), Some("5120"));
-        assert_eq!((config.get("fetch.max.bytes"), config.get(INSTANCE)), (Some("7"), None));
+        assert_eq!((config.get(QUEUE), config.get(INSTANCE)), (Some("5120"), None));
+        config.set(QUEUE, "7");
+        fixed.configure(&mut config);
+        assert_eq!(config.get(QUEUE), Some("7"));
         for memory in [0, 7, 65_537] {
             let error = Fixed::of(&options().memory_mib(memory)).unwrap_err().to_string();
             assert!(error.contains(&format!("{memory} MiB")) && error.contains("8 to 65536"), "{error}");
         }
-        assert!(Fixed::of(&options().memory_mib(65_536)).is_ok());
+    }
+
+    #[test]
+    fn librdkafka_takes_every_amount_of_memory() {
+        for memory in [8, 19, 80, 65_536] {
+            for largest in [None, Some("8000000")] {
+                let mut config = ClientConfig::new();
+                config.set("group.id", "g");
+                if let Some(largest) = largest {
+                    config.set("message.max.bytes", largest);
+                }
+                Fixed::of(&options().memory_mib(memory)).unwrap().configure(&mut config);
+                let consumer: Result<BaseConsumer, _> = config.create();
+                assert!(consumer.is_ok(), "{memory} MiB, {largest:?}: {:?}", consumer.err());
+            }
+        }
     }
 
     #[test]
