@@ -243,10 +243,10 @@ where
     }
 
     fn settle(self: &Arc<Self>, handouts: Vec<Handout>, ended: Ended) {
-        let mut failed = Vec::new();
+        let shared = &self.desk.shared;
         let (mut bytes, mut done) = (0, 0);
         let mut outcomes = ended.outcomes.into_iter();
-        let mut state = self.desk.shared.lock();
+        let mut state = shared.lock();
         for Handout { claim, records } in handouts {
             let failures: Vec<Option<Failure>> = outcomes.by_ref().take(records.len()).map(Result::err).collect();
             let fine = failures.iter().take_while(|failure| failure.is_none()).count();
@@ -261,17 +261,17 @@ where
                 Some(failure) => {
                     state.lanes.hold_first(&claim);
                     state.isolate(&claim);
-                    failed.push((claim, failure));
+                    // At once: the breaker has to see what failed and what did not in their order.
+                    drop(state);
+                    (Arc::clone(self) as Arc<dyn Start>).failed(claim, failure);
+                    state = shared.lock();
                 }
                 None => state.end(claim),
             }
         }
-        self.desk.shared.counters.consumed(done, bytes);
+        shared.counters.consumed(done, bytes);
         let slots = state.claim_slots(Instant::now());
         self.desk.release(state);
-        for (claim, failure) in failed {
-            (Arc::clone(self) as Arc<dyn Start>).failed(claim, failure);
-        }
         Arc::clone(self).start(slots);
     }
 }
@@ -369,6 +369,18 @@ mod tests {
         stage.finished(6).await;
         assert_eq!(offsets(&seen), [vec![0, 2, 3, 1, 4, 5], vec![2], vec![3]]);
         assert_eq!(stage.stats().messages_consumed, 6);
+    }
+
+    #[tokio::test]
+    async fn rejects_scattered_over_a_batch_are_no_outage() {
+        let (mut stage, seen) = stage(500, |records, _| async move {
+            let bad = (0..records.len()).step_by(20).map(|at| (at, Failure::reject("bad")));
+            Err(BatchFailure::of(bad))
+        });
+        stage.read((0..500).map(|number| format!("k{number}")));
+        stage.finished(475).await;
+        let stats = stage.stats();
+        assert_eq!((offsets(&seen).len(), stats.processing_errors, stats.held_dead_letters), (1, 25, 0));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

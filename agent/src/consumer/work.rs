@@ -102,7 +102,10 @@ where
                 match outcome {
                     Ok(()) => handled = Some(claim),
                     Err(Failure { kind: FailureKind::Abandon, .. }) => return self.abandon(&claim, run),
-                    Err(failure) => (Arc::clone(&self) as Arc<dyn Start>).failed(claim, failure),
+                    Err(failure) => {
+                        self.settle_before(&mut run);
+                        (Arc::clone(&self) as Arc<dyn Start>).failed(claim, failure);
+                    }
                 }
                 if run.now - began > HOLD {
                     run.slot.hand.lock().handled.extend(handled.take());
@@ -167,6 +170,17 @@ where
         let slots = state.claim_slots(run.now);
         self.desk.release(state);
         Arc::clone(self).start(slots);
+    }
+
+    /// Says what was handled before the record that failed: the breaker has to see them in their order.
+    fn settle_before(&self, run: &mut Run) {
+        if run.slot.hand.lock().handled.is_empty() {
+            return;
+        }
+        run.read_clock();
+        let mut state = self.desk.shared.lock();
+        self.settle(&mut state, run);
+        self.desk.release(state);
     }
 
     fn settle(&self, state: &mut State, run: &mut Run) {
@@ -354,6 +368,23 @@ mod tests {
 
     /// Keys and offsets.
     type Seen = Arc<Mutex<Vec<(String, i64)>>>;
+
+    #[tokio::test]
+    async fn rejects_scattered_over_what_a_slot_took_are_no_outage() {
+        let mut stage = Stage::with_breaker(DeadLetterBreaker::new(2, 101), 1, |desk| {
+            let handler = async |record: Record| {
+                if record.offset() % 3 == 0 { Err(Failure::reject("bad")) } else { Ok(()) }
+            };
+            Arc::new(Work { desk, handler })
+        });
+        for _ in 0..200 {
+            stage.shared().lock().slots.measured(Duration::ZERO, 1);
+        }
+        stage.read(keys(0..64));
+        stage.finished(42).await;
+        let stats = stage.stats();
+        assert_eq!((stats.processing_errors, stats.held_dead_letters), (22, 0));
+    }
 
     /// All records fail until it is mended: 0. Else the failures, from 1.
     fn outage() -> (Stage, Arc<AtomicUsize>, Seen) {
