@@ -19,6 +19,8 @@ const LONGEST: Duration = Duration::from_mins(1);
 /// committed past them, and once `maxPollRecords` are held the consumer takes nothing in any more. One of them at a time is tried
 /// again, after 5 s, then 10 s, up to a minute. When one succeeds the breaker closes, and all that are held are tried again. It closes
 /// too, after a minute and more, when others are handled well meanwhile: then those that fail again become dead letters, until it opens.
+/// When all that were held left with their partitions it closes at the next try, and opens again if the next record is to become a dead
+/// letter.
 ///
 /// ```
 /// use mq_agent::{DeadLetterBreaker, Options};
@@ -128,6 +130,13 @@ impl Breaker {
         Held::Probe
     }
 
+    /// No held record is left to be tried again, since they went with their partitions: the next record tells. If it fails, all is as
+    /// it was.
+    pub(super) fn held_left(&mut self) {
+        self.close();
+        self.row = self.limits.in_a_row - 1;
+    }
+
     /// Whether it opened or closed since this was asked last.
     pub(super) fn news(&mut self) -> Option<bool> {
         let open = self.open.is_some();
@@ -221,6 +230,19 @@ mod tests {
             }
         }
         assert_eq!(released, [135, 195, 255]);
+    }
+
+    #[test]
+    fn without_held_records_the_next_one_tells_whether_it_is_over() {
+        let now = Instant::now();
+        for (after, dead_letters) in [(vec![false; 30], 0), ([vec![true], vec![false; 30]].concat(), 19)] {
+            let mut breaker = Breaker::new(DeadLetterBreaker::default());
+            buried(&mut breaker, [false; 20], now);
+            breaker.held_left();
+            assert_eq!(breaker.news(), None, "it was not told of");
+            assert_eq!(buried(&mut breaker, after, now), dead_letters);
+            assert_eq!(breaker.news(), Some(true));
+        }
     }
 
     proptest! {

@@ -62,6 +62,14 @@ impl Stage {
         Arc::clone(&self.work).start(accepted.slots);
     }
 
+    /// The partition leaves and comes back.
+    pub(super) fn reassign(&mut self) {
+        let mut state = self.work.desk().shared.lock();
+        let all = state.all();
+        state.release(&all);
+        self.source.assignment = state.assign("t", 0);
+    }
+
     /// What the poll thread does at that time.
     pub(super) fn serve(&self, now: Instant) {
         let slots = self.shared().serve(now);

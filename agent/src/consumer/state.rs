@@ -242,6 +242,7 @@ impl Shared {
         state.relieve(now, &self.counters);
         match state.breaker.step(now) {
             Held::Wait => {}
+            Held::Probe if state.holds_nothing() => state.breaker.held_left(),
             Held::Probe => state.try_held(1),
             Held::Release => state.try_held(usize::MAX),
         }
@@ -253,7 +254,10 @@ impl Shared {
                 reason = "DeadLettersHeld",
                 "so many records failed that something seems broken which they need: no more become dead letters; those that would are held, nothing after them is committed, and one at a time is tried again"
             ),
-            Some(false) => tracing::info!(consumer = self.name, "records that were held are tried again, all of them"),
+            Some(false) => tracing::info!(
+                consumer = self.name,
+                "dead letters are sent again; all records that are still held are tried again"
+            ),
             None => {}
         }
         slots

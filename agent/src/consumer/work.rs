@@ -387,9 +387,9 @@ mod tests {
     }
 
     /// All records fail until it is mended: 0. Else the failures, from 1.
-    fn outage() -> (Stage, Arc<AtomicUsize>, Seen) {
+    fn outage(breaker: DeadLetterBreaker) -> (Stage, Arc<AtomicUsize>, Seen) {
         let (broken, seen) = (Arc::new(AtomicUsize::new(1)), Seen::default());
-        let stage = Stage::with_breaker(DeadLetterBreaker::new(1, 1), 4, |desk| {
+        let stage = Stage::with_breaker(breaker, 4, |desk| {
             let (broken, seen) = (Arc::clone(&broken), Arc::clone(&seen));
             let handler = move |record: Record| {
                 let (broken, seen) = (Arc::clone(&broken), Arc::clone(&seen));
@@ -419,7 +419,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_an_outage_held_is_tried_one_at_a_time_and_goes_on_in_order_after_it() {
-        let (mut stage, broken, seen) = outage();
+        let (mut stage, broken, seen) = outage(DeadLetterBreaker::new(1, 1));
         stage.read(keys(0..10).chain(keys(0..10)));
         held(&stage, 10).await;
         let now = Instant::now();
@@ -442,7 +442,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_waits_for_held_records_and_they_leave_with_their_partition() {
-        let (mut stage, ..) = outage();
+        let (mut stage, ..) = outage(DeadLetterBreaker::new(1, 1));
         stage.read(keys(0..10));
         held(&stage, 10).await;
         let shared = stage.shared();
@@ -451,5 +451,23 @@ mod tests {
         let mut left = shared.lock();
         left.release(&all);
         assert_eq!((left.held_back(), left.budget.records(), left.lanes.stopped()), (0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_breaker_whose_held_records_left_closes_and_a_single_bad_record_is_no_outage() {
+        let (mut stage, broken, _) = outage(DeadLetterBreaker::new(2, 101));
+        stage.read(keys(0..2));
+        held(&stage, 1).await;
+        stage.reassign();
+        stage.serve(Instant::now() + Duration::from_secs(6));
+        broken.store(0, SeqCst);
+        stage.read(keys(0..1));
+        stage.finished(1).await;
+        broken.store(1, SeqCst);
+        stage.read(keys(0..1));
+        while stage.stats().processing_errors < 3 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(stage.stats().held_dead_letters, 0);
     }
 }

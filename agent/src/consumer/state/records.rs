@@ -289,6 +289,11 @@ impl State {
         self.held_back.len()
     }
 
+    /// Whether no record is left that the breaker held, those included that are being tried again.
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.held_back.is_empty() && !self.lanes.is_busy(|item| item.held)
+    }
+
     /// One record of the batch is no longer in hand.
     pub(super) fn forget(&mut self, batch: usize) {
         let open = &mut self.batches[batch];
