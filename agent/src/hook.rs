@@ -67,8 +67,9 @@ pub trait Hook: Send + Sync {
         let _ = sent;
     }
 
-    /// Sees a record before its handler; of a batch each of its records. [`ControlFlow::Break`] ends the attempt with that outcome: neither later hooks nor the handler
-    /// see the record, and a handler of batches gets those that are left. A [`Failure`] there is what one of the handler would be.
+    /// Sees a record before its handler; of a batch each of its records. [`ControlFlow::Break`] ends the attempt with that outcome:
+    /// neither later hooks nor the handler see the record, and a handler of batches gets those that are left. A [`Failure`] there is
+    /// what one of the handler would be.
     fn before_handle(&self, consumer: &str, record: &Record) -> ControlFlow<Result<(), Failure>> {
         let _ = (consumer, record);
         ControlFlow::Continue(())
