@@ -143,7 +143,7 @@ impl Watched {
         }
     }
 
-    /// Ends when the kind is no longer served.
+    /// Ends when the kind is no longer served, or may not be seen: a watch that starts again would not list it anew.
     async fn watch(&self, api: Api<DynamicObject>, resource: Arc<ApiResource>) {
         let mut listing = HashMap::new();
         let mut events = watcher::watcher(api, watcher::Config::default()).default_backoff().boxed();
@@ -171,6 +171,7 @@ impl Watched {
                         Some(403) => {
                             let refused = Refused::forbidden(&resource, "", &["get", "list", "watch"]);
                             *self.write() = State::Refused(refused);
+                            return;
                         }
                         Some(404) => return,
                         _ => {}
@@ -255,7 +256,48 @@ async fn ask(api: &Api<DynamicObject>, resource: &ApiResource, name: &str) -> Re
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
     use super::*;
+
+    /// Answers with an empty list, and forbids to watch it.
+    async fn forbids_to_watch(listener: TcpListener) {
+        loop {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 8_192];
+            let read = connection.read(&mut request).await.unwrap();
+            let watches = String::from_utf8_lossy(&request[..read]).contains("watch=true");
+            let (code, body) = if watches {
+                let (reason, message) = ("Forbidden", "no");
+                (403, json!({"kind": "Status", "status": "Failure", "reason": reason, "message": message, "code": 403}))
+            } else {
+                (200, json!({"kind": "DeploymentList", "metadata": {"resourceVersion": "7"}, "items": []}))
+            };
+            let (body, head) = (body.to_string(), "connection: close\r\ncontent-type: application/json");
+            let answer = format!("HTTP/1.1 {code} -\r\n{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            connection.write_all(answer.as_bytes()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_may_not_be_watched_is_listed_anew() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let client = Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
+        let server = tokio::spawn(forbids_to_watch(listener));
+        let kind = GroupVersionKind::gvk("apps", "v1", "Deployment");
+        let resource = ApiResource::from_gvk(&kind);
+        let watched = Watched::new(kind);
+        let watch = watched.watch(Api::all_with(client, &resource), Arc::new(resource));
+        tokio::time::timeout(Duration::from_secs(10), watch).await.expect("a watch that goes on never lists again");
+        let found = watched.find("shop", "worker").unwrap_err();
+        assert!(matches!(&found, NoTarget::Refused(why) if why.reason == Reason::TargetForbidden), "{found:?}");
+        server.abort();
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_kind_that_nobody_asks_for_is_let_go() {
