@@ -61,7 +61,8 @@ impl GroupMetrics {
         let known = !lag.is_unknown();
         set(&self.lag, group, known.then(|| number(lag.outstanding)));
         let broken = objective.and_then(|objective| objective.broken_by(lag));
-        set(&self.late, group, broken.filter(|_| known).map(number));
+        let guessed = lag.late.is_some_and(|late| late.estimated);
+        set(&self.late, group, broken.filter(|_| known && !guessed).map(number));
         set(&self.unknown, group, u32::try_from(lag.unknown.len()).ok().map(f64::from));
         set(&self.stuck, group, u32::try_from(lag.stuck.len()).ok().filter(|_| known).map(f64::from));
         set(&self.endangered, group, known.then(|| number(lag.endangered)));
@@ -118,10 +119,33 @@ fn number(messages: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, time::Duration};
 
-    use super::{super::census::Series, *};
+    use mq_core::lag::Late;
+
+    use super::{
+        super::{census::Series, entry::tests::group},
+        *,
+    };
     use crate::metrics::Metrics;
+
+    #[test]
+    fn what_is_only_guessed_to_be_late_has_no_series() {
+        let metrics = Metrics::new().unwrap();
+        let groups = GroupMetrics::new(metrics.registry()).unwrap();
+        let shown = |estimated: bool, objective| {
+            let late = Some(Late { messages: 40, estimated });
+            let lag = GroupLag { partitions: 4, outstanding: 50, late, ..GroupLag::default() };
+            groups.lag(&group(), &lag, Some(objective));
+            let families = metrics.registry().gather();
+            let late = families.iter().find(|family| family.name() == "mq_group_late_messages");
+            late.map(|family| family.get_metric()[0].get_gauge().get_value())
+        };
+        let age = Objective::Age(Duration::from_secs(30));
+        assert_eq!(shown(false, age), Some(40.0));
+        assert_eq!(shown(true, age), None);
+        assert_eq!(shown(false, age), Some(40.0));
+    }
 
     #[test]
     fn every_metric_that_the_guide_names_is_exported() {
