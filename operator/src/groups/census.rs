@@ -97,11 +97,15 @@ impl Census {
 
     async fn watch(self: Arc<Self>, cluster: String) {
         let pause = self.environment.options.lag_interval * UNSCALED;
+        let mut lags = BTreeMap::new();
         while let Some(session) = self.environment.sessions.get(&cluster) {
             let right = session.health().is_some_and(|health| health.verdict.health == condition::Health::Ready);
             if right && self.environment.lease.permit().is_ok() {
-                match look(&session.client()).await {
-                    Ok(lags) => self.show(&cluster, &lags),
+                match look(&session.client(), &lags).await {
+                    Ok(found) => {
+                        lags = found;
+                        self.show(&cluster, &lags);
+                    }
                     Err(error) => {
                         tracing::debug!(cluster, %error, "groups not listed");
                         self.hide(&cluster);
@@ -145,9 +149,11 @@ impl Census {
     }
 }
 
-/// Committed offsets first, ends second: the other way round a busy group would seem to be ahead of its log.
-async fn look(client: &Client) -> Result<BTreeMap<String, Lag>, mq_kafka::Error> {
+/// Committed offsets first, ends second: the other way round a busy group would seem to be ahead of its log. A group of the look
+/// before that is missing while a broker does not answer is not gone.
+async fn look(client: &Client, before: &BTreeMap<String, Lag>) -> Result<BTreeMap<String, Lag>, mq_kafka::Error> {
     let listed = client.list_groups().await?;
+    let missing = if listed.unread.is_empty() { BTreeMap::new() } else { unknown(before) };
     let consumers = listed.groups.into_iter().filter(|(_, group)| {
         matches!(group.protocol_type.as_str(), "consumer" | "") && !matches!(group.kind, Some(GroupKind::Other(_)))
     });
@@ -162,7 +168,12 @@ async fn look(client: &Client) -> Result<BTreeMap<String, Lag>, mq_kafka::Error>
         client.list_offsets(&partitions, OffsetSpec::Latest, Isolation::ReadUncommitted).await
     };
     let lag = |offsets: Result<GroupOffsets, _>| offsets.map_or(Lag::Unknown, |offsets| sum(&offsets, &ends));
-    Ok(committed.into_iter().map(|(group, offsets)| (group, lag(offsets))).collect())
+    let found = committed.into_iter().map(|(group, offsets)| (group, lag(offsets)));
+    Ok(missing.into_iter().chain(found).collect())
+}
+
+fn unknown(groups: &BTreeMap<String, Lag>) -> BTreeMap<String, Lag> {
+    groups.keys().map(|group| (group.clone(), Lag::Unknown)).collect()
 }
 
 /// What is left of a topic that was deleted does not count.
