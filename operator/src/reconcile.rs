@@ -83,8 +83,13 @@ pub trait Kind: Send + Sync + 'static {
     /// The object is paused: keep what it claims, change nothing.
     fn pause(&self, object: &Self::Object);
 
-    /// The object is gone or refused: nothing may be done on its behalf any more.
+    /// The object is gone: nothing may be done on its behalf any more.
     fn forget(&self, key: &ObjectKey);
+
+    /// The object was refused by [`Kind::validate`]: nothing may be done on its behalf.
+    fn refused(&self, object: &Self::Object) {
+        self.forget(&key_of(object));
+    }
 
     /// The object does not deserialize: nothing may be done on its behalf, but it keeps what it claims as far as that can be read.
     fn unreadable(&self, object: &Guarded<Self::Object>) {

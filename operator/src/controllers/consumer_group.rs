@@ -22,7 +22,7 @@ use super::client_config::{self, Before, Configs, Decision, Facts, Resolved};
 use crate::{
     events::Event,
     groups::{self, DesiredGroup, Groups},
-    object::key_of,
+    object::{Guarded, key_of},
     push::feed,
     reconcile::{Error, Kind, Refusal, Report},
 };
@@ -62,6 +62,7 @@ impl Kind for ConsumerGroupKind {
     }
 
     async fn apply(&self, object: &MqConsumerGroup, valid: ValidGroup, decision: Decision) -> Result<Report, Error> {
+        self.groups.reserve(object);
         let ValidGroup { config: resolved, group, dead_letters } = valid;
         if resolved.facts.health.is_none() {
             return Ok(Report::default());
@@ -81,6 +82,7 @@ impl Kind for ConsumerGroupKind {
 
     // Clients keep what is in force: that is in the status, which stays. The lag is watched on, the replicas stay.
     fn pause(&self, object: &MqConsumerGroup) {
+        self.groups.reserve(object);
         self.configs.sessions.withdraw(&key_of(object));
         let settings = object.spec.consumer.resolve(PRESET_VERSION).ok();
         if let Some(group) = settings.and_then(|settings| groups::object::desired(object, &settings, true).ok()) {
@@ -91,6 +93,18 @@ impl Kind for ConsumerGroupKind {
     fn forget(&self, key: &ObjectKey) {
         self.groups.withdraw(key);
         self.configs.sessions.withdraw(key);
+    }
+
+    // Replicas that it may still need are not taken away by other groups of the target.
+    fn refused(&self, object: &MqConsumerGroup) {
+        self.groups.reserve(object);
+        self.groups.suspend(&key_of(object));
+        self.configs.sessions.withdraw(&key_of(object));
+    }
+
+    fn unreadable(&self, object: &Guarded<MqConsumerGroup>) {
+        self.groups.suspend(&key_of(object));
+        self.configs.sessions.withdraw(&key_of(object));
     }
 }
 

@@ -5,16 +5,11 @@ use std::{
     time::Duration,
 };
 
-use mq_core::{
-    effect::ObjectKey,
-    scaling::{Ask, Mode},
-};
+use mq_core::{effect::ObjectKey, scaling::Ask};
 use mq_crds::TargetRef;
 
-use super::DesiredGroup;
-
-/// Namespace and workload.
-pub(super) type Place = (String, TargetRef);
+/// Namespace, API group, kind and name of a workload: the versions of a kind are the same workloads.
+pub(super) type Place = [String; 4];
 
 /// The targets with the groups that are scaled with them. A group that is only observed, or not even that, asks for nothing.
 #[derive(Debug, Default)]
@@ -23,23 +18,22 @@ pub(super) struct Asks {
     places: HashMap<ObjectKey, Place>,
 }
 
-/// The target of a group that is scaled.
-pub(super) fn place(group: &DesiredGroup) -> Option<Place> {
-    let scaling = group.scaling.as_ref()?;
-    Some((group.object.namespace.clone(), scaling.target.clone()))
+pub(super) fn place(namespace: &str, target: &TargetRef) -> Place {
+    let group = target.api_version.split_once('/').map_or("", |(group, _)| group);
+    [namespace, group, &target.kind, &target.name].map(str::to_owned)
 }
 
 impl Asks {
-    /// From now on the group has a say; as long as nothing is known of what it needs, nothing is taken away from it.
-    pub(super) fn declare(&mut self, group: &DesiredGroup) {
-        let place = place(group).filter(|_| group.scaling.as_ref().is_some_and(|scaling| scaling.mode == Mode::Auto));
-        if self.places.get(&group.object) == place.as_ref() {
+    /// From now on the group has a say about `target`; as long as nothing is known of what it needs, nothing is taken away from it.
+    pub(super) fn declare(&mut self, group: &ObjectKey, target: Option<&TargetRef>) {
+        let place = target.map(|target| place(&group.namespace, target));
+        if self.places.get(group) == place.as_ref() {
             return;
         }
-        self.withdraw(&group.object);
+        self.withdraw(group);
         if let Some(place) = place {
-            self.targets.entry(place.clone()).or_default().insert(group.object.name.clone(), None);
-            self.places.insert(group.object.clone(), place);
+            self.targets.entry(place.clone()).or_default().insert(group.name.clone(), None);
+            self.places.insert(group.clone(), place);
         }
     }
 
@@ -74,14 +68,14 @@ impl Asks {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::entry::tests::group, *};
+    use super::*;
 
-    fn named(name: &str, target: &str, mode: Mode) -> DesiredGroup {
-        let mut group = group();
-        group.object = ObjectKey { name: name.into(), uid: name.into(), ..group.object };
-        let scaling = group.scaling.as_mut().unwrap();
-        (scaling.target.name, scaling.mode) = (target.into(), mode);
-        group
+    fn named(name: &str) -> ObjectKey {
+        ObjectKey { namespace: "shop".into(), name: name.into(), uid: name.into() }
+    }
+
+    fn target(api_version: &str, name: &str) -> TargetRef {
+        TargetRef { api_version: api_version.into(), kind: "Deployment".into(), name: name.into() }
     }
 
     #[test]
@@ -89,22 +83,27 @@ mod tests {
         const FRESH: Duration = Duration::from_secs(15);
         let at = Duration::from_secs;
         let mut asks = Asks::default();
-        let (a, b) = (named("a", "worker", Mode::Auto), named("b", "worker", Mode::Auto));
-        for group in [&a, &b, &named("c", "other", Mode::Auto), &named("d", "worker", Mode::Observe)] {
-            asks.declare(group);
-        }
-        let of_a = |asks: &Asks, now| asks.others(&a.object, at(now), FRESH);
+        let (a, b) = (named("a"), named("b"));
+        let (worker, other) = (target("apps/v1", "worker"), target("apps/v1", "other"));
+        asks.declare(&a, Some(&worker));
+        asks.declare(&b, Some(&target("apps/v1beta1", "worker")));
+        asks.declare(&named("c"), Some(&other));
+        asks.declare(&named("d"), Some(&target("example.com/v1", "worker")));
+        asks.declare(&named("e"), None);
+        let of_a = |asks: &Asks, now| asks.others(&a, at(now), FRESH);
         let ask = |replicas| vec![Ask { group: "b".into(), replicas }];
         assert_eq!(of_a(&asks, 0), ask(None), "it has not decided yet");
-        asks.tell(&b.object, at(10), Some(7));
+        asks.tell(&b, at(10), Some(7));
         assert_eq!(of_a(&asks, 25), ask(Some(7)));
         assert_eq!(of_a(&asks, 26), ask(None), "that is too long ago");
-        asks.declare(&b);
+        asks.declare(&b, Some(&worker));
         assert_eq!(of_a(&asks, 25), ask(Some(7)), "said again, nothing changed");
-        asks.declare(&named("b", "other", Mode::Auto));
+        asks.tell(&b, at(11), None);
+        assert_eq!(of_a(&asks, 11), ask(None), "what it needs is not known any more");
+        asks.declare(&b, Some(&other));
         assert_eq!(of_a(&asks, 25), vec![]);
-        asks.declare(&b);
-        asks.withdraw(&b.object);
+        asks.declare(&b, Some(&worker));
+        asks.withdraw(&b);
         assert_eq!(of_a(&asks, 25), vec![]);
     }
 }

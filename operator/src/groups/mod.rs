@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use asks::{Asks, Place};
+use asks::Asks;
 use census::Census;
 use collect::{Offsets, Wanted};
 use entry::{Entry, STANDS, Step};
@@ -36,7 +36,7 @@ use mq_core::{
     lag::ResetPolicy,
     scaling::{Mode, Objective, Work},
 };
-use mq_crds::{Lag, MqConsumerGroup, ScalingStatus, TargetRef};
+use mq_crds::{Lag, MqConsumerGroup, ScalingMode, ScalingStatus, TargetRef};
 use mq_protocol::message::{ClientRef, Kind};
 use schedule::Schedule;
 use target::{Deployed, NoTarget, Refused, Targets};
@@ -47,6 +47,7 @@ use crate::{
     events::Event,
     lease::Lease,
     metrics::Metrics,
+    object::key_of,
     options::Options,
     push::{
         Index,
@@ -61,6 +62,9 @@ use crate::{
 const UNSCALED: u32 = 6;
 /// Steps written at the same time.
 const WRITES: usize = 16;
+
+/// What was found of targets, by namespace and reference.
+type Found = HashMap<(String, TargetRef), Result<Deployed, NoTarget>>;
 
 /// What an object says about its group. Equal declarations change nothing.
 #[derive(Debug, Clone, PartialEq)]
@@ -187,9 +191,15 @@ impl Groups {
         }))
     }
 
-    /// Declares a group, or declares it anew.
+    /// From now on the group of the object has a say in the replicas of its target. Call before all that may fail or wait: other
+    /// groups of the target take nothing away from one whose need is not known.
+    pub(crate) fn reserve(&self, object: &MqConsumerGroup) {
+        let scaling = object.spec.scaling.as_ref().filter(|scaling| scaling.mode == ScalingMode::Auto);
+        lock(&self.asks).declare(&key_of(object), scaling.map(|scaling| &scaling.target_ref));
+    }
+
+    /// Declares a group whose say is reserved, or declares it anew.
     pub(crate) fn declare(self: &Arc<Self>, group: DesiredGroup) {
-        lock(&self.asks).declare(&group);
         let cluster = self.cluster(&group.cluster);
         let mut entries = lock(&cluster.entries);
         let news = match entries.get_mut(&group.object) {
@@ -212,14 +222,20 @@ impl Groups {
         object::report(object, self.view(&cluster, &key), self.take_events(&cluster, &key), report);
     }
 
-    /// The object no longer declares anything.
+    /// The object is gone, and with it its say.
     pub(crate) fn withdraw(&self, object: &ObjectKey) {
+        self.suspend(object);
         lock(&self.asks).withdraw(object);
+    }
+
+    /// The object declares nothing at the moment. It keeps the say that it has; what it needs is not known.
+    pub(crate) fn suspend(&self, object: &ObjectKey) {
         for cluster in lock(&self.clusters).values() {
             if let Some(entry) = lock(&cluster.entries).remove(object) {
                 self.metrics.forget(&entry.desired);
             }
         }
+        lock(&self.asks).tell(object, Duration::ZERO, None);
     }
 
     /// What is known about the group of an object; nothing before its first cycle.
@@ -287,8 +303,9 @@ impl Groups {
         }
         let seconds = started.elapsed().as_secs_f64();
         self.environment.metrics.cycle_seconds.with_label_values(&[name, "lag"]).observe(seconds);
-        let targets = self.look(cluster, &due).await;
+        // Of the offsets: how long the targets take says nothing of rates.
         let at = self.started.elapsed();
+        let targets = self.look(cluster, &due).await;
         let mut steps = Vec::new();
         let mut touched = Vec::new();
         {
@@ -334,34 +351,28 @@ impl Groups {
     }
 
     /// The targets of these groups.
-    async fn look(&self, cluster: &Cluster, groups: &[ObjectKey]) -> HashMap<Place, Result<Deployed, NoTarget>> {
-        let places: HashSet<Place> = {
+    async fn look(&self, cluster: &Cluster, groups: &[ObjectKey]) -> Found {
+        let targets: HashSet<_> = {
             let entries = lock(&cluster.entries);
-            groups.iter().filter_map(|key| asks::place(&entries.get(key)?.desired)).collect()
+            groups.iter().filter_map(|key| target_of(&entries.get(key)?.desired)).collect()
         };
-        stream::iter(places)
-            .map(async |place| (self.targets.look(&place.0, &place.1).await, place))
+        stream::iter(targets)
+            .map(async |target| (self.targets.look(&target.0, &target.1).await, target))
             .buffer_unordered(WRITES)
-            .map(|(found, place)| (place, found))
+            .map(|(found, target)| (target, found))
             .collect()
             .await
     }
 
     /// One group's part of a cycle: its lag, and what it decides for itself.
-    fn judge(
-        &self,
-        at: Duration,
-        entry: &mut Entry,
-        offsets: &Offsets,
-        targets: &HashMap<Place, Result<Deployed, NoTarget>>,
-    ) {
+    fn judge(&self, at: Duration, entry: &mut Entry, offsets: &Offsets, targets: &Found) {
         let group = entry.desired.clone();
         let readings = offsets.readings(&group.group_id, &group.topics);
         let lag = entry.observe(at, &readings, offsets.members(&group.group_id, &group.topics));
         self.metrics.lag(&group, &lag, group.scaling.as_ref().map(|scaling| scaling.objective));
         let healths = self.healths(&group.object);
         self.metrics.health(&group, &healths.latest);
-        let target = asks::place(&group).and_then(|place| targets.get(&place).cloned());
+        let target = target_of(&group).and_then(|target| targets.get(&target).cloned());
         let target: Result<Deployed, Refused> = match target {
             Some(Ok(deployed)) => Ok(deployed),
             Some(Err(NoTarget::Refused(refused))) => Err(refused),
@@ -388,11 +399,13 @@ impl Groups {
 
     /// Tells the other groups of the target of a step, whichever cluster they are of.
     fn others(&self, key: &ObjectKey, step: &Step, tell: impl Fn(&mut Entry)) {
-        let place = (key.namespace.clone(), step.target.clone());
+        let place = asks::place(&key.namespace, &step.target);
+        let placed =
+            |group: &DesiredGroup| target_of(group).map(|(namespace, target)| asks::place(&namespace, &target));
         let clusters: Vec<Arc<Cluster>> = lock(&self.clusters).values().cloned().collect();
         for cluster in clusters {
             for (other, entry) in lock(&cluster.entries).iter_mut() {
-                if other != key && asks::place(&entry.desired).as_ref() == Some(&place) {
+                if other != key && placed(&entry.desired).as_ref() == Some(&place) {
                     tell(entry);
                 }
             }
@@ -410,6 +423,12 @@ impl Groups {
             Err(error) => Err(target::not_scaled(&step.target, &step.seen, &error)),
         }
     }
+}
+
+/// The namespace and the target of a group that is scaled.
+fn target_of(group: &DesiredGroup) -> Option<(String, TargetRef)> {
+    let scaling = group.scaling.as_ref()?;
+    Some((group.object.namespace.clone(), scaling.target.clone()))
 }
 
 /// What has to be read in this turn, and for whom.

@@ -218,7 +218,7 @@ impl<K: Kind> Runner<K> {
         let valid = match self.kind.validate(parsed, inputs) {
             Ok(valid) => valid,
             Err(refusal) => {
-                self.kind.forget(key);
+                self.kind.refused(parsed);
                 let mut report = as_before(object, refusal.verdict);
                 if let Some((reason, message)) = refusal.release.filter(|_| deleting) {
                     report.released = true;
