@@ -45,8 +45,10 @@ pub(super) struct Entry {
     turning: Option<(Reason, u32)>,
     /// The reason that was decided by last and is not shown yet, and for how many cycles.
     rising: Option<(Reason, u32)>,
-    /// The last step whose write failed, and whether it was this group's: the answer may be all that was lost.
-    attempted: Option<(Step, bool)>,
+    /// The last step of this group whose write failed: the answer may be all that was lost.
+    attempted: Option<Step>,
+    /// The same for the last step that another group of the target asked for, from before its write on.
+    following: Option<Step>,
     /// What was decided in this cycle for this group alone.
     judged: Option<Step>,
     /// The last changes, the newest first; nothing before the status was read.
@@ -78,6 +80,7 @@ impl Entry {
             turning: None,
             rising: None,
             attempted: None,
+            following: None,
             judged: None,
             changes: None,
         }
@@ -97,7 +100,7 @@ impl Entry {
         if target(&self.desired) != target(&desired) {
             self.history = History::new();
             self.target = None;
-            self.attempted = None;
+            (self.attempted, self.following) = (None, None);
             self.view.scaling = None;
             self.view.active = None;
             self.view.problem = None;
@@ -195,7 +198,7 @@ impl Entry {
         };
         if self.target.as_ref().is_some_and(|before| before.uid != deployed.uid) {
             self.history = History::new();
-            self.attempted = None;
+            (self.attempted, self.following) = (None, None);
         }
         self.target = Some(deployed.clone());
         self.recognise(at, &deployed);
@@ -226,31 +229,34 @@ impl Entry {
 
     /// A step whose write got no answer shows in the target: it was the operator's, not a person's.
     fn recognise(&mut self, at: Duration, deployed: &Deployed) {
-        let Some((step, own)) = self.attempted.take_if(|(step, _)| {
-            deployed.target.replicas != step.decision.current || at.saturating_sub(step.at) > UNANSWERED
-        }) else {
-            return;
-        };
-        if deployed.target.replicas == step.decision.desired {
-            if own { self.stepped(&step) } else { self.followed(&step) }
+        let replicas = deployed.target.replicas;
+        let over = |step: &mut Step| replicas != step.decision.current || at.saturating_sub(step.at) > UNANSWERED;
+        let shows = |step: &Step| replicas == step.decision.desired;
+        let (own, theirs) = (self.attempted.take_if(over), self.following.take_if(over));
+        if let Some(step) = own.filter(shows) {
+            self.stepped(&step);
+        } else if let Some(step) = theirs.filter(shows) {
+            self.history.followed(step.at, step.decision.current, step.decision.desired);
         }
     }
 
     /// The write of the step failed, or its answer was lost.
     pub(super) fn not_stepped(&mut self, step: Step, refused: Refused) {
         self.cannot(refused);
-        self.attempted = Some((step, true));
+        self.attempted = Some(step);
     }
 
-    /// The same for a step that another group of the target asked for.
+    /// A step that another group of the target asked for is about to be written. It may show before its answer is there.
     pub(super) fn may_follow(&mut self, step: &Step) {
-        self.attempted = Some((step.clone(), false));
+        self.following = Some(step.clone());
     }
 
-    /// A step was written that another group of the target asked for.
-    pub(super) fn followed(&mut self, step: &Step) {
-        self.attempted = None;
-        self.history.followed(step.at, step.decision.current, step.decision.desired);
+    /// That step was written, or surely not. One that showed already is noted.
+    pub(super) fn followed(&mut self, written: bool) {
+        if let Some(step) = self.following.take().filter(|_| written) {
+            self.attempted = None;
+            self.history.followed(step.at, step.decision.current, step.decision.desired);
+        }
     }
 
     /// The step was written.

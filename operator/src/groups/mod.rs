@@ -326,16 +326,19 @@ impl Groups {
             }
         }
         let written = stream::iter(steps)
-            .map(async |(key, step)| (self.write(&key, &step).await, key, step))
+            .map(async |(key, step)| {
+                // Groups of other clusters look at the target at any time.
+                self.others(&key, &step, |entry| entry.may_follow(&step));
+                let result = self.write(&key, &step).await;
+                if let Ok(written) = &result {
+                    self.others(&key, &step, |entry| entry.followed(*written));
+                }
+                (result, key, step)
+            })
             .buffer_unordered(WRITES)
             .collect::<Vec<_>>()
             .await;
         for (result, key, step) in written {
-            self.others(&key, &step, |entry| match &result {
-                Ok(true) => entry.followed(&step),
-                Ok(false) => {}
-                Err(_) => entry.may_follow(&step),
-            });
             if let Some(entry) = lock(&cluster.entries).get_mut(&key) {
                 match result {
                     Ok(true) => entry.stepped(&step),

@@ -13,6 +13,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
     core::{ApiResource, DynamicObject, GroupVersionKind},
 };
+use mq_crds::MqConsumerGroupStatus;
 use mq_testkit::{unique, wait_until};
 use serde_json::{Value, json};
 
@@ -201,7 +202,19 @@ async fn of_several_groups_on_a_target_the_greatest_need_counts() -> Result<()> 
     assert!(said.message.starts_with("group large asks for 5 replicas, this one for 2"), "{}", said.message);
     assert_eq!(condition(&world.status("small").await?, "ScalingActive"), ("True", "AnotherGroupNeedsMore"));
 
-    world.edit("large", &json!({"spec": {"scaling": {"minReplicas": 1, "maxReplicas": 3}}})).await?;
+    // What a group that is refused needs is not known: nothing is taken away.
+    let wrong = json!([{"start": "0 8 * * *", "end": "61 8 * * *", "minReplicas": 2}]);
+    world.edit("large", &json!({"spec": {"scaling": {"schedules": wrong}}})).await?;
+    let ready = |s: &MqConsumerGroupStatus| condition(s, "Ready").1 == "InvalidSpec";
+    world.wait_for("large", "it is refused", ready).await?;
+    world.declare("third", &topic, Some(bounds(&deployment, 1, 2))).await?;
+    let third = world.wait_for("third", "it yields", |s| reason(s) == "AnotherGroupNeedsMore").await?;
+    let said = third.scaling.context("a decision")?.message;
+    assert!(said.starts_with("what group large needs is not known, so it keeps its 5 replicas"), "{said}");
+    world.groups().delete("third", &DeleteParams::default()).await?;
+
+    let mended = json!({"spec": {"scaling": {"minReplicas": 1, "maxReplicas": 3, "schedules": null}}});
+    world.edit("large", &mended).await?;
     until_scaled(&api, 3).await?;
     let large = world.status("large").await?.scaling.context("a decision")?;
     world.groups().delete("large", &DeleteParams::default()).await?;
