@@ -264,7 +264,13 @@ mod tests {
         gate.add_permits(1_000);
         stage.finished(3_000).await;
         assert!(most.load(SeqCst) <= 300, "{most:?}");
-        assert_eq!(stage.shared().lock().slots.used(), 0);
+        // What a slot has handled may be settled before it comes to see that there is no more.
+        let free = async {
+            while stage.shared().lock().slots.used() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), free).await.expect("a slot was not given back");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
