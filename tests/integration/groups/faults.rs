@@ -26,17 +26,8 @@ use tonic::codegen::{
 
 use super::{
     bounds, kubelet, reason, target,
-    world::{SOON, World},
+    world::{SOON, World, until_scaled},
 };
-
-async fn until_replicas(api: &Api<Deployment>, wanted: i32) -> Result<()> {
-    wait_until(&format!("{wanted} replicas are asked for"), SOON, async || {
-        let found = api.get("worker").await?.spec.and_then(|spec| spec.replicas);
-        ensure!(found == Some(wanted), "{found:?}");
-        Ok(())
-    })
-    .await
-}
 
 #[tokio::test]
 async fn a_quota_that_prevents_pods_is_waited_for_and_a_paused_deployment_scaled() -> Result<()> {
@@ -67,7 +58,7 @@ async fn a_quota_that_prevents_pods_is_waited_for_and_a_paused_deployment_scaled
     let paused = json!({"spec": {"paused": true}});
     deployments.patch("worker", &PatchParams::default(), &Patch::Merge(&paused)).await?;
     world.edit(&group, &json!({"spec": {"scaling": {"minReplicas": 5}}})).await?;
-    until_replicas(&deployments, 5).await
+    until_scaled(&deployments, 5).await
 }
 
 /// The API server as it looks when the answer to the first write of `/scale` is lost.

@@ -39,6 +39,14 @@ fn scaling(capacity: Option<i64>) -> Value {
     scaling
 }
 
+/// The Deployment of the group's members, each of which handles 50 messages per second.
+async fn workers(world: &World, group: &str, topic: &str, replicas: i32, agent: bool) -> Result<AbortOnDropHandle<()>> {
+    let config = world.kafka.client_config();
+    let work = Work { config, group: group.to_owned(), topic: topic.to_owned(), per_second: 50, agent };
+    kubelet::deploy(&world.client, world.namespace.name(), "worker", replicas).await?;
+    Ok(kubelet::run(world.client.clone(), world.namespace.name(), Some(work)))
+}
+
 /// Every value that `spec.replicas` takes from now on.
 fn path(world: &World) -> (Arc<Mutex<Vec<i32>>>, AbortOnDropHandle<()>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -91,15 +99,7 @@ async fn back_at_one(world: &World, group: &str, path: &Mutex<Vec<i32>>) -> Resu
 async fn replicas_follow_the_load_up_in_one_step_and_down_again() -> Result<()> {
     let world = World::new("follow").await?;
     let (topic, group) = (world.topic(12).await?, unique("follow"));
-    let work = Work {
-        config: world.kafka.client_config(),
-        group: group.clone(),
-        topic: topic.clone(),
-        per_second: 50,
-        agent: false,
-    };
-    kubelet::deploy(&world.client, world.namespace.name(), "worker", 1).await?;
-    let _kubelet = kubelet::run(world.client.clone(), world.namespace.name(), Some(work));
+    let _workers = workers(&world, &group, &topic, 1, false).await?;
     let (path, _watching) = path(&world);
     world.declare(&group, &topic, Some(scaling(Some(50)))).await?;
     world.wait_for(&group, "one replica is enough", |s| reason(s) == "WithinBand").await?;
@@ -147,15 +147,7 @@ async fn replicas_follow_the_load_up_in_one_step_and_down_again() -> Result<()> 
 async fn without_a_stated_capacity_it_is_measured() -> Result<()> {
     let world = World::new("measure").await?;
     let (topic, group) = (world.topic(12).await?, unique("measure"));
-    let work = Work {
-        config: world.kafka.client_config(),
-        group: group.clone(),
-        topic: topic.clone(),
-        per_second: 50,
-        agent: false,
-    };
-    kubelet::deploy(&world.client, world.namespace.name(), "worker", 1).await?;
-    let _kubelet = kubelet::run(world.client.clone(), world.namespace.name(), Some(work));
+    let _workers = workers(&world, &group, &topic, 1, false).await?;
     world.declare(&group, &topic, Some(scaling(None))).await?;
     world.wait_for(&group, "one replica is enough", |s| reason(s) == "WithinBand").await?;
 
@@ -180,9 +172,7 @@ async fn without_a_stated_capacity_agents_say_how_busy_they_are() -> Result<()> 
     let world = World::new("busy").await?;
     let (topic, group) = (world.topic(12).await?, unique("busy"));
     let config = world.kafka.client_config();
-    let work = Work { config: config.clone(), group: group.clone(), topic: topic.clone(), per_second: 50, agent: true };
-    kubelet::deploy(&world.client, world.namespace.name(), "worker", 1).await?;
-    let _kubelet = kubelet::run(world.client.clone(), world.namespace.name(), Some(work));
+    let _workers = workers(&world, &group, &topic, 1, true).await?;
     let (path, _watching) = path(&world);
     world.declare(&group, &topic, Some(scaling(None))).await?;
     world.wait_for(&group, "one replica is enough", |s| reason(s) == "WithinBand").await?;
@@ -238,15 +228,7 @@ async fn a_missing_deployment_is_said_and_heals() -> Result<()> {
 async fn replicas_set_by_a_person_are_respected_for_a_window() -> Result<()> {
     let world = World::new("hand").await?;
     let (topic, group) = (world.topic(12).await?, unique("hand"));
-    kubelet::deploy(&world.client, world.namespace.name(), "worker", 1).await?;
-    let work = Work {
-        config: world.kafka.client_config(),
-        group: group.clone(),
-        topic: topic.clone(),
-        per_second: 50,
-        agent: false,
-    };
-    let _kubelet = kubelet::run(world.client.clone(), world.namespace.name(), Some(work));
+    let _workers = workers(&world, &group, &topic, 1, false).await?;
     world.declare(&group, &topic, Some(scaling(Some(50)))).await?;
     world.wait_for(&group, "one replica is enough", |s| reason(s) == "WithinBand").await?;
 
@@ -269,15 +251,7 @@ async fn replicas_set_by_a_person_are_respected_for_a_window() -> Result<()> {
 async fn replicas_are_taken_away_only_as_the_user_allows() -> Result<()> {
     let world = World::new("down").await?;
     let (topic, group) = (world.topic(12).await?, unique("down"));
-    let work = Work {
-        config: world.kafka.client_config(),
-        group: group.clone(),
-        topic: topic.clone(),
-        per_second: 50,
-        agent: false,
-    };
-    kubelet::deploy(&world.client, world.namespace.name(), "worker", 6).await?;
-    let _kubelet = kubelet::run(world.client.clone(), world.namespace.name(), Some(work));
+    let _workers = workers(&world, &group, &topic, 6, false).await?;
     let mut kept = scaling(Some(50));
     kept["scaleDown"] = json!({"window": "2s", "disabled": true});
     world.declare(&group, &topic, Some(kept)).await?;

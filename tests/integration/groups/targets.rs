@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use k8s_openapi::{
     api::rbac::v1::{ClusterRole, ClusterRoleBinding},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::{
     bounds, condition, kubelet, reason, target,
-    world::{SOON, World},
+    world::{SOON, World, until_scaled},
 };
 
 /// The workloads of a kind, by what `/scale` says.
@@ -29,15 +29,6 @@ fn workloads(world: &World, target: &Value, plural: &str) -> Api<DynamicObject> 
     let kind = GroupVersionKind::gvk(group, version, kind.unwrap_or_default());
     let resource = ApiResource::from_gvk_with_plural(&kind, plural);
     Api::namespaced_with(world.client.clone(), world.namespace.name(), &resource)
-}
-
-async fn until_scaled(api: &Api<DynamicObject>, replicas: i32) -> Result<()> {
-    wait_until(&format!("{replicas} replicas"), SOON, async || {
-        let found = api.get_scale("worker").await?.spec.and_then(|spec| spec.replicas);
-        ensure!(found == Some(replicas), "{found:?}");
-        Ok(())
-    })
-    .await
 }
 
 /// A kind of another operator: its number of replicas lies where only `/scale` knows.

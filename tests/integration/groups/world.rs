@@ -5,6 +5,7 @@ use std::{net::TcpListener, sync::Arc, time::Duration};
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Parser;
 use futures::future::try_join_all;
+use k8s_openapi::serde::de::DeserializeOwned;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
@@ -27,6 +28,16 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Longest wait for anything that happens within a few cycles.
 pub(super) const SOON: Duration = Duration::from_mins(1);
+
+/// Waits until so many replicas of the workload `worker` are asked for, by what `/scale` says.
+pub(super) async fn until_scaled<K: Clone + DeserializeOwned>(api: &Api<K>, replicas: i32) -> Result<()> {
+    wait_until(&format!("{replicas} replicas are asked for"), SOON, async || {
+        let found = api.get_scale("worker").await?.spec.and_then(|spec| spec.replicas);
+        ensure!(found == Some(replicas), "{found:?}");
+        Ok(())
+    })
+    .await
+}
 
 pub(super) struct World {
     pub(super) client: Client,
