@@ -174,8 +174,11 @@ reasons! {
     AtMaximum,
     /// More replicas seem to be needed; the next cycle has to confirm it.
     Confirming,
-    /// The last step up brought next to nothing, so another one waits: for a time, or until anything is committed at all.
+    /// The last step up brought next to nothing: it is taken back, and another one waits for a time, or until anything is committed at all.
     StepIneffective,
+    /// More waits in a partition than one replica can work off in time, and only one can have it: adding replicas does not help. The
+    /// message names it; keys that spread better, or more partitions, do.
+    HotPartition,
     /// Fewer replicas than needed.
     BelowNeed,
     /// Another group on the same target asks for more replicas than this one, or what it needs is not known: the most counts.

@@ -121,7 +121,6 @@ fn hot_and_cold_partitions_without_a_stated_capacity() {
     }
 }
 
-/// The last that they said is that a replica is full.
 /// The busiest of few replicas has a smaller part of what it would have to do alone than the busiest of many.
 #[test]
 fn an_uneven_load_goes_down_in_one_step() {
@@ -130,6 +129,7 @@ fn an_uneven_load_goes_down_in_one_step() {
     assert_eq!(done.counts(), [2], "{:?}", done.path);
 }
 
+/// The last that they said is that a replica is full.
 #[test]
 fn agents_that_fall_silent_hold_no_replicas() {
     let plant = Plant { partitions: 12, capacity: 90.0, skew: 0.8, agents: true, silent: 200.0, ..Plant::default() };
@@ -154,7 +154,47 @@ fn more_replicas_that_bring_nothing_are_not_followed_by_more() {
     let done =
         run(&plant, &stated(policy(30, 24, 60)), 2, 900, &[], |second| if second < 100 { 300.0 } else { 3_000.0 });
     assert!(done.ours.reasons.contains("StepIneffective"), "{:?}", done.ours.reasons);
-    assert!(done.counts().len() <= 3, "{:?}", done.path);
+    let counts = done.counts();
+    assert_eq!(counts[..3], [1, 12, 2], "taken back: {:?}", done.path);
+    // Whether more help by now is tried with one replica, and each time after a longer wait.
+    let tried: Vec<u32> =
+        done.path[3..].iter().filter(|change| change.replicas > 2).map(|change| change.second).collect();
+    assert!(counts[3..].iter().all(|n| *n <= 3) && (1..=2).contains(&tried.len()), "{:?}", done.path);
+    assert!(tried.windows(2).all(|two| two[1] - two[0] >= 240), "{:?}", done.path);
+}
+
+#[test]
+fn replicas_that_something_else_limited_are_as_able_as_before_when_it_is_over() {
+    let load = |second| if (300..900).contains(&second) { 1_800.0 } else { 900.0 };
+    for agents in [false, true] {
+        let plant = Plant { downstream: 1_500.0, agents, ..Plant::default() };
+        let done = run(&plant, &policy(30, 24, 60), 2, 3_000, &[], load);
+        assert!(done.ours.reasons.contains("StepIneffective"), "{:?}", done.ours.reasons);
+        assert!(done.replicas <= 4, "{:?}", done.path);
+        assert!(done.pod_seconds < 3_000.0 * 6.0, "{} {:?}", done.pod_seconds / 3_000.0, done.path);
+    }
+}
+
+/// What waits there waits for a person, and one consumer has it.
+#[test]
+fn a_partition_that_stands_still_asks_for_hardly_more_replicas() {
+    for (capacity, agents) in [(Some(480.0), false), (None, true), (None, false)] {
+        let plant = Plant { poison: 900.0, agents, ..Plant::default() };
+        let policy = Policy { capacity, ..policy(30, 24, 60) };
+        let done = run(&plant, &policy, 6, 4_000, &[], |_| 1_500.0);
+        assert!(done.replicas <= 6 && done.counts().iter().all(|n| *n <= 6), "{:?}", done.path);
+    }
+}
+
+/// Their clients say nothing of their work; who owns which partition tells it.
+#[test]
+fn hot_partitions_are_seen_from_offsets_and_owners_alone() {
+    let plant = Plant { skew: 0.8, ..Plant::default() };
+    let load = |second| if second < 1_200 { 600.0 } else { 1_800.0 };
+    let done = run(&plant, &policy(30, 24, 300), 4, 2_400, &[], load);
+    assert!(done.breached.is_empty(), "{:?} {:?}", done.breached, done.path);
+    assert!(done.path[1].why.contains("measured while replicas were never idle"), "{:?}", done.path);
+    assert!(done.path[1].why.contains("of which the busiest has 2.5 times its share, need"), "{:?}", done.path);
 }
 
 #[test]
@@ -231,7 +271,7 @@ proptest! {
     }
 
     /// The same with uneven loads: hot partitions may bring the busiest replica to the brink of what it can do. As long as the capacity is
-    /// not known, it feels its way down; that aside.
+    /// not known, it feels its way down; that aside. A count at which hot partitions happen to meet may cost one change more.
     #[test]
     fn noise_changes_nothing_once_uneven_replicas_fit(
         seed in any::<u64>(), start in 1_u32..=12, arrival in 20.0..900.0, skew in 0.6..1.0, (turns, agents) in any::<(bool, bool)>(),
@@ -241,7 +281,7 @@ proptest! {
         let policy = Policy { capacity: (!agents).then_some(90.0), ..policy(30, 12, 30) };
         let done = run(&plant, &policy, start, 6_000, &[], load);
         let known = |change: &&Change| !change.why.starts_with("QuietWithoutCapacity");
-        prop_assert!(done.path.iter().filter(known).count() <= 2, "{:#?}", done.path);
+        prop_assert!(done.path.iter().filter(known).count() <= 3, "{:#?}", done.path);
     }
 
     /// The capacity is neither stated nor told by agents nor, as cold partitions are idle, ever measured.

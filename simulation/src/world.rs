@@ -91,16 +91,15 @@ impl<'a> World<'a> {
         self.work.resize(self.serving, 0.0);
         self.left.clear();
         self.left.resize(self.serving, (self.plant.pace(self.serving) * TICK, 0));
-        // Twice around: what one partition does not need the others may have.
-        self.handle();
-        self.handle();
+        // Around and around: what one partition does not need the others may have.
+        while self.handle() {}
         for (work, (left, _)) in self.work.iter_mut().zip(&self.left) {
             *work += self.plant.pace(self.serving) * TICK - left;
         }
     }
 
-    /// Every pod divides what it can do among its partitions in which something waits.
-    fn handle(&mut self) {
+    /// Every pod divides what it can do among its partitions in which something waits. Says whether something is left of both.
+    fn handle(&mut self) -> bool {
         let (plant, now) = (self.plant, self.now);
         let able = |(n, p): (usize, &Partition)| {
             let waits = p.stands_until <= now && p.arrived - p.handled > 1e-9;
@@ -119,6 +118,9 @@ impl<'a> World<'a> {
             partition.handled += work;
             self.left[owner].0 -= work;
         }
+        // Whoever divided it among all gave it away, whoever did not need his part is done: there are fewer each time.
+        let more = |p: &Partition| p.owner.is_some_and(|owner| self.left[owner].0 > 1e-9);
+        self.partitions.iter().enumerate().any(|(n, p)| able((n, p)).is_some() && more(p))
     }
 
     pub(crate) fn commit(&mut self) {
@@ -181,7 +183,8 @@ impl<'a> World<'a> {
 
     /// The group as its coordinator sees it.
     pub fn members(&self) -> Members {
-        Members { count: count(self.serving), stable: self.rebalancing_until <= self.now, unowned: 0 }
+        let owners = self.partitions.iter().map(|partition| partition.owner.map(count)).collect();
+        Members { count: count(self.serving), stable: self.rebalancing_until <= self.now, unowned: 0, owners }
     }
 
     /// Pods that were asked for.

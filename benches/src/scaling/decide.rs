@@ -47,7 +47,7 @@ fn turn(policy: &Policy, group: &mut Group, at: Duration, readings: &[Reading]) 
     let lag = group.tracker.observe(at, &watch, readings);
     let n = group.replicas;
     let target = Target { replicas: n, ready: n, rolling: false, template: "one".into() };
-    let members = Some(Members { count: n, stable: true, unowned: 0 });
+    let members = Some(Members { count: n, stable: true, unowned: 0, owners: Vec::new() });
     let seen = Observation { at, lag, target, members, config: "one".into(), work: None };
     group.history.observe(policy, &seen);
     let decision = decide(policy, &group.history.situation(policy, &seen));

@@ -54,6 +54,13 @@ pub struct Watch {
     pub commit_interval: Duration,
 }
 
+impl Watch {
+    /// How long nothing may be committed where something waits.
+    fn patience(&self) -> Duration {
+        self.age.map_or(STUCK, |age| (age * 4).max(STUCK))
+    }
+}
+
 /// Messages that arrived longer ago than the objective and are not committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Late {
@@ -76,9 +83,6 @@ pub struct GroupLag {
     pub late: Option<Late>,
     /// Messages per second that arrived since the reading before; none on the first.
     pub arrival: Option<f64>,
-    /// What arrives at each partition, averaged over the last cycles: messages per second, in the order of the readings. Without
-    /// partitions whose end was read less than twice.
-    pub usual: Vec<f64>,
     /// Messages per second that were committed since the reading before; none on the first.
     pub throughput: Option<f64>,
     /// Every partition had uncommitted work during the whole cycle, so `throughput` is what the group can do.
@@ -91,9 +95,41 @@ pub struct GroupLag {
     pub endangered: u64,
     /// Partitions in which something waited for long and nothing was committed.
     pub stuck: BTreeSet<TopicPartition>,
+    /// Something was committed within the time after which a partition is stuck.
+    pub works: bool,
+    /// What goes through each partition, in the order of the readings.
+    pub flows: Vec<Flow>,
+}
+
+/// What goes through one partition.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Flow {
+    /// Which partition.
+    pub of: TopicPartition,
+    /// Messages per second that arrive, averaged over the last cycles; none where the end was read less than twice.
+    pub arrival: Option<f64>,
+    /// Messages per second that were committed since the reading before.
+    pub throughput: Option<f64>,
+    /// Messages between committed and end, and those of them that are late; none where that is not known.
+    pub waiting: Option<(u64, u64)>,
+    /// There was work during the whole cycle, and some of it was done within the last ones.
+    pub busy: bool,
+    /// Something waited for long and nothing was committed.
+    pub stuck: bool,
 }
 
 impl GroupLag {
+    /// The partitions in which replicas can do anything about what waits: not the stuck ones, as long as the group works elsewhere. Where
+    /// nothing moves, it is the group that stands still.
+    pub fn workable(&self) -> impl Iterator<Item = &Flow> {
+        self.flows.iter().filter(|flow| !(flow.stuck && self.works))
+    }
+
+    /// What arrives at each partition, as far as that is known.
+    pub fn arrivals(&self) -> Vec<f64> {
+        self.flows.iter().filter_map(|flow| flow.arrival).collect()
+    }
+
     /// Whether the lag of every partition is known.
     pub fn is_complete(&self) -> bool {
         self.partitions > 0 && self.unknown.is_empty()
@@ -136,6 +172,8 @@ struct Track {
 #[derive(Debug, Clone, Default)]
 pub struct GroupTracker {
     age: Option<Duration>,
+    /// When something was committed last.
+    worked: Option<Duration>,
     tracks: BTreeMap<TopicPartition, Track>,
 }
 
@@ -156,7 +194,11 @@ impl GroupTracker {
                 track.ring = watch.age.map(EndRing::new);
             }
         }
-        self.tracks.retain(|of, _| readings.iter().any(|reading| reading.of == *of));
+        // They come in the same order every time but when partitions come or go.
+        if !self.tracks.keys().eq(readings.iter().map(|reading| &reading.of)) {
+            let read: BTreeSet<&TopicPartition> = readings.iter().map(|reading| &reading.of).collect();
+            self.tracks.retain(|of, _| read.contains(of));
+        }
 
         let mut sum = GroupLag { late: watch.age.map(|_| Late::default()), ..GroupLag::default() };
         sum.saturated = !readings.is_empty();
@@ -172,19 +214,39 @@ impl GroupTracker {
                 start: None,
             });
             sum.partitions = sum.partitions.saturating_add(1);
-            if let Err(why) = track.observe(at, watch, reading, &mut sum) {
+            let mut flow = Flow {
+                of: reading.of.clone(),
+                arrival: None,
+                throughput: None,
+                waiting: None,
+                busy: false,
+                stuck: false,
+            };
+            if let Err(why) = track.observe(at, watch, reading, &mut sum, &mut flow) {
                 track.stands = None;
                 sum.saturated = false;
                 sum.unknown.insert(reading.of.clone(), why);
             }
-            sum.usual.extend(track.usual.map(|(rate, _)| rate));
+            flow.arrival = track.usual.map(|(rate, _)| rate);
+            if flow.throughput.is_some_and(|rate| rate > 0.0) {
+                self.worked = Some(at);
+            }
+            sum.flows.push(flow);
         }
+        sum.works = self.worked.is_some_and(|then| at.saturating_sub(then) < watch.patience());
         sum
     }
 }
 
 impl Track {
-    fn observe(&mut self, at: Duration, watch: &Watch, reading: &Reading, sum: &mut GroupLag) -> Result<(), Unknown> {
+    fn observe(
+        &mut self,
+        at: Duration,
+        watch: &Watch,
+        reading: &Reading,
+        sum: &mut GroupLag,
+        flow: &mut Flow,
+    ) -> Result<(), Unknown> {
         // The end counts as arrival even where the committed offset is not readable.
         let end = *reading.end.as_ref().map_err(|why| Unknown::End(why.clone()))?;
         let before = self.end.replace((at, end));
@@ -202,9 +264,10 @@ impl Track {
         let lag = judge(committed, reading.start, end, watch.reset)?;
         sum.outstanding = sum.outstanding.saturating_add(lag.lag);
         sum.lost = sum.lost.saturating_add(lag.lost);
-        self.count_late(at, watch, lag, end, sum);
+        flow.waiting = Some((lag.lag, self.count_late(at, watch, lag, end, sum)));
         self.count_endangered(reading.start, lag, sum);
-        if self.stuck(at, watch, lag) {
+        flow.stuck = self.stuck(at, watch, lag);
+        if flow.stuck {
             sum.stuck.insert(reading.of.clone());
         }
 
@@ -214,9 +277,11 @@ impl Track {
         if let Some(rate) = progress {
             *sum.throughput.get_or_insert(0.0) += rate;
         }
+        flow.throughput = progress;
         self.committed = committed.map(|offset| (at, offset));
         let had_work = had_work(before, committed, progress, watch.commit_interval);
         sum.saturated &= had_work;
+        flow.busy = had_work && self.moved.iter().any(|rate| *rate > 0.0);
         if !had_work {
             self.waiting.clear();
         } else if self.waiting.len() == RECENT {
@@ -262,12 +327,12 @@ impl Track {
             Some((since, position)) if position == lag.position => (since, position),
             _ => (at, lag.position),
         });
-        let patience = watch.age.map_or(STUCK, |age| (age * 4).max(STUCK));
-        at.saturating_sub(since) >= patience
+        at.saturating_sub(since) >= watch.patience()
     }
 
-    fn count_late(&self, at: Duration, watch: &Watch, lag: PartitionLag, end: i64, sum: &mut GroupLag) {
-        let (Some(age), Some(ring), Some(late)) = (watch.age, &self.ring, &mut sum.late) else { return };
+    /// Counts the late messages, and says how many they are in this partition.
+    fn count_late(&self, at: Duration, watch: &Watch, lag: PartitionLag, end: i64, sum: &mut GroupLag) -> u64 {
+        let (Some(age), Some(ring), Some(late)) = (watch.age, &self.ring, &mut sum.late) else { return 0 };
         let (arrived, estimated) = match ring.at(at.checked_sub(age)) {
             Some(Past::Known(arrived)) => (arrived, false),
             Some(Past::Younger(arrived)) => (arrived, true),
@@ -277,6 +342,7 @@ impl Track {
         late.messages = late.messages.saturating_add(messages);
         // Nothing that could be late is not an estimate.
         late.estimated |= estimated && messages > 0;
+        messages
     }
 }
 
@@ -299,212 +365,4 @@ fn rate(before: Option<(Duration, i64)>, at: Duration, now: i64) -> Option<f64> 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CYCLE: Duration = Duration::from_secs(5);
-
-    fn watch(age: u64) -> Watch {
-        Watch {
-            age: Some(Duration::from_secs(age)),
-            reset: ResetPolicy::Earliest,
-            commit_interval: Duration::from_secs(1),
-        }
-    }
-
-    fn reading(partition: i32, committed: i64, end: i64) -> Reading {
-        Reading {
-            of: TopicPartition { topic: "orders".into(), partition },
-            committed: Ok(Some(committed)),
-            end: Ok(end),
-            start: None,
-        }
-    }
-
-    fn rounded(rate: Option<f64>) -> Option<i64> {
-        #[expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
-        rate.map(|rate| rate.round() as i64)
-    }
-
-    #[test]
-    fn sums_and_rates() {
-        let mut tracker = GroupTracker::new();
-        let first = tracker.observe(CYCLE, &watch(15), &[reading(0, 0, 100), reading(1, 50, 60)]);
-        assert_eq!((first.outstanding, first.arrival, first.throughput), (110, None, None));
-        let second = tracker.observe(CYCLE * 2, &watch(15), &[reading(0, 50, 200), reading(1, 60, 60)]);
-        assert_eq!(second.outstanding, 150);
-        assert_eq!((rounded(second.arrival), rounded(second.throughput)), (Some(20), Some(12)));
-        assert!(!second.saturated, "partition 1 was drained");
-        assert!(second.is_complete() && !second.is_unknown());
-    }
-
-    #[test]
-    fn a_partition_that_stands_still_beside_others_is_stuck() {
-        let mut tracker = GroupTracker::new();
-        let mut stuck = Vec::new();
-        for n in 0_i64..80 {
-            // The first stands at 20 and is moved in cycle 70; the second works; the third has nothing to do.
-            let first = if n < 70 { 20 } else { 21 };
-            let readings = [reading(0, first, 100), reading(1, n, 100 + n), reading(2, 5, 5)];
-            let lag = tracker.observe(CYCLE * u32::try_from(n).unwrap(), &watch(15), &readings);
-            stuck.push(lag.stuck.iter().map(|of| of.partition).collect::<Vec<_>>());
-        }
-        assert_eq!(stuck.iter().position(|stuck| !stuck.is_empty()), Some(60), "after five minutes");
-        assert_eq!((&*stuck[69], &*stuck[70], &*stuck[79]), (&[0][..], &[][..], &[][..]));
-        let patient =
-            (0_u32..62).map(|n| tracker.observe(CYCLE * (80 + n), &watch(3_600), &[reading(0, 21, 100)]).stuck);
-        assert!(patient.into_iter().all(|stuck| stuck.is_empty()), "who promises an hour has more time");
-    }
-
-    #[test]
-    fn records_that_the_next_deletion_would_take_are_in_danger() {
-        let mut tracker = GroupTracker::new();
-        let mut endangered = Vec::new();
-        for (n, start, committed) in
-            [(0, 0, 150), (1, 0, 150), (2, 100, 150), (3, 100, 190), (4, 100, 200), (5, 200, 200)]
-        {
-            let now = Reading { start: Some(start), ..reading(0, committed, 1_000) };
-            endangered.push(tracker.observe(CYCLE * n, &watch(15), &[now]).endangered);
-        }
-        assert_eq!(endangered, [0, 0, 50, 10, 0, 100], "the last deletion took a hundred");
-    }
-
-    #[test]
-    fn the_usual_arrival_of_a_partition_outlasts_a_moment() {
-        let mut tracker = GroupTracker::new();
-        let mut usual = Vec::new();
-        let mut end = 0;
-        for n in 0..30_u32 {
-            // 10 per second, 100 in one cycle, then nothing.
-            end += match n {
-                0..20 => 50,
-                20 => 500,
-                _ => 0,
-            };
-            usual.push(tracker.observe(CYCLE * n, &watch(15), &[reading(0, 0, end)]).usual);
-        }
-        assert_eq!(usual[0], [0.0; 0], "one end makes no rate");
-        assert_eq!([rounded(usual[1].first().copied()), rounded(usual[19].first().copied())], [Some(10); 2]);
-        assert_eq!(rounded(usual[20].first().copied()), Some(18), "a twelfth of the moment counts");
-        assert!(usual[29][0] < usual[20][0] / 2.0, "and what has ended is forgotten");
-    }
-
-    #[test]
-    fn one_partition_that_falls_behind_is_seen_beside_others_that_do_not() {
-        let mut tracker = GroupTracker::new();
-        let mut behind = Vec::new();
-        for n in 0_i64..8 {
-            // The first partition works off 50 of 100 in each cycle until the sixth and then 200; the second has nothing left.
-            let committed = if n < 6 { n * 50 } else { 300 + (n - 6) * 200 };
-            let readings = [reading(0, committed, 200 + n * 100), reading(1, n * 10, n * 10)];
-            behind.push(tracker.observe(CYCLE * u32::try_from(n).unwrap(), &watch(15), &readings).behind);
-        }
-        assert_eq!(behind, [false, false, true, true, true, true, true, false]);
-    }
-
-    #[test]
-    fn late_counts_what_arrived_before_the_objective() {
-        let mut tracker = GroupTracker::new();
-        let mut late = Vec::new();
-        // 10 messages per cycle arrive; the consumer stands still at 20.
-        for n in 0_u32..8 {
-            let end = i64::from(n) * 10;
-            let lag = tracker.observe(CYCLE * n, &watch(10), &[reading(0, end.min(20), end)]);
-            late.push(lag.late.unwrap().messages);
-        }
-        // Two cycles are the objective: at the fifth reading the end of two cycles ago is 20, which is committed.
-        assert_eq!(late, [0, 0, 0, 0, 0, 10, 20, 30]);
-    }
-
-    #[test]
-    fn a_young_watch_estimates_at_worst() {
-        let mut tracker = GroupTracker::new();
-        let lag = tracker.observe(CYCLE, &watch(60), &[reading(0, 40, 100)]);
-        assert_eq!(lag.late, Some(Late { messages: 60, estimated: true }), "what was there may be old");
-        let lag = tracker.observe(CYCLE * 2, &watch(60), &[reading(0, 100, 400)]);
-        assert_eq!(lag.late, Some(Late { messages: 0, estimated: false }), "what came since is surely young");
-    }
-
-    #[test]
-    fn a_failed_reading_is_unknown_and_keeps_the_arrival_rate() {
-        let mut tracker = GroupTracker::new();
-        tracker.observe(CYCLE, &watch(15), &[reading(0, 0, 100)]);
-        let mut failed = reading(0, 0, 0);
-        failed.end = Err("no leader".into());
-        let lag = tracker.observe(CYCLE * 2, &watch(15), std::slice::from_ref(&failed));
-        assert!(lag.is_unknown());
-        assert_eq!(lag.unknown_because().as_deref(), Some("orders/0: end offset not readable: no leader"));
-        let lag = tracker.observe(CYCLE * 3, &watch(15), &[reading(0, 0, 200)]);
-        assert_eq!(rounded(lag.arrival), Some(10), "100 messages in the 10 s since the last end that was read");
-    }
-
-    #[test]
-    fn offsets_that_went_back_give_no_rate() {
-        let mut tracker = GroupTracker::new();
-        tracker.observe(CYCLE, &watch(15), &[reading(0, 500, 1_000)]);
-        let reset = tracker.observe(CYCLE * 2, &watch(15), &[reading(0, 100, 1_000)]);
-        assert_eq!((reset.throughput, rounded(reset.arrival), reset.outstanding), (None, Some(0), 900));
-        let recreated = tracker.observe(CYCLE * 3, &watch(15), &[reading(0, 100, 10)]);
-        assert_eq!((recreated.arrival, recreated.is_unknown()), (None, true));
-        let jumped_back = tracker.observe(CYCLE, &watch(15), &[reading(0, 10, 20)]);
-        assert_eq!(jumped_back.arrival, None);
-    }
-
-    #[test]
-    fn offsets_that_nobody_worked_for_give_no_rate() {
-        // Committed after 5 s, log start as last read, rate; before it, 100 messages per second were handled up to 1,000.
-        let cases = [
-            ("work goes on", 1_500, None, Some(100)),
-            ("ten times the work", 6_000, None, Some(1_000)),
-            ("retention lost 4,998,600, the start is known", 5_000_100, Some(4_999_600), Some(100)),
-            ("retention lost them, the start was read before", 5_000_100, Some(0), None),
-            ("retention lost them, or a reset by hand; no start", 5_000_100, None, None),
-            ("lost, and no commit since", 1_000, Some(4_999_600), Some(0)),
-        ];
-        for (name, committed, start, expected) in cases {
-            let mut tracker = GroupTracker::new();
-            for (n, before) in [(1, 500), (2, 1_000)] {
-                tracker.observe(CYCLE * n, &watch(15), &[reading(0, before, 9_000_000)]);
-            }
-            let now = Reading { start, ..reading(0, committed, 9_000_000) };
-            let lag = tracker.observe(CYCLE * 3, &watch(15), &[now]);
-            assert_eq!(rounded(lag.throughput), expected, "{name}");
-            assert_eq!(lag.saturated, expected.is_some(), "{name}: without a rate nothing is learned");
-            let next = tracker.observe(CYCLE * 4, &watch(15), &[reading(0, committed + 500, 9_000_000)]);
-            assert_eq!(rounded(next.throughput), Some(100), "{name}: the next cycle counts again");
-        }
-    }
-
-    #[test]
-    fn work_that_became_much_faster_counts_from_the_second_cycle_on() {
-        let mut tracker = GroupTracker::new();
-        let mut rates = Vec::new();
-        for (n, committed) in [(1, 0), (2, 0), (3, 50_000), (4, 100_000)] {
-            let lag = tracker.observe(CYCLE * n, &watch(15), &[reading(0, committed, 9_000_000)]);
-            rates.push(rounded(lag.throughput));
-        }
-        assert_eq!(rates, [None, Some(0), None, Some(10_000)]);
-    }
-
-    #[test]
-    fn grown_and_deleted_partitions() {
-        let mut tracker = GroupTracker::new();
-        tracker.observe(CYCLE, &watch(15), &[reading(0, 0, 100), reading(1, 0, 100)]);
-        let grown =
-            tracker.observe(CYCLE * 2, &watch(15), &[reading(0, 0, 150), reading(1, 0, 100), reading(2, 0, 900)]);
-        assert_eq!(rounded(grown.arrival), Some(10), "a new partition has no rate yet");
-        let deleted = tracker.observe(CYCLE * 3, &watch(15), &[reading(2, 0, 900)]);
-        assert_eq!((deleted.partitions, deleted.outstanding), (1, 900));
-    }
-
-    #[test]
-    fn saturated_while_no_partition_ran_dry() {
-        let mut tracker = GroupTracker::new();
-        tracker.observe(CYCLE, &watch(15), &[reading(0, 0, 1_000), reading(1, 0, 1_000)]);
-        let busy = tracker.observe(CYCLE * 2, &watch(15), &[reading(0, 500, 1_000), reading(1, 500, 1_000)]);
-        assert!(busy.saturated);
-        // 500 in 5 s are 100 per second: with one second not committed yet, 950 may be all there was.
-        let nearly = tracker.observe(CYCLE * 3, &watch(15), &[reading(0, 1_000, 2_000), reading(1, 950, 2_000)]);
-        assert!(!nearly.saturated);
-    }
-}
+mod tests;

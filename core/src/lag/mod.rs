@@ -7,6 +7,6 @@ mod group;
 pub mod partition;
 mod ring;
 
-pub use group::{GroupLag, GroupTracker, Late, Reading, TopicPartition, Watch};
+pub use group::{Flow, GroupLag, GroupTracker, Late, Reading, TopicPartition, Watch};
 pub use partition::{PartitionLag, ResetPolicy, Unknown};
 pub use ring::{CAPACITY, EndRing, Past};

@@ -1,11 +1,15 @@
 //! What one replica can do: as stated, as measured in saturated cycles, or as its agents say (see [`super::work`]).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// Longest time over which throughput is averaged. A longer one only delays the first number: it holds twelve commits of a
-/// client that commits every five seconds.
-const LONGEST: Duration = Duration::from_mins(1);
+use super::{Members, Policy};
+use crate::lag::Flow;
+
+/// Time over which throughput is averaged, at least and in commits: one more or less at its edges must not matter. A longer one only
+/// delays the first number.
+const SHORTEST: Duration = Duration::from_secs(30);
+const COMMITS: u32 = 12;
 
 /// A learned number rises at most so much in a window: one reading that was not work must not pass for what replicas can do.
 const RISE: f64 = 2.0;
@@ -15,7 +19,7 @@ const RISE: f64 = 2.0;
 pub enum Capacity {
     /// The user said it.
     Spec(f64),
-    /// Throughput while every partition had work for a whole window.
+    /// Throughput of replicas that were never idle for a whole window.
     Observed(f64),
     /// Records that agents handled in the time in which they were busy.
     Reported(f64),
@@ -36,7 +40,7 @@ impl Capacity {
     pub(super) fn source(self) -> &'static str {
         match self {
             Self::Spec(_) => "as stated",
-            Self::Observed(_) => "measured while all partitions had work",
+            Self::Observed(_) => "measured while replicas were never idle",
             Self::Reported(_) => "measured by how busy the pods are",
             Self::Unknown => "not known yet",
         }
@@ -48,6 +52,7 @@ impl Capacity {
 pub(super) struct Learner {
     /// Pod template and configuration that the number belongs to.
     key: (String, String),
+    /// Replicas in the cycle before.
     replicas: u32,
     since: Option<Duration>,
     run: VecDeque<(Duration, f64)>,
@@ -63,8 +68,38 @@ pub(super) struct Sample {
     /// When the cycle began.
     pub(super) from: Duration,
     pub(super) replicas: u32,
-    pub(super) throughput: Option<f64>,
-    pub(super) saturated: bool,
+    /// Messages per second that each of the replicas handled that were never idle; none where there was no such replica.
+    pub(super) rate: Option<f64>,
+}
+
+/// How many times as much as on average arrives for the busiest member; none if it is not known who owns what.
+pub(super) fn imbalance(members: &Members, flows: &[Flow]) -> Option<f64> {
+    if members.owners.len() != flows.len() {
+        return None;
+    }
+    let mut arrivals: BTreeMap<u32, f64> = BTreeMap::new();
+    for (flow, owner) in flows.iter().zip(&members.owners) {
+        *arrivals.entry((*owner)?).or_default() += flow.arrival?;
+    }
+    let (all, most) = arrivals.values().fold((0.0, 0.0_f64), |(all, most), rate| (all + rate, most.max(*rate)));
+    (all > 0.0).then(|| most * f64::from(members.count) / all)
+}
+
+/// Messages per second that a member handles, on average over those that were never idle: in one of their partitions there was work all
+/// the time. None if there is no such member, or if it is not known who owns what.
+pub(super) fn pace_of_busy(members: &Members, flows: &[Flow]) -> Option<f64> {
+    if members.owners.len() != flows.len() {
+        return None;
+    }
+    let mut paces: BTreeMap<u32, (bool, Option<f64>)> = BTreeMap::new();
+    for (flow, owner) in flows.iter().zip(&members.owners) {
+        let (busy, pace) = paces.entry((*owner)?).or_insert((false, Some(0.0)));
+        *busy |= flow.busy;
+        *pace = pace.zip(flow.throughput).map(|(sum, rate)| sum + rate);
+    }
+    let of_busy: Vec<f64> = paces.into_values().filter(|(busy, _)| *busy).filter_map(|(_, pace)| pace).collect();
+    let n = u32::try_from(of_busy.len()).ok().filter(|n| *n > 0)?;
+    Some(of_busy.iter().sum::<f64>() / f64::from(n))
 }
 
 impl Learner {
@@ -84,16 +119,14 @@ impl Learner {
         self.run.clear();
     }
 
-    pub(super) fn observe(&mut self, sample: Sample, window: Duration, cycle: Duration) {
-        let Some(throughput) = sample.throughput.filter(|rate| *rate > 0.0) else { return self.interrupt() };
-        if !sample.saturated || sample.replicas == 0 || sample.replicas != self.replicas {
-            self.replicas = sample.replicas;
+    pub(super) fn observe(&mut self, sample: Sample, policy: &Policy) {
+        let before = std::mem::replace(&mut self.replicas, sample.replicas);
+        let Some(rate) = sample.rate.filter(|rate| *rate > 0.0 && sample.replicas == before) else {
             return self.interrupt();
-        }
+        };
         let since = *self.since.get_or_insert(sample.from);
-        self.run.push_back((sample.at, throughput));
-        let rising = window;
-        let window = window.min(LONGEST).max(cycle * 3);
+        self.run.push_back((sample.at, rate));
+        let window = policy.window.min(SHORTEST.max(policy.commit_interval * COMMITS)).max(policy.cycle * 3);
         if sample.at.saturating_sub(since) < window {
             return;
         }
@@ -103,7 +136,7 @@ impl Learner {
         }
         let cycles = u32::try_from(self.run.len()).unwrap_or(u32::MAX);
         let mean = self.run.iter().map(|(_, rate)| rate).sum::<f64>() / f64::from(cycles.max(1));
-        self.learn(sample.at, rising.max(window), mean / f64::from(sample.replicas));
+        self.learn(sample.at, policy.window.max(window), mean);
     }
 
     fn learn(&mut self, at: Duration, window: Duration, rate: f64) {
@@ -127,6 +160,12 @@ impl Learner {
         }
     }
 
+    /// What was learned last was not what a replica can do, this is.
+    pub(super) fn correct(&mut self, rate: f64) {
+        self.interrupt();
+        (self.learned, self.base) = (Some(rate), None);
+    }
+
     pub(super) fn learned(&self) -> Option<f64> {
         self.learned
     }
@@ -138,12 +177,13 @@ mod tests {
 
     const CYCLE: Duration = Duration::from_secs(5);
     const WINDOW: Duration = Duration::from_secs(20);
+    const POLICY: fn() -> Policy = super::super::tests::policy;
 
     fn feed(learner: &mut Learner, cycles: std::ops::Range<u32>, throughput: f64, replicas: u32, saturated: bool) {
         for n in cycles {
-            let sample =
-                Sample { at: CYCLE * (n + 1), from: CYCLE * n, replicas, throughput: Some(throughput), saturated };
-            learner.observe(sample, WINDOW, CYCLE);
+            let rate = saturated.then(|| throughput / f64::from(replicas));
+            let sample = Sample { at: CYCLE * (n + 1), from: CYCLE * n, replicas, rate };
+            learner.observe(sample, &POLICY());
         }
     }
 
@@ -166,6 +206,46 @@ mod tests {
         assert_eq!(learner.learned(), None);
         feed(&mut learner, 8..12, 900.0, 4, true);
         assert_eq!(learner.learned(), None);
+    }
+
+    #[test]
+    fn commits_that_are_rare_take_longer() {
+        let policy = Policy { window: Duration::from_mins(5), commit_interval: CYCLE, ..POLICY() };
+        let mut learner = Learner::default();
+        let mut known = Vec::new();
+        for n in 0..14 {
+            let sample = Sample { at: CYCLE * (n + 1), from: CYCLE * n, replicas: 3, rate: Some(300.0) };
+            learner.observe(sample, &policy);
+            known.push(learner.learned().is_some());
+        }
+        assert_eq!(known.iter().position(|known| *known), Some(12), "a minute after the replicas were first seen");
+    }
+
+    fn flow(partition: i32, arrival: f64, throughput: Option<f64>, busy: bool) -> Flow {
+        let of = crate::lag::TopicPartition { topic: "orders".into(), partition };
+        Flow { of, arrival: Some(arrival), throughput, waiting: None, busy, stuck: false }
+    }
+
+    #[test]
+    fn a_member_that_is_never_idle_shows_what_it_can_do() {
+        let members =
+            |owners: &[u32]| Members { owners: owners.iter().copied().map(Some).collect(), ..Members::default() };
+        let flows = [
+            flow(0, 90.0, Some(50.0), true),
+            flow(1, 20.0, Some(20.0), false),
+            flow(2, 10.0, Some(10.0), false),
+            flow(3, 30.0, Some(30.0), false),
+        ];
+        assert_eq!(pace_of_busy(&members(&[0, 0, 1, 1]), &flows), Some(70.0));
+        assert_eq!(pace_of_busy(&members(&[0, 1, 1, 1]), &flows), Some(50.0));
+        assert_eq!(pace_of_busy(&members(&[1, 0, 0, 0]), &flows[..3]), None, "another number of partitions");
+        assert_eq!(pace_of_busy(&members(&[0, 0]), &flows[2..]), None, "all are idle at times");
+        let jumped = [flow(0, 90.0, None, true), flow(1, 50.0, Some(40.0), true)];
+        assert_eq!(pace_of_busy(&members(&[0, 1]), &jumped), Some(40.0), "what is not known counts for nobody");
+        let unowned = Members { owners: vec![Some(0), None], ..Members::default() };
+        assert_eq!((pace_of_busy(&unowned, &jumped), imbalance(&unowned, &jumped)), (None, None));
+        let two = Members { count: 2, ..members(&[0, 0, 1, 1]) };
+        assert_eq!(imbalance(&two, &flows), Some(110.0 * 2.0 / 150.0));
     }
 
     #[test]

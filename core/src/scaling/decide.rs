@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::history::{Situation, Unsettled};
-use super::need::{Load, effective, most, useful, useful_below, whole};
+use super::downstream::Ineffective;
+use super::need::{Load, effective, useful, useful_below, whole};
+use super::situation::{Situation, Unsettled};
 use super::{Decision, Limit, Mode, Objective, Policy, Terms};
 use crate::reason::Reason;
 
@@ -22,14 +23,18 @@ const CHAIN: &[Rule] = &[
     nothing_known,
     unsettled,
     measuring,
+    too_many_for_downstream,
     up,
     up_without_capacity,
+    hot_partition,
     down,
     down_without_capacity,
 ];
 
 /// An arrival below this part of an earlier one is another load.
 const LESS: f64 = 0.7;
+/// From so many times its share on, it is said that the busiest replica has more than others.
+const UNEVEN: f64 = 1.1;
 
 /// Judges a situation. The same situation always gives the same decision.
 pub fn decide(policy: &Policy, now: &Situation) -> Decision {
@@ -173,13 +178,53 @@ fn ceiling(policy: &Policy, now: &Situation) -> u32 {
     policy.max.min(now.partitions).max(policy.least())
 }
 
+/// What a step up did not bring is taken back: the fewer replicas handle as much.
+fn too_many_for_downstream(policy: &Policy, now: &Situation) -> Option<Verdict> {
+    let (_, step) = now.downstream?;
+    let desired = step.enough.max(policy.least());
+    if desired >= now.replicas {
+        return None;
+    }
+    let waited = now.watched_for.min(now.unchanged_for.unwrap_or(now.watched_for));
+    if waited < policy.window || now.unknown.is_some() || policy.keep {
+        return None;
+    }
+    Some(shrink(policy, now, desired, Reason::StepIneffective, format!("{}: taken back", nothing_brought(&step))))
+}
+
+fn nothing_brought(step: &Ineffective) -> String {
+    format!(
+        "the last step up brought {} of {} msg/s: something other than replicas limits",
+        number(step.brought),
+        number(step.predicted)
+    )
+}
+
+/// The partition has a consumer to itself if it needs one, and no more than one can have it.
+fn hot_partition(policy: &Policy, now: &Situation) -> Option<Verdict> {
+    let (first, others) = now.hot.split_first()?;
+    now.broken.filter(|broken| *broken > 0)?;
+    let more = if others.is_empty() { String::new() } else { format!(" (and {} more)", others.len()) };
+    let message = format!(
+        "more waits in {}/{}{more} than one replica can work off in {}, and no partition has two: adding replicas does not help; more \
+         partitions, or a key that spreads better, do",
+        first.topic,
+        first.partition,
+        time(policy.objective.drain_time())
+    );
+    Some(hold(now, Reason::HotPartition, message))
+}
+
 fn up(policy: &Policy, now: &Situation) -> Option<Verdict> {
     let (need, load, capacity) = (now.need?, now.load?, per_replica(now)?);
-    if effective(now.replicas, now.partitions) >= need.least {
+    // With a replica for each partition, what is beyond all of them shows that even so many are too few.
+    let partitions = usize::try_from(now.partitions).unwrap_or(usize::MAX);
+    let all_hot = now.replicas >= now.partitions && load.beyond > 0.0 && now.hot.len() >= partitions;
+    if effective(now.replicas, now.partitions) >= need.least && !all_hot {
         return None;
     }
     let waiting = if load.backlog >= 1.0 { format!(" and {} waiting", number(load.backlog)) } else { String::new() };
-    let hottest = if need.hottest { ", the hottest partitions in one," } else { "" };
+    let hottest = if need.hottest && load.skew < UNEVEN { ", the hottest partitions in one," } else { "" };
     let words = format!("{} msg/s{waiting} at {capacity}{}{hottest} need", number(load.arrival), uneven(load));
     Some(grow(policy, now, useful(whole(need.aim), now.partitions), Reason::BelowNeed, &words))
 }
@@ -212,13 +257,8 @@ fn grow(policy: &Policy, now: &Situation, wanted: u32, reason: Reason, words: &s
         let message = "nothing was committed since the last step up: more replicas do not help; look at the consumers";
         return hold(now, Reason::StepIneffective, message);
     }
-    if let Some((left, brought, predicted)) = now.blocked {
-        let message = format!(
-            "the last step up brought {} of {} msg/s: something other than replicas limits; the next step waits {}",
-            number(brought),
-            number(predicted),
-            time(left)
-        );
+    if let Some((left, step)) = now.downstream.filter(|(_, step)| now.replicas >= step.enough) {
+        let message = format!("{}; the next step waits {}", nothing_brought(&step), time(left));
         return hold(now, Reason::StepIneffective, message);
     }
     if now.judging {
@@ -227,7 +267,10 @@ fn grow(policy: &Policy, now: &Situation, wanted: u32, reason: Reason, words: &s
     if now.asked < 2 {
         return hold(now, Reason::Confirming, format!("{words} {wanted}; the next cycle has to confirm it"));
     }
-    let desired = wanted.min(ceiling);
+    // One that shows whether more help by now.
+    let trial = now.suspects_downstream.then_some(next);
+    let most = now.downstream.map(|(_, step)| step.enough).or(trial).unwrap_or(u32::MAX);
+    let desired = wanted.min(ceiling).min(most);
     let limited = if desired < wanted { format!("; limited to {desired}") } else { String::new() };
     (desired, reason, format!("{words} {wanted}{limited}"))
 }
@@ -237,16 +280,13 @@ fn need_of(now: &Situation) -> f64 {
 }
 
 fn down(policy: &Policy, now: &Situation) -> Option<Verdict> {
-    let capacity = now.capacity.known()?;
+    now.capacity.known()?;
     let (arrival, need) = (now.most_arrival?, now.most_need?);
     let n = now.replicas;
     let fitting = |need: f64| useful(whole(need).max(1), now.partitions).min(policy.max).max(policy.least());
     // What counts is whole, useful replicas: too many by the formula may still be the fewest that do.
     let enough_now = now.need.is_some_and(|need| fitting(need.lasting) >= n);
-    if f64::from(n) <= most(arrival, now.load.map_or(1.0, |load| load.skew), capacity)
-        || n <= policy.least()
-        || enough_now
-    {
+    if n <= policy.least() || enough_now {
         return None;
     }
     let desired = fitting(need);
@@ -255,6 +295,11 @@ fn down(policy: &Policy, now: &Situation) -> Option<Verdict> {
     }
     if desired >= n {
         return None;
+    }
+    // A load that fell leaves the window bit by bit: one change of replicas is enough for it.
+    if let Some(soon) = now.coming_need.map(fitting).filter(|soon| *soon < desired) {
+        let says = format!("{desired} replicas would do, and soon {soon}; waiting for that");
+        return Some(hold(now, Reason::WindowNotOver, says));
     }
     let words = format!(
         "at most {} msg/s in the last {} at {} need {desired}",
@@ -356,7 +401,7 @@ fn per_replica(now: &Situation) -> Option<String> {
 
 /// What the busiest replica adds to the need, if it is much.
 fn uneven(load: Load) -> String {
-    if load.skew < 1.1 {
+    if load.skew < UNEVEN {
         String::new()
     } else {
         format!(", of which the busiest has {:.1} times its share,", load.skew)

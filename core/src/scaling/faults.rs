@@ -79,7 +79,8 @@ impl Scene {
             commit_interval: self.policy.commit_interval,
         };
         let lag = self.tracker.observe(self.at, &watch, &readings);
-        let members = Some(Members { count: self.target.ready + self.foreign, stable: true, unowned: 0 });
+        let members =
+            Some(Members { count: self.target.ready + self.foreign, stable: true, unowned: 0, owners: Vec::new() });
         let target = self.target.clone();
         let seen = Observation { at: self.at, lag, target, members, config: "1".into(), work: None };
         self.history.observe(&self.policy, &seen);

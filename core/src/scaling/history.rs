@@ -1,14 +1,17 @@
 //! What the model needs of the past.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::capacity::{Capacity, Learner, Sample};
-use super::need::{Load, Need, comfortable, effective, need, skew, useful, whole};
+use super::capacity::{Capacity, Learner, Sample, imbalance, pace_of_busy};
+use super::downstream::{Downstream, Ineffective};
+use super::need::{Load, Need, effective, need, skew, useful, whole};
 use super::share::{FULL, Met, ROOMY, Shares};
+use super::situation::{Situation, Unsettled};
 use super::window::WindowMax;
 use super::work::WorkLearner;
 use super::{Decision, Observation, Policy};
+use crate::lag::{Flow, TopicPartition};
 use crate::reason::Reason;
 
 /// Assumed until a change was measured: a pod start and one rebalance of a cooperative group.
@@ -19,19 +22,12 @@ const LONGEST_CHANGE: Duration = Duration::from_mins(15);
 const LONGEST_SETTLING: Duration = Duration::from_mins(5);
 /// A cycle whose arrival stands so far above the one of three cycles ago is a step, not noise.
 const STEP: f64 = 1.25;
+/// Part of a window that a step down waits for, if it can go further down then.
+const SOON: u32 = 4;
 /// Windows for which it is remembered that a number of replicas was too few for how the load was spread.
 const MET: u32 = 24;
 /// Windows for which a twice contested target is left alone.
 const HANDS_OFF: u32 = 6;
-
-/// Why a group has not settled.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Unsettled {
-    /// The workload: rollout, or pods that are not ready.
-    Rollout(String),
-    /// The group: members, ownership, no progress, or a step whose effect is not yet seen.
-    Group(String),
-}
 
 /// A change of replicas that the operator made.
 #[derive(Debug, Clone, Copy)]
@@ -47,64 +43,6 @@ struct Step {
     judged: bool,
     /// Something was committed since.
     moved: bool,
-}
-
-/// Everything that [`super::decide()`] looks at.
-#[expect(clippy::struct_excessive_bools, reason = "independent facts, each read by one rule")]
-#[derive(Debug, Clone, PartialEq)]
-pub struct Situation {
-    /// Replicas asked for now.
-    pub replicas: u32,
-    /// Partitions of the group's topics; more replicas than that are idle.
-    pub partitions: u32,
-    /// Somebody else set the replicas; how long that is still respected, and whether it happened twice.
-    pub by_hand: Option<(Duration, bool)>,
-    /// Observations were missing just before this one.
-    pub gap: bool,
-    /// Why some partitions are unknown.
-    pub unknown: Option<String>,
-    /// Whether nothing is known.
-    pub all_unknown: bool,
-    /// Why the group is not settled, and how long that is still waited for.
-    pub unsettled: Option<(Unsettled, Duration)>,
-    /// Arrival and backlog, once there is a rate.
-    pub load: Option<Load>,
-    /// Messages that break the promise.
-    pub broken: Option<u64>,
-    /// Replicas that were too few while their capacity was not known, and the arrival of then.
-    pub broke: Option<(u32, f64)>,
-    /// Largest arrival in the window.
-    pub most_arrival: Option<f64>,
-    /// Capacity of one replica.
-    pub capacity: Capacity,
-    /// How many times an even share of the load the busiest replica has, measured or told from the partitions.
-    pub imbalance: Option<f64>,
-    /// What the load asks for, when the capacity is known.
-    pub need: Option<Need>,
-    /// The most that a step down had to aim at in the window.
-    pub most_need: Option<f64>,
-    /// Cycles in a row that asked for more.
-    pub asked: u32,
-    /// Messages that break the promise do not become fewer.
-    pub worsening: bool,
-    /// The last step up still has to show what it brought.
-    pub judging: bool,
-    /// Something waits, and nothing was committed since the last step up.
-    pub fruitless: bool,
-    /// No more steps up for so long, with what the last step brought and what it should have brought.
-    pub blocked: Option<(Duration, f64, f64)>,
-    /// Nothing waits beyond what measurement delay explains, nothing breaks the promise, everything is known, no replica is full.
-    pub quiet: bool,
-    /// For how long.
-    pub quiet_for: Duration,
-    /// Quiet but for the busiest replica, which is full.
-    pub full: bool,
-    /// How long the group has been watched without a gap with the same meaning of its numbers.
-    pub watched_for: Duration,
-    /// Time since the last change of replicas.
-    pub unchanged_for: Option<Duration>,
-    /// How long a change takes.
-    pub change: Duration,
 }
 
 /// Memory of one group.
@@ -124,8 +62,9 @@ pub struct History {
     unsettled: Option<(Duration, Unsettled)>,
     changes: VecDeque<Duration>,
     step: Option<Step>,
-    strikes: u32,
-    blocked: Option<(Duration, f64, f64)>,
+    downstream: Downstream,
+    /// What was known of the capacity of a replica, over many windows.
+    capacities: WindowMax,
     foreign: VecDeque<Duration>,
     capacity: Learner,
     work: WorkLearner,
@@ -135,6 +74,7 @@ pub struct History {
     /// So many replicas broke the promise at such an arrival while their capacity was not known.
     broke: Option<(u32, f64)>,
     spec_capacity: Option<f64>,
+    stuck: BTreeSet<TopicPartition>,
 }
 
 impl History {
@@ -160,6 +100,8 @@ impl History {
             self.work = WorkLearner::default();
             self.met.clear();
             self.broke = None;
+            self.downstream.clear();
+            self.capacities.clear();
         }
         self.met.forget(at, policy.window * MET);
         if other_pods || self.spec_capacity != policy.capacity {
@@ -180,7 +122,7 @@ impl History {
             }
             remember(&mut self.throughputs, rate);
         }
-        if let Some(broken) = policy.objective.broken_by(&seen.lag).filter(|_| !seen.lag.is_unknown()) {
+        if let Some(broken) = policy.objective.mendable(&seen.lag).filter(|_| !seen.lag.is_unknown()) {
             remember(&mut self.broken, broken);
         }
         self.note_settling(at, policy, seen);
@@ -194,6 +136,15 @@ impl History {
         let pace = effective(self.replicas.unwrap_or_default(), seen.lag.partitions).max(1.0);
         self.busiest = load.filter(|load| load.skew > 1.0).map(|load| load.skew / pace);
         let capacity = self.capacity_of(policy);
+        if let Some(rate) = capacity.known() {
+            self.capacities.push(at, rate, policy.window * MET);
+        }
+        self.downstream.forget(at, self.quiet_since);
+        if self.stuck != seen.lag.stuck {
+            // What a partition that stands still made of the load was no proof of too few replicas.
+            self.stuck.clone_from(&seen.lag.stuck);
+            self.broke = None;
+        }
         let need = self.need(policy, seen, load, capacity);
         if let Some(need) = need {
             self.most_need.push(at, need.lasting, policy.window);
@@ -223,20 +174,21 @@ impl History {
                 Some((why, left))
             }),
             load,
-            broken: policy.objective.broken_by(&seen.lag),
+            hot: self.hot(policy, seen),
+            broken: policy.objective.mendable(&seen.lag),
             broke: self.broke,
             most_arrival: self.most_arrival.max(),
             capacity,
             imbalance: self.imbalance(load, seen),
             need: self.need(policy, seen, load, capacity),
             most_need: self.most_need.max(),
+            coming_need: self.most_need.max_since((at + policy.window / SOON).saturating_sub(policy.window)),
             asked: self.asked,
             worsening: self.worsening(seen),
             judging: self.step.is_some_and(|step| step.to > step.from && step.settled.is_some() && !step.judged),
             fruitless: seen.lag.outstanding > 0 && self.step.is_some_and(|step| step.to > step.from && !step.moved),
-            blocked: self.blocked.and_then(|(until, brought, predicted)| {
-                until.checked_sub(at).filter(|left| !left.is_zero()).map(|left| (left, brought, predicted))
-            }),
+            downstream: self.downstream.step(at),
+            suspects_downstream: self.downstream.is_suspected(),
             quiet: self.quiet_since.is_some(),
             full: self.quiet_since.is_none() && is_quiet(policy, seen, mean(&self.arrivals)),
             quiet_for: self.quiet_since.map(since).unwrap_or_default(),
@@ -252,7 +204,7 @@ impl History {
             return;
         }
         let (from, to) = (decision.current, decision.desired);
-        let before = mean(&self.throughputs).unwrap_or_default();
+        let before = self.throughput_before();
         let per_replica = decision.terms.capacity.or_else(|| (from > 0).then(|| before / f64::from(from)));
         let predicted =
             (to > from).then_some(per_replica).flatten().map(|rate| rate * f64::from(to.saturating_sub(from)));
@@ -267,8 +219,12 @@ impl History {
 
     /// Notes that the target was scaled at `at` for another group that consumes with the same replicas.
     pub fn followed(&mut self, at: Duration, from: u32, to: u32) {
-        let before = mean(&self.throughputs).unwrap_or_default();
-        self.moved(at, from, to, before, None);
+        self.moved(at, from, to, self.throughput_before(), None);
+    }
+
+    /// The most of the last cycles: where the load rises, their mean is less than the replicas handle already.
+    fn throughput_before(&self) -> f64 {
+        self.throughputs.iter().copied().fold(0.0, f64::max)
     }
 
     fn moved(&mut self, at: Duration, from: u32, to: u32, before: f64, predicted: Option<f64>) {
@@ -316,22 +272,39 @@ impl History {
             _ => mean_arrival,
         };
         let unseen = mean(&self.throughputs).unwrap_or_default() * policy.commit_interval.as_secs_f64();
-        let backlog = (count(seen.lag.outstanding) - unseen).max(0.0);
-        Some(Load { arrival, backlog, skew: self.skew(seen) })
+        let most = self.capacity_of(policy).known().map(|capacity| (capacity, policy.objective.drain_time()));
+        let (mut waiting, mut backlog) = (0.0, 0.0);
+        for (flow, messages) in seen.lag.workable().filter_map(|flow| Some((flow, count(flow.waiting?.0)))) {
+            waiting += messages;
+            backlog += most.map_or(messages, |most| messages.min(drainable(flow, most)));
+        }
+        let beyond = waiting - backlog;
+        Some(Load { arrival, backlog: (backlog - unseen).max(0.0), beyond, skew: self.skew(seen) })
+    }
+
+    fn hot(&self, policy: &Policy, seen: &Observation) -> Vec<TopicPartition> {
+        let Some(capacity) = self.capacity_of(policy).known() else { return Vec::new() };
+        let most = (capacity, policy.objective.drain_time());
+        let hot = |flow: &&Flow| flow.waiting.is_some_and(|(messages, _)| count(messages) > drainable(flow, most));
+        seen.lag.workable().filter(hot).map(|flow| flow.of.clone()).collect()
     }
 
     fn skew(&self, seen: &Observation) -> f64 {
-        skew(self.work.imbalance(seen.lag.behind), self.replicas.unwrap_or_default(), seen.lag.partitions)
+        let told = seen.members.as_ref().filter(|_| self.work.learned().is_none());
+        let times = told.and_then(|members| imbalance(members, &seen.lag.flows));
+        let times = times.unwrap_or_else(|| self.work.imbalance(seen.lag.behind));
+        skew(times, self.replicas.unwrap_or_default(), seen.lag.partitions)
     }
 
     fn need(&self, policy: &Policy, seen: &Observation, load: Option<Load>, capacity: Capacity) -> Option<Need> {
         let (load, capacity) = (load?, capacity.known().filter(|rate| *rate > 0.0)?);
         let replicas = self.replicas.unwrap_or_default();
         let need = need(load, capacity, replicas, policy.objective.drain_time(), self.change());
-        if seen.lag.usual.is_empty() {
+        let arrivals = seen.lag.arrivals();
+        if arrivals.is_empty() {
             return Some(need);
         }
-        let shares = Shares::new(&seen.lag.usual);
+        let shares = Shares::new(&arrivals);
         let share = |replicas| self.met.share(replicas, &shares);
         let pace = load.arrival / capacity;
         let fitting = shares.fitting(whole(need.aim), pace, FULL, share);
@@ -341,17 +314,18 @@ impl History {
             let told = shares.busiest(replicas);
             let hidden = self.busiest.filter(|_| told > 0.0).map_or(1.0, |busiest| (busiest / told).max(1.0));
             let share = |replicas| (share(replicas) * hidden).min(1.0);
-            f64::from(shares.fitting(whole(comfortable(load.arrival, capacity)), pace, ROOMY, share))
+            f64::from(shares.fitting(whole(pace / ROOMY), pace, ROOMY, share))
         } else {
-            aim
+            need.lasting.max(f64::from(shares.fitting(whole(need.lasting), pace, FULL, share)))
         };
         Some(Need { aim, lasting, hottest, ..need })
     }
 
     fn imbalance(&self, load: Option<Load>, seen: &Observation) -> Option<f64> {
-        let replicas = self.replicas.filter(|replicas| *replicas > 0 && !seen.lag.usual.is_empty())?;
+        let arrivals = seen.lag.arrivals();
+        let replicas = self.replicas.filter(|replicas| *replicas > 0 && !arrivals.is_empty())?;
         let measured = self.busiest.filter(|_| load.is_some());
-        let share = measured.unwrap_or_else(|| Shares::new(&seen.lag.usual).busiest(replicas));
+        let share = measured.unwrap_or_else(|| Shares::new(&arrivals).busiest(replicas));
         Some(share * f64::from(replicas))
     }
 
@@ -412,7 +386,7 @@ impl History {
         if target.ready != wanted {
             return Some(Unsettled::Rollout(format!("{} of {wanted} replicas are ready", target.ready)));
         }
-        if let Some(members) = seen.members {
+        if let Some(members) = &seen.members {
             if !members.stable {
                 return Some(Unsettled::Group("the group is rebalancing".into()));
             }
@@ -444,9 +418,8 @@ impl History {
             return self.capacity.interrupt();
         };
         let replicas = self.replicas.unwrap_or_default();
-        let sample =
-            Sample { at: seen.at, from, replicas, throughput: seen.lag.throughput, saturated: seen.lag.saturated };
-        self.capacity.observe(sample, policy.window, policy.cycle);
+        let rate = self.rate_of_busy(seen, replicas).filter(|_| !self.downstream.limits(seen.at));
+        self.capacity.observe(Sample { at: seen.at, from, replicas, rate }, policy);
         if self.throughputs.len() == 3
             && let Some(rate) = mean(&self.throughputs)
             && self
@@ -465,25 +438,49 @@ impl History {
             return;
         }
         step.judged = true;
+        let step = *step;
         let Some(predicted) = step.predicted.filter(|rate| *rate > 0.0) else { return };
         let recent: Vec<f64> = self.throughputs.iter().rev().take(2).copied().collect();
-        let brought =
-            recent.iter().sum::<f64>() / f64::from(u32::try_from(recent.len()).unwrap_or(1).max(1)) - step.before;
-        if !seen.lag.saturated || brought >= predicted * 0.1 {
-            self.strikes = 0;
-            self.blocked = None;
-            return;
+        let handled = recent.iter().sum::<f64>() / f64::from(u32::try_from(recent.len()).unwrap_or(1).max(1));
+        let brought = handled - step.before;
+        // A twentieth more than before is noise, but where the step promised hardly more.
+        let enough = (predicted * 0.1).max((step.before * 0.05).min(predicted * 0.5));
+        if !seen.lag.saturated || brought >= enough {
+            return self.downstream.clear();
         }
-        let windows = 2_u32.saturating_pow(self.strikes.min(6));
-        self.strikes = self.strikes.saturating_add(1);
-        self.blocked = Some((at + policy.window * windows, brought.max(0.0), predicted));
+        // What was measured since it began to limit is not what a replica can do.
+        let capacity = self.capacities.max();
+        if let Some(capacity) = capacity {
+            self.capacity.correct(capacity);
+        }
+        let enough = step.from.max(whole(capacity.map_or(0.0, |capacity| handled / capacity)));
+        let enough = useful(enough, seen.lag.partitions).min(step.to);
+        let step = Ineffective { enough, brought: brought.max(0.0), predicted };
+        self.downstream.found(at, policy.window, step);
     }
+
+    /// Messages per second of each replica that was never idle. Agents know better how busy they are.
+    fn rate_of_busy(&self, seen: &Observation, replicas: u32) -> Option<f64> {
+        let replicas = Some(replicas).filter(|replicas| *replicas > 0)?;
+        if seen.lag.saturated {
+            return seen.lag.throughput.map(|rate| rate / f64::from(replicas));
+        }
+        let members = seen.members.as_ref().filter(|_| self.work.learned().is_none())?;
+        let each = pace_of_busy(members, &seen.lag.flows)?;
+        Some(each * f64::from(members.count) / f64::from(replicas))
+    }
+}
+
+/// What a replica that has nothing else to do can work off of a partition in time, beside what arrives there.
+fn drainable(flow: &Flow, (capacity, drain): (f64, Duration)) -> f64 {
+    (capacity - flow.arrival.unwrap_or_default()).max(0.0) * drain.as_secs_f64()
 }
 
 /// Nothing waits but what one cycle and one commit interval explain.
 fn is_quiet(policy: &Policy, seen: &Observation, arrival: Option<f64>) -> bool {
     let unseen = arrival.unwrap_or_default() * (policy.commit_interval + policy.cycle).as_secs_f64();
-    seen.lag.is_complete() && policy.objective.broken_by(&seen.lag) == Some(0) && count(seen.lag.outstanding) <= unseen
+    let waiting: f64 = seen.lag.workable().filter_map(|flow| flow.waiting).map(|(messages, _)| count(messages)).sum();
+    seen.lag.is_complete() && policy.objective.mendable(&seen.lag) == Some(0) && waiting <= unseen
 }
 
 fn remember<T>(recent: &mut VecDeque<T>, value: T) {

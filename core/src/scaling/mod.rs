@@ -8,11 +8,13 @@
 
 mod capacity;
 mod decide;
+mod downstream;
 #[cfg(test)]
 mod faults;
 mod history;
 mod need;
 mod share;
+mod situation;
 #[cfg(test)]
 mod tests;
 mod together;
@@ -23,9 +25,11 @@ use std::time::Duration;
 
 pub use capacity::Capacity;
 pub use decide::decide;
-pub use history::{History, Situation, Unsettled};
+pub use downstream::Ineffective;
+pub use history::History;
 pub use need::{Load, Need, useful};
 pub use share::Shares;
+pub use situation::{Situation, Unsettled};
 pub use together::{Ask, together};
 pub use work::Work;
 
@@ -55,6 +59,18 @@ impl Objective {
         match self {
             Self::Age(_) => lag.late.map(|late| late.messages),
             Self::Lag(limit) => Some(lag.outstanding.saturating_sub(limit)),
+        }
+    }
+
+    /// Those of them that replicas can do anything about, see [`GroupLag::workable`].
+    fn mendable(self, lag: &GroupLag) -> Option<u64> {
+        let sums = lag.workable().filter_map(|flow| flow.waiting);
+        let (waiting, late) = sums.fold((0_u64, 0_u64), |(all, of_them), (waiting, late)| {
+            (all.saturating_add(waiting), of_them.saturating_add(late))
+        });
+        match self {
+            Self::Age(_) => lag.late.map(|_| late),
+            Self::Lag(limit) => Some(waiting.saturating_sub(limit)),
         }
     }
 }
@@ -121,7 +137,7 @@ pub struct Target {
 }
 
 /// The consumer group as its coordinator sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Members {
     /// Members, of our pods or not.
     pub count: u32,
@@ -129,6 +145,8 @@ pub struct Members {
     pub stable: bool,
     /// Partitions that no member owns.
     pub unowned: u32,
+    /// Which of the members owns each partition, in the order of [`GroupLag::flows`].
+    pub owners: Vec<Option<u32>>,
 }
 
 /// Everything that one cycle saw.

@@ -6,16 +6,16 @@ use std::time::Duration;
 const HIGHEST: f64 = 0.9;
 /// Utilisation that a step aims at.
 const AIM: f64 = 0.7;
-/// Utilisation below which replicas are too many.
-const LOWEST: f64 = 0.5;
 
 /// What has to be worked off.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Load {
     /// Messages that arrive, per second.
     pub arrival: f64,
-    /// Messages that wait.
+    /// Messages that wait and that more replicas can work off in time. Of one partition, that is what a replica of its own could.
     pub backlog: f64,
+    /// Messages that wait beyond that.
+    pub beyond: f64,
     /// How many times its share of the arrival the busiest replica has, for another reason than its number of partitions: 1 = even.
     pub skew: f64,
 }
@@ -28,7 +28,8 @@ pub struct Need {
     /// What a step up aims at: arrival at a comfortable utilisation, and the backlog gone in time although the change itself
     /// takes time.
     pub aim: f64,
-    /// What a step down aims at: while nothing waits, the fewest replicas that keep up with the arrival, told for their own number.
+    /// What a step down aims at: the fewest replicas that keep up with the arrival and drain what waits, if they are there already;
+    /// while nothing waits, told for their own number.
     pub lasting: f64,
     /// It is so many for the replica that gets the hottest partitions.
     pub hottest: bool,
@@ -53,18 +54,13 @@ pub(super) fn need(load: Load, capacity: f64, replicas: u32, drain: Duration, ch
     // A change that takes most of the time would ask for any number of replicas for a moment's gain.
     let left_s = (drain_s - change_s).max(drain_s / 2.0);
     let moving = (busiest + (load.backlog + grown) / left_s) / capacity;
-    let aim = comfortable(load.arrival, capacity).max(least).max(moving);
-    Need { least, aim, lasting: aim, hottest: false, too_short: change >= drain }
+    let lasting = comfortable(load.arrival, capacity).max(least);
+    Need { least, aim: lasting.max(moving), lasting, hottest: false, too_short: change >= drain }
 }
 
 /// Replicas that are comfortably busy with the arrival, if it is even.
-pub(super) fn comfortable(arrival: f64, capacity: f64) -> f64 {
+fn comfortable(arrival: f64, capacity: f64) -> f64 {
     arrival / (AIM * capacity)
-}
-
-/// Replicas above which the arrival leaves more than half of them idle.
-pub(super) fn most(arrival: f64, skew: f64, capacity: f64) -> f64 {
-    arrival * skew / (LOWEST * capacity)
 }
 
 /// How many evenly loaded replicas these are worth: the busiest one has the most partitions and sets the pace.
@@ -151,13 +147,14 @@ mod tests {
 
     #[test]
     fn steady_arrival_asks_for_comfortable_replicas() {
-        let need = need(Load { arrival: 2_000.0, backlog: 0.0, skew: 1.0 }, 480.0, 6, seconds(30), seconds(5));
+        let need =
+            need(Load { arrival: 2_000.0, backlog: 0.0, beyond: 0.0, skew: 1.0 }, 480.0, 6, seconds(30), seconds(5));
         assert_eq!((whole(need.least), whole(need.aim), need.too_short), (5, 6, false));
     }
 
     #[test]
     fn a_backlog_asks_for_more_and_a_slow_change_for_still_more() {
-        let load = Load { arrival: 2_000.0, backlog: 12_000.0, skew: 1.0 };
+        let load = Load { arrival: 2_000.0, backlog: 12_000.0, beyond: 0.0, skew: 1.0 };
         let quick = need(load, 500.0, 2, seconds(30), seconds(0));
         assert!((quick.least - (2_000.0 + 400.0) / 500.0).abs() < 1e-9);
         assert!((quick.aim - 2_000.0 / 350.0).abs() < 1e-9, "the arrival dominates");
@@ -168,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_busiest_of_uneven_replicas_must_keep_up_and_need_not_be_comfortable() {
-        let load = |backlog| Load { arrival: 200.0, backlog, skew: 2.0 };
+        let load = |backlog| Load { arrival: 200.0, backlog, beyond: 0.0, skew: 2.0 };
         let even = need(Load { skew: 1.0, ..load(0.0) }, 90.0, 4, seconds(15), seconds(5));
         assert_eq!((whole(even.least), whole(even.aim)), (3, 4));
         let uneven = need(load(0.0), 90.0, 4, seconds(15), seconds(5));
@@ -179,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_change_longer_than_the_promise_is_said_and_bounded() {
-        let load = Load { arrival: 100.0, backlog: 1_000.0, skew: 1.0 };
+        let load = Load { arrival: 100.0, backlog: 1_000.0, beyond: 0.0, skew: 1.0 };
         let need = need(load, 100.0, 1, seconds(10), seconds(60));
         assert!(need.too_short);
         assert!((need.aim - 3.0).abs() < 1e-9, "half of the time, never less: {}", need.aim);
@@ -212,16 +209,16 @@ mod tests {
             arrival in 0.0..1e6, backlog in 0.0..1e8, capacity in 1.0..1e5, more in 1.0..10.0, n in 1_u32..100,
         ) {
             let (drain, change) = (seconds(30), seconds(10));
-            let base = need(Load { arrival, backlog, skew: 1.0 }, capacity, n, drain, change);
-            let loaded = need(Load { arrival: arrival * more, backlog, skew: 1.0 }, capacity, n, drain, change);
-            let behind = need(Load { arrival, backlog: backlog * more, skew: 1.0 }, capacity, n, drain, change);
-            let uneven = need(Load { arrival, backlog, skew: more }, capacity, n, drain, change);
-            let able = need(Load { arrival, backlog, skew: 1.0 }, capacity * more, n, drain, change);
+            let base = need(Load { arrival, backlog, beyond: 0.0, skew: 1.0 }, capacity, n, drain, change);
+            let loaded = need(Load { arrival: arrival * more, backlog, beyond: 0.0, skew: 1.0 }, capacity, n, drain, change);
+            let behind = need(Load { arrival, backlog: backlog * more, beyond: 0.0, skew: 1.0 }, capacity, n, drain, change);
+            let uneven = need(Load { arrival, backlog, beyond: 0.0, skew: more }, capacity, n, drain, change);
+            let able = need(Load { arrival, backlog, beyond: 0.0, skew: 1.0 }, capacity * more, n, drain, change);
             for (label, other, above) in [("arrival", loaded, true), ("backlog", behind, true), ("skew", uneven, true), ("capacity", able, false)] {
                 let (low, high) = if above { (base, other) } else { (other, base) };
                 prop_assert!(low.least <= high.least + 1e-9 && low.aim <= high.aim + 1e-9, "{label}");
             }
-            let scaled = need(Load { arrival: arrival * more, backlog: backlog * more, skew: 1.0 }, capacity * more, n, drain, change);
+            let scaled = need(Load { arrival: arrival * more, backlog: backlog * more, beyond: 0.0, skew: 1.0 }, capacity * more, n, drain, change);
             prop_assert!((scaled.aim - base.aim).abs() <= 1e-6 * base.aim.max(1.0));
             prop_assert!(base.least <= base.aim + 1e-9, "a step always leaves the band's lower end behind");
         }

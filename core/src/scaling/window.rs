@@ -25,6 +25,11 @@ impl WindowMax {
         self.values.front().map(|(_, value)| *value)
     }
 
+    /// The largest of those that were pushed at `from` or later.
+    pub(super) fn max_since(&self, from: Duration) -> Option<f64> {
+        self.values.iter().find(|(then, _)| *then >= from).map(|(_, value)| *value)
+    }
+
     pub(super) fn clear(&mut self) {
         self.values.clear();
     }
@@ -41,5 +46,9 @@ mod tests {
             window.push(Duration::from_secs(at), value, Duration::from_secs(10));
             assert_eq!(window.max(), Some(max), "at {at}");
         }
+        let since = |at| window.max_since(Duration::from_secs(at));
+        assert_eq!([since(0), since(12), since(13), since(14)], [Some(1.0), Some(1.0), Some(1.0), None]);
+        window.push(Duration::from_secs(14), 0.5, Duration::from_secs(10));
+        assert_eq!([13, 14].map(|at| window.max_since(Duration::from_secs(at))), [Some(1.0), Some(0.5)]);
     }
 }

@@ -224,7 +224,8 @@ impl Offsets {
         let group = match self.members.get(group)? {
             Ok(group) => group,
             Err(GroupError::Absent) => {
-                return Some(Members { count: 0, stable: true, unowned: self.count(topics, None) });
+                let unowned = u32::try_from(self.all(topics).count()).unwrap_or(u32::MAX);
+                return Some(Members { count: 0, stable: true, unowned, owners: Vec::new() });
             }
             Err(error) => {
                 tracing::debug!(group, %error, "members not read");
@@ -233,24 +234,28 @@ impl Offsets {
         };
         let stable = matches!(group.state, GroupState::Stable | GroupState::Empty)
             && group.members.iter().all(|member| member.assigned.is_some());
-        let mut owned = Partitions::new();
-        for (topic, partitions) in group.members.iter().filter_map(|member| member.assigned.as_ref()).flatten() {
-            owned.entry(topic.clone()).or_default().extend(partitions);
+        let mut owned: BTreeMap<(&str, i32), u32> = BTreeMap::new();
+        for (n, member) in (0..).zip(&group.members) {
+            for (topic, partitions) in member.assigned.iter().flatten() {
+                owned.extend(partitions.iter().map(|partition| ((topic.as_str(), *partition), n)));
+            }
         }
-        let count = u32::try_from(group.members.len()).unwrap_or(u32::MAX);
-        Some(Members { count, stable, unowned: self.count(topics, Some(&owned)) })
+        let owners: Vec<Option<u32>> = self.all(topics).map(|of| owned.get(&of).copied()).collect();
+        let unowned = owners.iter().filter(|owner| owner.is_none()).count();
+        Some(Members {
+            count: u32::try_from(group.members.len()).unwrap_or(u32::MAX),
+            stable,
+            unowned: u32::try_from(unowned).unwrap_or(u32::MAX),
+            owners,
+        })
     }
 
-    /// Partitions of these topics that are not among the owned.
-    fn count(&self, topics: &BTreeSet<String>, owned: Option<&Partitions>) -> u32 {
-        let is_owned = |topic: &String, partition: &i32| {
-            owned.and_then(|owned| owned.get(topic)).is_some_and(|partitions| partitions.contains(partition))
-        };
-        let unowned = topics.iter().flat_map(|topic| {
+    /// The known partitions of these topics, in the order of the readings.
+    fn all<'a>(&'a self, topics: &'a BTreeSet<String>) -> impl Iterator<Item = (&'a str, i32)> {
+        topics.iter().flat_map(|topic| {
             let partitions = self.partitions.get(topic).and_then(|found| found.as_ref().ok()).into_iter().flatten();
-            partitions.filter(move |partition| !is_owned(topic, partition))
-        });
-        u32::try_from(unowned.count()).unwrap_or(u32::MAX)
+            partitions.map(move |partition| (topic.as_str(), *partition))
+        })
     }
 }
 

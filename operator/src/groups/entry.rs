@@ -126,7 +126,7 @@ impl Entry {
         };
         let lag = self.tracker.observe(at, &watch, readings);
         // Not asked for, or not answered: they are as they were.
-        self.members = members.or(self.members);
+        self.members = members.or_else(|| self.members.take());
         self.seen = true;
         self.show_lag(at, status_of(&lag));
         let objective = self.desired.scaling.as_ref().map(|scaling| scaling.objective);
@@ -204,7 +204,8 @@ impl Entry {
         self.recognise(at, &deployed);
         let policy = policy(&self.desired, &scaling, cycle);
         let config = self.desired.config.clone();
-        let seen = Observation { at, lag, target: deployed.target.clone(), members: self.members, config, work };
+        let seen =
+            Observation { at, lag, target: deployed.target.clone(), members: self.members.clone(), config, work };
         self.history.observe(&policy, &seen);
         let decision = decide(&policy, &self.history.situation(&policy, &seen));
         self.judged = Some(Step { at, target: scaling.target, seen: deployed, decision });
@@ -409,6 +410,7 @@ fn needs_a_person(reason: Reason) -> bool {
             | Reason::LagUnknown
             | Reason::AtMaximum
             | Reason::StepIneffective
+            | Reason::HotPartition
             | Reason::ObjectiveTooShort
     )
 }
