@@ -253,10 +253,12 @@ impl<T: Transport> Driver<T> {
         let reason = self.drive(&mut queue).await;
         tracing::debug!(broker = %self.peer, %reason, in_flight = self.in_flight.len(), "connection closed");
         drop(queue);
-        for waiting in self.in_flight.into_values() {
+        for (n, waiting) in self.in_flight.into_values().enumerate() {
             let kind = match &reason {
                 Closing::Timeout if waiting.deadline <= Instant::now() => ErrorKind::Timeout(waiting.timeout),
-                Closing::Malformed(kind) | Closing::Tls(kind) => kind.clone(),
+                // Kafka answers in order: it was meant for the first one.
+                Closing::Malformed(kind) if n == 0 => kind.clone(),
+                Closing::Tls(kind) => kind.clone(),
                 reason => ErrorKind::Closed(reason.to_string()),
             };
             waiting.answer.send(Err(kind)).ok();

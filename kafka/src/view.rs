@@ -16,8 +16,16 @@ pub(crate) struct View {
     pub(crate) preferred: Option<String>,
     /// Topic → partition → leader, only partitions that have one.
     pub(crate) leaders: BTreeMap<String, BTreeMap<i32, i32>>,
-    /// Group → broker id of its coordinator.
-    pub(crate) coordinators: BTreeMap<String, i32>,
+    /// Group → where it is looked after.
+    pub(crate) coordinators: BTreeMap<String, Coordinator>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Coordinator {
+    /// Broker id.
+    pub(crate) node: i32,
+    /// Bytes that the last answer about the group's committed offsets took, if there was one.
+    pub(crate) committed: Option<usize>,
 }
 
 impl View {

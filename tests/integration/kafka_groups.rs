@@ -72,6 +72,41 @@ async fn offsets_of_fifty_groups_come_in_one_request() -> Result<()> {
     Ok(())
 }
 
+/// What a request brings back for one group does not cost the others, however many are asked for with it.
+#[tokio::test]
+async fn a_group_whose_answer_is_too_long_costs_no_other_group() -> Result<()> {
+    let kafka = TestEnv::kafka().await?;
+    let topic = kafka.unique("batches");
+    kafka.create_topic(&topic, 1).await?;
+    let groups: Vec<String> = (0..40).map(|n| format!("{topic}-{n}")).collect();
+    for (group, offset) in groups.iter().zip(0..) {
+        commit(&kafka, group, &topic, 0, offset, &"x".repeat(100)).await?;
+    }
+    // Too short for all of them together.
+    let client = Client::new([kafka.bootstrap()], Options { max_response_bytes: 3_000, ..Options::default() });
+    let read = async |too_long: Option<&String>| -> Result<()> {
+        let read = client.committed_offsets(&groups).await;
+        for (group, offset) in groups.iter().zip(0..) {
+            let offsets = read[group].as_ref().map_err(Clone::clone);
+            if too_long == Some(group) {
+                ensure!(matches!(offsets, Err(GroupError::Request(_))), "{group}: {offsets:?}");
+                continue;
+            }
+            let committed = offsets?.committed(&topic, 0).map_err(Clone::clone)?.context("committed")?.offset;
+            ensure!(committed == offset, "{group}: {committed}");
+        }
+        Ok(())
+    };
+    read(None).await?;
+    let one = &groups[31];
+    kafka.commit_with_metadata(one, (&topic, 0), 31, &[b'x'; 4_000]).await?;
+    read(Some(one)).await?;
+    // It is known by now, and asked for apart from the others.
+    read(Some(one)).await?;
+    kafka.commit_with_metadata(one, (&topic, 0), 31, b"short").await?;
+    read(None).await
+}
+
 #[tokio::test]
 async fn ends_of_logs_are_read_and_what_is_missing_is_an_error_of_its_own() -> Result<()> {
     let kafka = TestEnv::kafka().await?;

@@ -43,8 +43,9 @@ impl Client {
     /// Reads the committed offsets of these groups, all topics; each group asked for is in the map. A group that does not
     /// exist has committed nothing.
     ///
-    /// One `OffsetFetch` request per coordinator and 1,000 groups; one `FindCoordinator` more for groups that are new to this
-    /// client. To compute lag, call this before [`Client::list_offsets`]: the other way round a moving group seems to be ahead
+    /// One `OffsetFetch` request per coordinator for as many groups as fill half of [`crate::Options::max_response_bytes`] with what
+    /// they answered last, at most 10,000. For groups that are new to this client, or failed, one per 1,000, and a `FindCoordinator`
+    /// before. An answer that cannot be read is asked for in halves. To compute lag, call this before [`Client::list_offsets`]: the other way round a moving group seems to be ahead
     /// of the end.
     pub async fn committed_offsets(
         &self,
@@ -58,10 +59,23 @@ impl Client {
             };
             OffsetFetchRequest::default().with_groups(groups.iter().map(group).collect())
         };
-        self.ask_coordinators(groups.into_iter().map(Into::into), request, |response| {
-            response.groups.into_iter().map(|group| (group.group_id.to_string(), offsets(group))).collect()
-        })
-        .await
+        let read = self
+            .ask_coordinators(
+                groups.into_iter().map(Into::into),
+                |known| known.committed,
+                request,
+                |response| {
+                    response.groups.into_iter().map(|group| (group.group_id.to_string(), offsets(group))).collect()
+                },
+            )
+            .await;
+        let mut view = self.view();
+        for (group, offsets) in &read {
+            if let (Ok(offsets), Some(coordinator)) = (offsets, view.coordinators.get_mut(group)) {
+                coordinator.committed = Some(group.len() + length(offsets));
+            }
+        }
+        read
     }
 }
 
@@ -84,4 +98,15 @@ fn offsets(group: OffsetFetchResponseGroup) -> Result<GroupOffsets, GroupError> 
         offsets.partitions.insert(topic.name.to_string(), partitions);
     }
     Ok(offsets)
+}
+
+/// Bytes that this took in the answer, or a few more.
+fn length(offsets: &GroupOffsets) -> usize {
+    let committed = |committed: &Result<CommittedOffset, _>| {
+        24 + committed.as_ref().map_or(0, |committed: &CommittedOffset| committed.metadata.len())
+    };
+    let topic = |(name, partitions): (&String, &BTreeMap<i32, _>)| {
+        name.len() + 8 + partitions.values().map(committed).sum::<usize>()
+    };
+    8 + offsets.partitions.iter().map(topic).sum::<usize>()
 }

@@ -55,9 +55,14 @@ impl Client {
     ) -> BTreeMap<String, Result<Group, GroupError>> {
         let request = |groups: &[String]| DescribeGroupsRequest::default().with_groups(ids(groups));
         let mut described = self
-            .ask_coordinators(groups.into_iter().map(Into::into), request, |response| {
-                response.groups.into_iter().map(|group| (group.group_id.to_string(), classic(group))).collect()
-            })
+            .ask_coordinators(
+                groups.into_iter().map(Into::into),
+                |_| None,
+                request,
+                |response| {
+                    response.groups.into_iter().map(|group| (group.group_id.to_string(), classic(group))).collect()
+                },
+            )
             .await;
         // Coordinators call a group of the other protocol unknown.
         let others: Vec<String> = described
@@ -66,9 +71,12 @@ impl Client {
             .map(|(id, _)| id.clone())
             .collect();
         let request = |groups: &[String]| ConsumerGroupDescribeRequest::default().with_group_ids(ids(groups));
-        let modern = self.ask_coordinators(others, request, |response| {
-            response.groups.into_iter().map(|group| (group.group_id.to_string(), consumer(group))).collect()
-        });
+        let modern = self.ask_coordinators(
+            others,
+            |_| None,
+            request,
+            |response| response.groups.into_iter().map(|group| (group.group_id.to_string(), consumer(group))).collect(),
+        );
         for (id, group) in modern.await {
             // Brokers that do not know the request have no such groups.
             let unsupported =

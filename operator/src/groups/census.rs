@@ -1,6 +1,6 @@
 //! The lag of all groups of each cluster, declared or not, for metrics alone.
 //!
-//! Per look: `ListGroups` at each broker, one `OffsetFetch` per coordinator and 1,000 groups, one `ListOffsets` per leader. The number
+//! Per look: `ListGroups` at each broker, one `OffsetFetch` per coordinator, one `ListOffsets` per leader. The number
 //! of series is bounded: of more groups than that, those with the most lag are shown.
 
 use std::{
