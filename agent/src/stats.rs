@@ -309,7 +309,8 @@ impl Occupancy {
     /// How it was since this was asked last, up to what was noted last.
     pub(crate) fn take(&mut self, outstanding: usize) -> Health {
         let Self { began, noted, busy, handled } = std::mem::replace(self, Self::new(self.noted));
-        Health { period: noted.saturating_duration_since(began), busy, handled, outstanding: outstanding as u64 }
+        let period = noted.saturating_duration_since(began);
+        Health { period, busy, handled, outstanding: outstanding as u64, standing: None }
     }
 }
 
@@ -335,10 +336,10 @@ mod tests {
         occupancy.handled();
         let health = occupancy.take(3);
         let (period, busy) = (Duration::from_secs(6), Duration::from_millis(3_500));
-        assert_eq!(health, Health { period, busy, handled: 1, outstanding: 3 });
+        assert_eq!(health, Health { period, busy, handled: 1, outstanding: 3, standing: None });
         occupancy.note(start + Duration::from_secs(7), 4, 4);
         let second = Duration::from_secs(1);
-        assert_eq!(occupancy.take(0), Health { period: second, busy: second, handled: 0, outstanding: 0 });
+        assert_eq!(occupancy.take(0), Health { period: second, busy: second, ..Health::default() });
     }
 
     #[test]

@@ -1,15 +1,39 @@
 //! Whether a group keeps up: one condition for whoever is to be woken.
 
+use std::time::Duration;
+
 use crate::condition::{Condition, ConditionType, Status};
-use crate::lag::GroupLag;
+use crate::lag::{GroupLag, TopicPartition};
 use crate::reason::Reason;
 use crate::scaling::Objective;
 
-/// Partitions that a message names.
+/// Partitions, and pods, that a message names.
 const NAMED: usize = 5;
 
-/// The worst that is known of a group.
-pub fn keeping_up(lag: &GroupLag, objective: Option<Objective>) -> Condition {
+/// What a pod says of its consumer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consumer {
+    /// Name of the pod.
+    pub pod: String,
+    /// The record that it has in hand for the longest time, if it has any.
+    pub oldest: Option<InHand>,
+    /// With which error its dead-letter breaker opened, while it is open; the words of a handler.
+    pub held: Option<String>,
+}
+
+/// A record that was taken from Kafka and is not finished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InHand {
+    /// Which partition.
+    pub of: TopicPartition,
+    /// The offset.
+    pub offset: i64,
+    /// For how long.
+    pub age: Duration,
+}
+
+/// The worst that is known of a group. `consumers` are those that say how they are, in the order of their pods.
+pub fn keeping_up(lag: &GroupLag, objective: Option<Objective>, consumers: &[Consumer]) -> Condition {
     let say = |status, reason, message: String| Condition { kind: ConditionType::KeepingUp, status, reason, message };
     if lag.lost > 0 {
         let message = format!("retention deleted {} records before they were consumed: they are lost", lag.lost);
@@ -23,16 +47,15 @@ pub fn keeping_up(lag: &GroupLag, objective: Option<Objective>) -> Condition {
         );
         return say(Status::False, Reason::RetentionThreatens, message);
     }
+    if let Some(message) = held(consumers) {
+        return say(Status::False, Reason::DeadLettersHeld, message);
+    }
     if !lag.stuck.is_empty() {
-        let mut named: Vec<String> =
-            lag.stuck.iter().take(NAMED).map(|of| format!("{}/{}", of.topic, of.partition)).collect();
-        if lag.stuck.len() > NAMED {
-            named.push(format!("{} more", lag.stuck.len() - NAMED));
-        }
+        let stuck = named(lag.stuck.iter().map(|of| format!("{}/{}", of.topic, of.partition)));
         let message = format!(
-            "something waits and nothing is committed for long in {}: a handler hangs, a record is tried again and again, or \
-             no consumer has the partition",
-            named.join(", ")
+            "something waits and nothing is committed for long in {stuck}: a handler hangs, a record is tried again and again, or \
+             no consumer has the partition{}",
+            in_hand(lag, consumers)
         );
         return say(Status::False, Reason::PartitionStuck, message);
     }
@@ -52,12 +75,45 @@ pub fn keeping_up(lag: &GroupLag, objective: Option<Objective>) -> Condition {
     }
 }
 
+/// Nothing in it changes while the same pods have the same trouble.
+fn held(consumers: &[Consumer]) -> Option<String> {
+    let held = || consumers.iter().filter_map(|consumer| Some((&consumer.pod, consumer.held.as_ref()?)));
+    let (first, error) = held().next()?;
+    let whose = if held().count() > 1 { format!("{error:?} in {first}") } else { format!("{error:?}") };
+    Some(format!(
+        "so many records failed ({whose}) in {} that something seems broken which they all need: what fails is held and not sent to the \
+         dead-letter topic, and nothing beyond it is committed; mend what is broken and all of it goes on by itself, or correct the \
+         handler and start the pods again",
+        named(held().map(|(pod, _)| pod.clone()))
+    ))
+}
+
+/// Where the records are for which stuck partitions wait.
+fn in_hand(lag: &GroupLag, consumers: &[Consumer]) -> String {
+    let oldest = consumers.iter().filter_map(|consumer| Some((&consumer.pod, consumer.oldest.as_ref()?)));
+    let stuck: Vec<String> = oldest
+        .filter(|(_, oldest)| lag.stuck.contains(&oldest.of))
+        .map(|(pod, InHand { of, offset, age })| {
+            format!("{pod} has offset {offset} of {}/{} in hand for {} s", of.topic, of.partition, age.as_secs())
+        })
+        .collect();
+    if stuck.is_empty() { String::new() } else { format!("; {}", named(stuck.into_iter())) }
+}
+
+/// A list in words, of which not all are said.
+fn named(mut all: impl Iterator<Item = String>) -> String {
+    let mut named: Vec<String> = all.by_ref().take(NAMED).collect();
+    match all.count() {
+        0 => {}
+        more => named.push(format!("{more} more")),
+    }
+    named.join(", ")
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::lag::{Late, TopicPartition, Unknown};
+    use crate::lag::{Late, Unknown};
 
     #[test]
     fn the_worst_is_said_first() {
@@ -80,12 +136,53 @@ mod tests {
             (&unknown, age, Status::Unknown, Reason::LagUnknown, "orders/3: end offset not readable: no leader"),
         ];
         for (lag, objective, status, reason, words) in cases {
-            let said = keeping_up(lag, objective);
+            let said = keeping_up(lag, objective, &[]);
             assert_eq!((said.status, said.reason), (status, reason), "{said:?}");
             assert!(said.message.contains(words), "{said:?}");
         }
         let backlog = GroupLag { outstanding: 11, late: None, ..well };
-        assert_eq!(keeping_up(&backlog, Some(Objective::Lag(10))).reason, Reason::ObjectiveBreached);
-        assert_eq!(keeping_up(&backlog, Some(Objective::Lag(11))).reason, Reason::KeepsUp);
+        assert_eq!(keeping_up(&backlog, Some(Objective::Lag(10)), &[]).reason, Reason::ObjectiveBreached);
+        assert_eq!(keeping_up(&backlog, Some(Objective::Lag(11)), &[]).reason, Reason::KeepsUp);
+    }
+
+    #[test]
+    fn an_open_breaker_is_worse_than_lag_and_better_than_loss() {
+        let consumer = |pod: usize, held: Option<&str>| Consumer {
+            pod: format!("worker-{pod}"),
+            oldest: None,
+            held: held.map(str::to_owned),
+        };
+        let stuck = GroupLag {
+            partitions: 9,
+            stuck: [TopicPartition { topic: "orders".into(), partition: 1 }].into(),
+            ..GroupLag::default()
+        };
+        let said = keeping_up(&stuck, None, &[consumer(1, None), consumer(2, Some("no \"database\"\n"))]);
+        assert_eq!((said.status, said.reason), (Status::False, Reason::DeadLettersHeld));
+        assert!(said.message.contains(r#"failed ("no \"database\"\n") in worker-2 that"#), "{}", said.message);
+        let many: Vec<_> = (0..7).map(|pod| consumer(pod, Some("no database"))).collect();
+        let said = keeping_up(&stuck, None, &many).message;
+        assert!(
+            said.contains(r#"("no database" in worker-0) in worker-0, worker-1, worker-2, worker-3, worker-4, 2 more"#),
+            "{said}"
+        );
+        let lost = GroupLag { lost: 1, ..stuck.clone() };
+        assert_eq!(keeping_up(&lost, None, &many).reason, Reason::RecordsLost);
+        assert_eq!(keeping_up(&stuck, None, &[consumer(1, None)]).reason, Reason::PartitionStuck);
+    }
+
+    #[test]
+    fn the_record_that_a_stuck_partition_waits_for_is_named() {
+        let of = |partition| TopicPartition { topic: "orders".into(), partition };
+        let oldest = |pod: &str, partition| Consumer {
+            pod: pod.into(),
+            oldest: Some(InHand { of: of(partition), offset: 17, age: Duration::from_millis(361_500) }),
+            held: None,
+        };
+        let stuck = GroupLag { partitions: 9, stuck: [of(1)].into(), ..GroupLag::default() };
+        let said = keeping_up(&stuck, None, &[oldest("a", 1), oldest("b", 2)]).message;
+        assert!(said.ends_with("partition; a has offset 17 of orders/1 in hand for 361 s"), "{said}");
+        let said = keeping_up(&stuck, None, &[oldest("b", 2)]).message;
+        assert!(said.ends_with("no consumer has the partition"), "{said}");
     }
 }

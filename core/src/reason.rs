@@ -131,6 +131,9 @@ reasons! {
     ObjectiveBreached,
     /// In a partition something waits and nothing was committed for five minutes, and for four times the promised age.
     PartitionStuck,
+    /// So many records failed in a consumer that something seems broken which all of them need: it holds them instead of sending dead
+    /// letters. The message names the pods and what their handlers said.
+    DeadLettersHeld,
     /// Records that are not consumed go with the next segment that retention deletes. Consume faster or keep them longer.
     RetentionThreatens,
     /// Retention deleted records before the group consumed them.

@@ -35,6 +35,18 @@ pub const HEALTH_INTERVAL: Duration = Duration::from_secs(3);
 /// What a consumer said of itself says nothing after this time: three of its intervals.
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(9);
 
+/// Most hot keys that one `Health` names.
+pub const MAX_HOT_KEYS: usize = 3;
+
+/// So much of a hot key is said: enough to recognise it, and it is data of the user.
+pub const MAX_KEY_BYTES: usize = 64;
+
+/// Longest words of the error with which a dead-letter breaker opened; longer ones are cut.
+pub const MAX_ERROR_BYTES: usize = 256;
+
+/// Longest name of a topic in Kafka.
+pub const MAX_TOPIC_BYTES: usize = 249;
+
 /// The agent opens a new stream when it heard nothing for this time: three heartbeats.
 pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
 
@@ -67,7 +79,12 @@ pub fn backoff(attempt: u32, random: f64) -> Duration {
 
 /// Cuts a sentence to [`MAX_DETAIL_BYTES`] at a character boundary.
 pub fn cut_detail(detail: &str) -> &str {
-    &detail[..detail.floor_char_boundary(MAX_DETAIL_BYTES)]
+    cut(detail, MAX_DETAIL_BYTES)
+}
+
+/// Cuts a text to so many bytes at a character boundary.
+pub(crate) fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! The messages of the stream, checked. Everything that the generated types leave open (an empty oneof, an unknown enum
 //! value, a name that is no name) is a [`MessageError`] here, so that what follows never meets it.
 
+mod health;
+
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use bytes::Bytes;
 
+pub use self::health::{Health, HotKey, InHand, OpenBreaker, PollTime, Standing};
 use crate::{
     limits::{MAX_ACK_ENTRIES, MAX_BODY_BYTES, MAX_NAME_BYTES, cut_detail},
     wire,
@@ -107,19 +110,6 @@ impl NackReason {
             Self::Other => "Other",
         }
     }
-}
-
-/// How a consumer was for a while.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Health {
-    /// The time that this is about.
-    pub period: Duration,
-    /// The part of it in which the consumer was busy: the handlers that ran over those that could have run, summed over time.
-    pub busy: Duration,
-    /// Records that were finished in that time.
-    pub handled: u64,
-    /// Records taken from Kafka and not yet finished, at its end.
-    pub outstanding: u64,
 }
 
 /// What an agent says.
@@ -281,15 +271,6 @@ fn check_size(what: &'static str, size: usize, limit: usize) -> Result<(), Messa
     if size > limit { Err(MessageError::TooLarge { what, size, limit }) } else { Ok(()) }
 }
 
-fn check_health(m: &wire::Health) -> Result<Health, MessageError> {
-    let wire::Health { period_ms, busy_ms, handled, outstanding, .. } = *m;
-    if busy_ms > period_ms {
-        return Err(MessageError::Busy { busy_ms, period_ms });
-    }
-    let time = |ms: u32| Duration::from_millis(ms.into());
-    Ok(Health { period: time(period_ms), busy: time(busy_ms), handled, outstanding })
-}
-
 fn check_reason(reason: i32) -> NackReason {
     match wire::NackReason::try_from(reason) {
         Ok(wire::NackReason::Unreadable) => NackReason::Unreadable,
@@ -332,7 +313,7 @@ impl TryFrom<wire::AgentMessage> for FromAgent {
                 reason: check_reason(m.reason),
                 detail: cut_detail(&m.detail).to_owned(),
             },
-            M::Health(m) => Self::Health { client: check_client(m.kind, &m.name)?, health: check_health(&m)? },
+            M::Health(m) => Self::Health { client: check_client(m.kind, &m.name)?, health: Health::check(m)? },
         })
     }
 }
@@ -420,14 +401,9 @@ impl From<FromAgent> for wire::AgentMessage {
                 reason: wire_reason(reason),
                 detail: cut_detail(&detail).to_owned(),
             }),
-            FromAgent::Health { client, health } => M::Health(wire::Health {
-                kind: wire_kind(&client),
-                name: client.name,
-                period_ms: wire_ms(health.period),
-                busy_ms: wire_ms(health.busy),
-                handled: health.handled,
-                outstanding: health.outstanding,
-            }),
+            FromAgent::Health { client, health } => {
+                M::Health(wire::Health { kind: wire_kind(&client), name: client.name, ..health.into() })
+            }
         };
         Self { message: Some(message) }
     }

@@ -147,11 +147,12 @@ impl KafkaCluster {
     /// # Errors
     /// They are not within a minute.
     pub async fn restore(&self) -> Result<()> {
-        for broker in &self.brokers {
-            // Refused where there is nothing to do; whether all is well shows below.
+        // All at once: a broker serves when most of them run. Refused where there is nothing to do; whether all is well shows below.
+        let restored = self.brokers.iter().map(async |broker| {
             let _refused = broker.resume().await;
             let _refused = broker.start().await;
-        }
+        });
+        futures::future::join_all(restored).await;
         wait_until("three brokers serve, with complete copies of all topics", RECOVERY, async || {
             let (brokers, topics) = self.metadata(None).await?;
             ensure!(brokers == self.brokers.len(), "{brokers} brokers are known");

@@ -3,6 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use mq_protocol::limits::MAX_ERROR_BYTES;
+use mq_protocol::message::OpenBreaker;
+
 /// The records that ended last, of which the share is taken.
 const REMEMBERED: u32 = 100;
 const MASK: u128 = (1 << REMEMBERED) - 1;
@@ -70,6 +73,9 @@ pub(super) struct Breaker {
 
 #[derive(Debug)]
 struct Open {
+    since: Instant,
+    /// What the handler said of the record with which it opened.
+    error: String,
     next: Instant,
     /// Records that ended since it opened.
     ended: u32,
@@ -96,15 +102,15 @@ impl Breaker {
         self.note(false);
     }
 
-    /// A record that had been held was handled. Whether those that are held are to be tried again.
-    pub(super) fn held_handled(&mut self) -> bool {
+    /// A record that had been held was handled. What to do with those that are held.
+    pub(super) fn held_handled(&mut self) -> Held {
         self.handled();
         self.pause = FIRST;
-        self.close()
+        if self.close() { Held::Release } else { Held::Wait }
     }
 
-    /// A record is to become a dead letter. Whether it may.
-    pub(super) fn may_bury(&mut self, held_before: bool, now: Instant) -> bool {
+    /// A record is to become a dead letter, for this error. Whether it may.
+    pub(super) fn may_bury(&mut self, held_before: bool, error: &str, now: Instant) -> bool {
         if self.open.is_some() && held_before {
             return false;
         }
@@ -112,7 +118,8 @@ impl Breaker {
         self.note(true);
         let opens = self.row >= self.limits.in_a_row || self.recent.count_ones() >= self.limits.of_hundred;
         if opens && self.open.is_none() {
-            self.open = Some(Open { next: now + self.pause, ended: 0 });
+            let error = error[..error.floor_char_boundary(MAX_ERROR_BYTES)].to_owned();
+            self.open = Some(Open { since: now, error, next: now + self.pause, ended: 0 });
         }
         self.open.is_none()
     }
@@ -141,6 +148,13 @@ impl Breaker {
     pub(super) fn news(&mut self) -> Option<bool> {
         let open = self.open.is_some();
         (std::mem::replace(&mut self.told, open) != open).then_some(open)
+    }
+
+    /// How it stands while it is open and holds so many records.
+    pub(super) fn standing(&self, now: Instant, held: usize) -> Option<OpenBreaker> {
+        let open = self.open.as_ref()?;
+        let (since, error) = (now.saturating_duration_since(open.since), open.error.clone());
+        Some(OpenBreaker { open: since, held: held as u64, error })
     }
 
     fn note(&mut self, dead_letter: bool) {
@@ -173,7 +187,7 @@ mod tests {
             if handled {
                 breaker.handled();
             } else {
-                buried += usize::from(breaker.may_bury(false, now));
+                buried += usize::from(breaker.may_bury(false, "no database", now));
             }
         }
         buried
@@ -202,13 +216,16 @@ mod tests {
         for second in 0..200 {
             if breaker.step(start + seconds(second)) == Held::Probe {
                 probes.push(second);
-                assert!(!breaker.may_bury(true, start + seconds(second)));
+                assert!(!breaker.may_bury(true, "still none", start + seconds(second)));
             }
         }
         assert_eq!(probes, [5, 15, 35, 75, 135, 195]);
         assert_eq!((breaker.news(), breaker.news()), (Some(true), None));
-        assert!(breaker.held_handled());
-        assert!(!breaker.held_handled(), "they are being tried again");
+        let open = OpenBreaker { open: seconds(200), held: 7, error: "no database".into() };
+        assert_eq!(breaker.standing(start + seconds(200), 7), Some(open));
+        assert_eq!(breaker.held_handled(), Held::Release);
+        assert_eq!(breaker.held_handled(), Held::Wait, "they are being tried again");
+        assert_eq!(breaker.standing(start + seconds(201), 0), None);
         assert_eq!((breaker.news(), breaker.step(start + seconds(900))), (Some(false), Held::Wait));
         assert_eq!(buried(&mut breaker, [false; 500], start), 19, "it begins anew");
         assert_eq!(breaker.step(start + seconds(5)), Held::Probe);

@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::pattern::is_pattern;
 use super::state::{AssignmentId, Position, Shared, State};
+use super::turns::Doing;
 use super::waiters::{COMMIT_AGAIN, Refusal};
 use crate::librdkafka::Health;
 
@@ -76,9 +77,11 @@ impl Context {
         partitions: &TopicPartitionList,
         ids: &HashSet<AssignmentId>,
     ) {
+        let before = self.shared.turn_to(Doing::Draining);
         self.drain(consumer, ids);
         self.commit_last(consumer, partitions, ids);
         self.release(ids);
+        self.shared.turn_to(before);
     }
 
     fn release(&self, ids: &HashSet<AssignmentId>) {

@@ -63,12 +63,16 @@ impl Desk {
 impl dyn Start {
     /// The first record of the lane failed.
     pub(super) fn failed(self: Arc<Self>, claim: Claim, failure: Failure) {
-        let Desk { shared, runtime, .. } = self.desk();
-        shared.counters.failed();
-        let Some(record) = shared.lock().failed(&claim) else { return };
+        let desk = self.desk();
+        desk.shared.counters.failed();
+        let mut state = desk.shared.lock();
+        let Some(record) = state.failed(&claim) else { return };
         let attempt = record.attempt();
+        let again = failure.kind == FailureKind::Retry && attempt < ATTEMPTS;
+        let claim = if again { Some(claim) } else { state.may_bury(claim, &failure.message, Instant::now()) };
+        desk.release(state);
         tracing::warn!(
-            consumer = shared.name,
+            consumer = desk.shared.name,
             topic = record.topic(),
             partition = record.partition(),
             offset = record.offset(),
@@ -76,15 +80,11 @@ impl dyn Start {
             error = failure.message,
             "a record was not handled"
         );
-        if failure.kind == FailureKind::Retry && attempt < ATTEMPTS {
-            runtime.spawn(Arc::clone(&self).retry(claim, RETRY_STEP * attempt));
-            return;
-        }
-        let mut state = shared.lock();
-        let buried = state.may_bury(claim, Instant::now());
-        self.desk().release(state);
-        if let Some(claim) = buried {
-            runtime.spawn(Arc::clone(&self).bury(claim, record, failure));
+        match claim {
+            Some(claim) if again => drop(desk.runtime.spawn(Arc::clone(&self).retry(claim, RETRY_STEP * attempt))),
+            Some(claim) => drop(desk.runtime.spawn(Arc::clone(&self).bury(claim, record, failure))),
+            // The breaker holds it.
+            None => {}
         }
     }
 

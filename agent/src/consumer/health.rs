@@ -32,7 +32,7 @@ impl Consumer {
     }
 
     /// The keys that hold most of the records in hand, at most so many, the fullest first. A key far before the others is what a
-    /// consumer waits for when its slots are idle and its lag grows: its records are handled one after the other. Looks at every record
+    /// consumer waits for when its slots are idle and its lag grows: its records are handled one after the other. Looks at every key
     /// in hand, so it is for now and then.
     ///
     /// ```no_run

@@ -27,6 +27,7 @@ mod state;
 mod steer;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod waiters;
 mod work;
 

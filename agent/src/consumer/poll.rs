@@ -18,6 +18,7 @@ use super::desk::Start;
 use super::intake::Intake;
 use super::offsets::Offsets;
 use super::state::{Accepted, AssignmentId, Shared};
+use super::turns::Doing;
 use crate::credentials::Login;
 use crate::error::ConsumeError;
 
@@ -138,13 +139,23 @@ impl Poller {
         let mut outcome = Ok(());
         let mut wait = if self.arrivals.is_reading() { ARRIVAL_POLL } else { POLL };
         // One that has waited long enough waits for a slot now, and not for a timer.
-        let (gathers_until, now) = (self.shared.lock().gathers_until(), Instant::now());
+        let (gathers_until, now) = {
+            let (mut state, now) = (self.shared.lock(), Instant::now());
+            let waits = if state.paused { Doing::Full } else { Doing::Idle };
+            state.turns.turn_to(waits, now);
+            (state.gathers_until(), now)
+        };
         self.gathers_until = gathers_until.filter(|until| *until > now);
         if let Some(until) = self.gathers_until {
             wait = wait.min(until - now);
         }
         for _ in 0..BURST {
-            match self.consumer.poll(wait) {
+            let polled = self.consumer.poll(wait);
+            if !wait.is_zero() {
+                self.shared.turn_to(Doing::Working);
+                wait = Duration::ZERO;
+            }
+            match polled {
                 Some(Ok(message)) if self.intake.add(&message, &self.shared, room) => {}
                 Some(Err(error)) => {
                     outcome = self.failed(&error);
@@ -155,7 +166,6 @@ impl Poller {
                 // Full, nothing left, or a rebalance.
                 Some(Ok(_)) | None => break,
             }
-            wait = Duration::ZERO;
         }
         let batches = self.intake.end();
         if !batches.is_empty() {
@@ -252,7 +262,9 @@ impl Poller {
         } else if !paused {
             let since = *self.full_since.get_or_insert_with(Instant::now);
             if since.elapsed() < HOLD {
+                self.shared.turn_to(Doing::Full);
                 self.shared.wait_for_room(POLL);
+                self.shared.turn_to(Doing::Working);
                 return None;
             }
             self.set_paused(true);
@@ -370,6 +382,7 @@ impl Poller {
 
     /// Stops intake, waits for handlers until the deadline, commits. Polls meanwhile, so that rebalances go on.
     fn drain(&mut self, deadline: Instant) {
+        self.shared.turn_to(Doing::Draining);
         self.set_paused(true);
         let all = {
             let mut state = self.shared.lock();
@@ -399,6 +412,7 @@ impl Poller {
         }
         // Leaving revokes every partition; there is nothing left to wait for.
         let mut state = self.shared.lock();
+        state.turns.turn_to(Doing::Working, Instant::now());
         let all = state.all();
         state.release(&all);
     }

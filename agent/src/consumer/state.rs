@@ -3,13 +3,13 @@
 mod assignments;
 mod commits;
 mod records;
+mod standing;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hashbrown::DefaultHashBuilder;
-use mq_protocol::message::Health;
 use slab::Slab;
 
 use super::breaker::{Breaker, Held};
@@ -19,6 +19,7 @@ use super::lanes::{Claim, Lanes};
 use super::offsets::{Offsets, Sequence};
 use super::ordering::Ordering;
 use super::slots::{Slot, Slots};
+use super::turns::{Doing, Turns};
 use super::waiters::Waiters;
 use crate::record::{Batch, Record};
 use crate::stats::{ConsumerCounters, Occupancy};
@@ -111,6 +112,7 @@ pub(super) struct State {
     pub(super) close_by: Option<Instant>,
     /// When the poll thread had its last turn.
     pub(super) turn: Instant,
+    pub(super) turns: Turns,
     /// Intake is paused: partitions that are assigned now must be paused too.
     pub(super) paused: bool,
     /// Assignments that librdkafka does not have yet: it is not known what the group has committed for them.
@@ -150,6 +152,7 @@ enum Awaits {
 
 impl Shared {
     pub(crate) fn new(name: &str, fixed: Fixed, limits: Limits) -> Self {
+        let now = Instant::now();
         let state = State {
             lanes: Lanes::new(),
             slots: Slots::new(limits.concurrency),
@@ -163,14 +166,15 @@ impl Shared {
             held_back: VecDeque::new(),
             limits,
             close_by: None,
-            turn: Instant::now(),
+            turn: now,
+            turns: Turns::new(now),
             paused: false,
             arriving: HashSet::new(),
             far_ahead: HashSet::new(),
             held: HashSet::new(),
             paused_by_service: HashSet::new(),
             lag: None,
-            occupancy: Occupancy::new(Instant::now()),
+            occupancy: Occupancy::new(now),
             assignments: Assignments::new(),
             ids: HashMap::new(),
             next_id: 0,
@@ -192,6 +196,11 @@ impl Shared {
 
     pub(super) fn notify(&self) {
         self.changed.notify_all();
+    }
+
+    /// The poll thread does this from now on. What it did before.
+    pub(super) fn turn_to(&self, doing: Doing) -> Doing {
+        self.lock().turns.turn_to(doing, Instant::now())
     }
 
     /// Blocks the poll thread until something finishes, at most for `timeout`.
@@ -273,20 +282,6 @@ impl Shared {
 }
 
 impl State {
-    /// To be called before anything that changes how many handlers run or could run.
-    pub(super) fn note_occupancy(&mut self, now: Instant) {
-        let running = self.slots.used();
-        // It holds all that it may and slots are free all the same: the order of keys leaves no more than those that run.
-        let possible = if self.budget.is_full() { running } else { self.limits.concurrency };
-        self.occupancy.note(now, running, possible);
-    }
-
-    /// How the consumer was since this was asked last.
-    pub(super) fn health(&mut self) -> Health {
-        self.note_occupancy(Instant::now());
-        self.occupancy.take(self.budget.records())
-    }
-
     fn set_limits(&mut self, limits: Limits) {
         self.note_occupancy(Instant::now());
         self.slots.set_limit(limits.concurrency);

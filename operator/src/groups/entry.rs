@@ -8,17 +8,15 @@ use mq_core::{
     condition::{Condition, ConditionType, Status, Verdict},
     lag::{GroupLag, GroupTracker, Reading, Watch},
     reason::Reason,
-    scaling::{
-        Ask, Decision, History, Limit, Members, Mode, Objective, Observation, Policy, Terms, Work, decide, together,
-    },
+    scaling::{Ask, Decision, History, Limit, Members, Mode, Objective, Observation, Policy, Terms, decide, together},
 };
 use mq_crds::{Lag, LagState, LimitedBy, ScalingChange, ScalingStatus, TargetRef};
 
 use super::{
-    DesiredGroup, DesiredScaling, GroupView, schedule,
+    DesiredGroup, DesiredScaling, GroupView, pods, schedule,
     target::{Deployed, Refused},
 };
-use crate::events::Event;
+use crate::{events::Event, push::index::Said};
 
 /// The numbers in a status are renewed at most this often.
 const RENEW: Duration = Duration::from_mins(1);
@@ -115,7 +113,13 @@ impl Entry {
     }
 
     /// Takes what was read. The lag as it is now.
-    pub(super) fn observe(&mut self, at: Duration, readings: &[Reading], members: Option<Members>) -> GroupLag {
+    pub(super) fn observe(
+        &mut self,
+        at: Duration,
+        readings: &[Reading],
+        members: Option<Members>,
+        pods: &[Said],
+    ) -> GroupLag {
         let watch = Watch {
             age: match self.desired.scaling.as_ref().map(|scaling| scaling.objective) {
                 Some(Objective::Age(age)) => Some(age),
@@ -130,7 +134,7 @@ impl Entry {
         self.seen = true;
         self.show_lag(at, status_of(&lag));
         let objective = self.desired.scaling.as_ref().map(|scaling| scaling.objective);
-        self.show_keeping_up(keeping_up(&lag, objective));
+        self.show_keeping_up(keeping_up(&lag, objective, &pods::consumers(pods)));
         lag
     }
 
@@ -150,16 +154,26 @@ impl Entry {
         }
     }
 
-    /// Another condition is shown when it was found so many times in a row: what a single look shows may be over with the next.
+    /// Another condition is shown when it was found so many times in a row: what a single look shows may be over with the next. What
+    /// pods say themselves is certain at once.
     fn show_keeping_up(&mut self, now: Condition) {
         let shown = self.view.keeping_up.as_ref();
-        if shown.is_some_and(|shown| (shown.status, shown.reason) == (now.status, now.reason)) {
+        let certain = now.reason == Reason::DeadLettersHeld;
+        let same = |shown: &Condition| (shown.status, shown.reason) == (now.status, now.reason);
+        // Other pods, or another cause.
+        let changed = |shown: &Condition| certain && shown.message != now.message;
+        if shown.is_some_and(|shown| same(shown) && !changed(shown)) {
             self.turning = None;
             return;
         }
         let looks = self.turning.filter(|(reason, _)| *reason == now.reason).map_or(0, |(_, looks)| looks) + 1;
         self.turning = Some((now.reason, looks));
-        if looks < STANDS && (shown.is_some() || now.status == Status::False) {
+        let at_once = if certain {
+            shown.is_none_or(|shown| !same(shown))
+        } else {
+            now.status != Status::False && shown.is_none()
+        };
+        if looks < STANDS && !at_once {
             return;
         }
         self.turning = None;
@@ -185,7 +199,7 @@ impl Entry {
         cycle: Duration,
         lag: GroupLag,
         target: Result<Deployed, Refused>,
-        work: Option<Work>,
+        pods: &[Said],
     ) {
         self.judged = None;
         let Some(scaling) = self.desired.scaling.clone() else { return };
@@ -204,10 +218,13 @@ impl Entry {
         self.recognise(at, &deployed);
         let policy = policy(&self.desired, &scaling, cycle);
         let config = self.desired.config.clone();
-        let seen =
-            Observation { at, lag, target: deployed.target.clone(), members: self.members.clone(), config, work };
+        let (target, work) = (deployed.target.clone(), pods::work(pods));
+        let seen = Observation { at, lag, target, members: self.members.clone(), config, work };
         self.history.observe(&policy, &seen);
-        let decision = decide(&policy, &self.history.situation(&policy, &seen));
+        let mut decision = decide(&policy, &self.history.situation(&policy, &seen));
+        if let Some(hot) = pods::hot_keys(pods, decision.terms.imbalance) {
+            decision.message = format!("{}; {hot}", decision.message);
+        }
         self.judged = Some(Step { at, target: scaling.target, seen: deployed, decision });
     }
 

@@ -1,13 +1,16 @@
 //! What Prometheus sees of groups. A number that is not known has no series; it is never zero.
 
+use std::time::Duration;
+
 use mq_core::{
     lag::GroupLag,
     scaling::{Decision, Objective},
 };
-use mq_protocol::message::Health;
+use mq_protocol::message::{Health, PollTime, Standing};
 use prometheus::{GaugeVec, Opts, Registry};
 
-use super::DesiredGroup;
+use super::{DesiredGroup, pods};
+use crate::push::index::Said;
 
 #[derive(Debug, Clone)]
 pub(super) struct GroupMetrics {
@@ -23,6 +26,11 @@ pub(super) struct GroupMetrics {
     capacity: GaugeVec,
     busy: GaugeVec,
     in_hand: GaugeVec,
+    oldest: GaugeVec,
+    breakers: GaugeVec,
+    poll_idle: GaugeVec,
+    poll_full: GaugeVec,
+    poll_draining: GaugeVec,
 }
 
 impl GroupMetrics {
@@ -54,6 +62,26 @@ impl GroupMetrics {
                 "mq_group_in_hand_messages",
                 "Messages that the consumers with an agent have taken and not finished.",
             )?,
+            oldest: gauge(
+                "mq_group_oldest_in_hand_seconds",
+                "The longest time for which a consumer with an agent has a message in hand.",
+            )?,
+            breakers: gauge(
+                "mq_group_open_breakers",
+                "Consumers that hold what fails instead of sending dead letters, because too much does.",
+            )?,
+            poll_idle: gauge(
+                "mq_group_poll_idle_ratio",
+                "The part of their time for which poll threads wait for Kafka.",
+            )?,
+            poll_full: gauge(
+                "mq_group_poll_full_ratio",
+                "The part of their time for which poll threads wait for handlers, because the consumer is full.",
+            )?,
+            poll_draining: gauge(
+                "mq_group_poll_draining_ratio",
+                "The part of their time for which poll threads wait for handlers of partitions that leave.",
+            )?,
         })
     }
 
@@ -76,31 +104,42 @@ impl GroupMetrics {
         set(&self.capacity, group, decision.and_then(|decision| decision.terms.capacity));
     }
 
-    pub(super) fn health(&self, group: &DesiredGroup, healths: &[Health]) {
-        set(&self.busy, group, average(healths));
-        let in_hand = healths.iter().map(|health| health.outstanding).reduce(u64::saturating_add);
+    pub(super) fn health(&self, group: &DesiredGroup, pods: &[Said]) {
+        set(&self.busy, group, pods::average(pods, pods::busy));
+        let in_hand = pods.iter().map(|said| said.health.outstanding).reduce(u64::saturating_add);
         set(&self.in_hand, group, in_hand.map(number));
+        let standings = pods::standings(pods);
+        let oldest = |all: &Vec<&Standing>| {
+            all.iter()
+                .filter_map(|standing| standing.oldest.as_ref())
+                .map(|oldest| oldest.age)
+                .max()
+                .unwrap_or_default()
+        };
+        set(&self.oldest, group, standings.as_ref().map(oldest).map(|age| age.as_secs_f64()));
+        let breaker = |said: &&Said| said.health.standing.as_ref().is_some_and(|standing| standing.breaker.is_some());
+        let open = pods.iter().filter(breaker).count();
+        set(&self.breakers, group, (open > 0 || standings.is_some()).then(|| number(open as u64)));
+        let waits = |of: fn(PollTime) -> Duration| {
+            standings.as_ref()?;
+            let poll = |health: &Health| health.standing.as_ref().map(|standing| standing.poll).unwrap_or_default();
+            pods::average(pods, |health| pods::part(health, of(poll(health))))
+        };
+        set(&self.poll_idle, group, waits(|poll| poll.idle));
+        set(&self.poll_full, group, waits(|poll| poll.full));
+        set(&self.poll_draining, group, waits(|poll| poll.draining));
     }
 
     pub(super) fn forget(&self, group: &DesiredGroup) {
         let decision = [&self.current, &self.desired, &self.capacity];
-        let seen = [&self.lag, &self.late, &self.unknown, &self.arrival, &self.busy, &self.in_hand];
-        let alerts = [&self.stuck, &self.endangered, &self.lost];
-        for gauge in seen.into_iter().chain(decision).chain(alerts) {
+        let seen = [&self.lag, &self.late, &self.unknown, &self.arrival];
+        let alerts = [&self.stuck, &self.endangered, &self.lost, &self.breakers];
+        let polls = [&self.poll_idle, &self.poll_full, &self.poll_draining];
+        let said = [&self.busy, &self.in_hand, &self.oldest].into_iter().chain(polls);
+        for gauge in seen.into_iter().chain(decision).chain(alerts).chain(said) {
             set(gauge, group, None);
         }
     }
-}
-
-/// The part of its time for which a consumer was busy, 0 to 1.
-pub(super) fn busy(health: &Health) -> f64 {
-    if health.period.is_zero() { 0.0 } else { health.busy.as_secs_f64() / health.period.as_secs_f64() }
-}
-
-/// The mean of that; none of none.
-pub(super) fn average(healths: &[Health]) -> Option<f64> {
-    let pods = u32::try_from(healths.len()).ok().filter(|pods| *pods > 0)?;
-    Some(healths.iter().map(busy).sum::<f64>() / f64::from(pods))
 }
 
 fn set(gauge: &GaugeVec, group: &DesiredGroup, value: Option<f64>) {
@@ -119,12 +158,16 @@ fn number(messages: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, time::Duration};
+    use std::collections::BTreeSet;
 
     use mq_core::lag::Late;
 
     use super::{
-        super::{census::Series, entry::tests::group},
+        super::{
+            census::Series,
+            entry::tests::group,
+            pods::tests::{held, said},
+        },
         *,
     };
     use crate::metrics::Metrics;
@@ -145,6 +188,30 @@ mod tests {
         assert_eq!(shown(false, age), Some(40.0));
         assert_eq!(shown(true, age), None);
         assert_eq!(shown(false, age), Some(40.0));
+    }
+
+    #[test]
+    fn what_one_pod_does_not_say_is_not_known_of_the_group_but_an_open_breaker_is() {
+        let metrics = Metrics::new().unwrap();
+        let groups = GroupMetrics::new(metrics.registry()).unwrap();
+        let shown = |pods: &[Said]| {
+            groups.health(&group(), pods);
+            let families = metrics.registry().gather();
+            ["mq_group_open_breakers", "mq_group_oldest_in_hand_seconds", "mq_group_poll_full_ratio"].map(|name| {
+                let found = families.iter().find(|family| family.name() == name);
+                found.map(|family| family.get_metric()[0].get_gauge().get_value())
+            })
+        };
+        let full = PollTime { full: Duration::from_millis(1_500), ..PollTime::default() };
+        let well = said("a", 0, Some(Standing { poll: full, ..Standing::default() }));
+        let (old, open) = (said("b", 0, None), said("c", 0, Some(held("no database"))));
+        assert_eq!(shown(&[]), [None; 3]);
+        assert_eq!(shown(std::slice::from_ref(&well)), [Some(0.0), Some(0.0), Some(0.5)]);
+        assert_eq!(shown(&[well.clone(), open.clone()]), [Some(1.0), Some(0.0), Some(0.25)]);
+        assert_eq!(shown(&[well, old.clone()]), [None; 3]);
+        assert_eq!(shown(&[old, open]), [Some(1.0), None, None]);
+        groups.forget(&group());
+        assert!(metrics.registry().gather().iter().all(|family| !family.name().starts_with("mq_group_")));
     }
 
     #[test]

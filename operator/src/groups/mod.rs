@@ -14,6 +14,7 @@ pub mod collect;
 mod entry;
 mod metrics;
 pub(crate) mod object;
+mod pods;
 mod schedule;
 mod target;
 
@@ -34,7 +35,7 @@ use mq_core::{
     condition::{Condition, Verdict},
     effect::ObjectKey,
     lag::ResetPolicy,
-    scaling::{Mode, Objective, Work},
+    scaling::{Mode, Objective},
 };
 use mq_crds::{Lag, MqConsumerGroup, ScalingMode, ScalingStatus, TargetRef};
 use mq_protocol::message::{ClientRef, Kind};
@@ -51,7 +52,7 @@ use crate::{
     options::Options,
     push::{
         Index,
-        index::{ConfigKey, Healths},
+        index::{ConfigKey, Said},
     },
     reconcile::{Report, Waker},
     session::Sessions,
@@ -371,17 +372,17 @@ impl Groups {
     fn judge(&self, at: Duration, entry: &mut Entry, offsets: &Offsets, targets: &Found) {
         let group = entry.desired.clone();
         let readings = offsets.readings(&group.group_id, &group.topics);
-        let lag = entry.observe(at, &readings, offsets.members(&group.group_id, &group.topics));
+        let pods = self.pods(&group.object);
+        let lag = entry.observe(at, &readings, offsets.members(&group.group_id, &group.topics), &pods);
         self.metrics.lag(&group, &lag, group.scaling.as_ref().map(|scaling| scaling.objective));
-        let healths = self.healths(&group.object);
-        self.metrics.health(&group, &healths.latest);
+        self.metrics.health(&group, &pods);
         let target = target_of(&group).and_then(|target| targets.get(&target).cloned());
         let target: Result<Deployed, Refused> = match target {
             Some(Ok(deployed)) => Ok(deployed),
             Some(Err(NoTarget::Refused(refused))) => Err(refused),
             Some(Err(NoTarget::NotListed)) | None => return entry.undecided(),
         };
-        entry.judge(at, self.environment.options.lag_interval, lag, target, work(&healths));
+        entry.judge(at, self.environment.options.lag_interval, lag, target, &pods);
         lock(&self.asks).tell(&group.object, at, entry.asks_for());
     }
 
@@ -395,7 +396,7 @@ impl Groups {
     }
 
     /// How the consumers are that run in the pods with an agent.
-    fn healths(&self, object: &ObjectKey) -> Healths {
+    fn pods(&self, object: &ObjectKey) -> Vec<Said> {
         let client = ClientRef::new(Kind::Consumer, object.name.clone());
         self.environment.agents.health(&ConfigKey { namespace: object.namespace.clone(), client }, Instant::now())
     }
@@ -456,19 +457,6 @@ fn wanted(entries: &HashMap<ObjectKey, Entry>, turn: u32) -> (Wanted, Vec<Object
         .map(|(_, entry)| entry.desired.group_id.clone())
         .collect();
     (Wanted { groups, members, ..Wanted::in_turn(turn) }, due.into_iter().map(|(key, _)| key.clone()).collect())
-}
-
-/// The sum of what agents say. Not all of them speak in each cycle: how unevenly they are busy is told by the last word of each.
-fn work(healths: &Healths) -> Option<Work> {
-    let news = Some(&healths.news).filter(|news| !news.is_empty())?;
-    let busiest = healths.latest.iter().map(metrics::busy).fold(0.0, f64::max);
-    let average = metrics::average(&healths.latest)?;
-    let period = healths.latest.iter().map(|health| health.period).max()?;
-    Some(news.iter().fold(Work { average, busiest, period, ..Work::default() }, |sum, health| Work {
-        handled: sum.handled.saturating_add(health.handled),
-        busy: sum.busy.saturating_add(health.busy),
-        ..sum
-    }))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -23,7 +23,7 @@ use mq_protocol::message::{ClientRef, Kind, Version};
 use tokio::sync::{Notify, mpsc, watch};
 
 use self::clients::Client;
-pub use self::clients::{Deviating, Healths, Report, Subscription};
+pub use self::clients::{Deviating, Report, Said, Subscription};
 use crate::revisions::Revision;
 
 /// A client configuration: which object.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::limits::{MAX_ERROR_BYTES, MAX_HOT_KEYS, MAX_KEY_BYTES};
 use proptest::prelude::*;
 use prost::Message as _;
 
@@ -8,6 +9,24 @@ fn orders() -> ClientRef {
 
 fn version() -> Version {
     Version { revision: 7, hash: "0f".repeat(32) }
+}
+
+fn standing() -> Standing {
+    let ms = Duration::from_millis;
+    Standing {
+        poll: PollTime { idle: ms(1_000), full: ms(200), draining: ms(30) },
+        oldest: Some(InHand { topic: "orders".into(), partition: 3, offset: 17, age: ms(61_000) }),
+        hot_keys: vec![
+            HotKey {
+                topic: "orders".into(),
+                partition: 3,
+                key: Some(Bytes::from_static(b"\xff\0user 42")),
+                records: 40,
+            },
+            HotKey { topic: "orders".into(), partition: 4, key: None, records: 9 },
+        ],
+        breaker: Some(OpenBreaker { open: ms(5_000), held: 60, error: "no database".into() }),
+    }
 }
 
 #[test]
@@ -36,8 +55,10 @@ fn every_message_of_an_agent_arrives_as_it_was_sent() {
                 busy: Duration::from_millis(1_500),
                 handled: 120,
                 outstanding: 7,
+                standing: Some(standing()),
             },
         },
+        FromAgent::Health { client: orders(), health: Health::default() },
     ] {
         let bytes = wire::AgentMessage::from(message.clone()).encode_to_vec();
         let read = FromAgent::try_from(wire::AgentMessage::decode(bytes.as_slice()).unwrap());
@@ -78,8 +99,64 @@ fn what_is_no_message_is_a_typed_error() {
     };
     assert!(matches!(held(1, "xyz"), Err(MessageError::Version { .. })));
     assert!(matches!(held(-1, &"0".repeat(64)), Err(MessageError::Version { .. })));
-    let busy = wire::Health { kind: 2, name: "orders".into(), period_ms: 10, busy_ms: 11, handled: 1, outstanding: 0 };
+    let busy = wire::Health { kind: 2, name: "orders".into(), period_ms: 10, busy_ms: 11, ..wire::Health::default() };
     assert_eq!(read(M::Health(busy)), Err(MessageError::Busy { busy_ms: 11, period_ms: 10 }));
+}
+
+#[test]
+fn agents_and_operators_of_the_version_before_understand_each_other() {
+    /// `Health` as it was.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Before {
+        #[prost(int32, tag = "1")]
+        kind: i32,
+        #[prost(string, tag = "2")]
+        name: String,
+        #[prost(uint32, tag = "3")]
+        period_ms: u32,
+        #[prost(uint32, tag = "4")]
+        busy_ms: u32,
+        #[prost(uint64, tag = "5")]
+        handled: u64,
+        #[prost(uint64, tag = "6")]
+        outstanding: u64,
+    }
+    let (kind, name) = (2, "notifications".to_owned());
+    let before = Before { kind, name, period_ms: 3_000, busy_ms: 1_500, handled: 9, outstanding: 7 };
+    let old = wire::Health::decode(before.encode_to_vec().as_slice()).unwrap();
+    let health = Health::check(old).unwrap();
+    assert_eq!((health.outstanding, health.standing.clone()), (7, None), "what is not said is not known");
+    let (kind, name) = (before.kind, before.name.clone());
+    let health = Health { standing: Some(standing()), ..health };
+    let new = wire::Health { kind, name, ..health.into() };
+    assert_eq!(Before::decode(new.encode_to_vec().as_slice()), Ok(before));
+}
+
+#[test]
+fn what_a_pod_says_of_keys_and_errors_is_bounded_on_both_sides() {
+    let hot = |key: usize| HotKey {
+        topic: "t".repeat(1_000),
+        partition: 0,
+        key: Some(Bytes::from(vec![7; key])),
+        records: 1,
+    };
+    let large = Standing {
+        hot_keys: (0..9).map(|_| hot(100_000)).collect(),
+        breaker: Some(OpenBreaker { open: Duration::MAX, held: 1, error: "é".repeat(10_000) }),
+        ..Standing::default()
+    };
+    let sent = wire::Standing::from(large.clone());
+    assert!(sent.encoded_len() < MAX_ERROR_BYTES + MAX_HOT_KEYS * (MAX_KEY_BYTES + 1_100), "{}", sent.encoded_len());
+    let mut foreign = sent;
+    foreign.hot_keys = vec![wire::HotKey { key: Some(vec![7; 100_000].into()), ..wire::HotKey::default() }; 9];
+    foreign.breaker = Some(wire::OpenBreaker { error: "é".repeat(10_000), ..wire::OpenBreaker::default() });
+    let read = Standing::from(foreign);
+    assert_eq!(
+        (read.hot_keys.len(), read.hot_keys[0].key.as_ref().map(Bytes::len)),
+        (MAX_HOT_KEYS, Some(MAX_KEY_BYTES))
+    );
+    let error = read.breaker.unwrap().error;
+    assert!(error.len() <= MAX_ERROR_BYTES && error.chars().all(|c| c == 'é'));
 }
 
 #[test]

@@ -19,6 +19,7 @@ use rdkafka::{
     consumer::{Consumer, StreamConsumer},
 };
 use serde_json::json;
+use tempfile::TempDir;
 use tokio::time::{Instant, interval, sleep, sleep_until};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -140,8 +141,8 @@ async fn consume(work: Work, stop: CancellationToken) -> Result<()> {
     Ok(())
 }
 
-/// A service with the agent: what a kubelet projects into the pod, and handlers that wait.
-async fn serve(client: Client, pod: Pod, work: Work, stop: CancellationToken) -> Result<()> {
+/// What a kubelet projects into a pod with the agent.
+pub(super) async fn projected(client: Client, pod: &Pod) -> Result<TempDir> {
     let namespace = pod.namespace().unwrap_or_default();
     let projected = tempfile::tempdir()?;
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
@@ -171,6 +172,12 @@ async fn serve(client: Client, pod: Pod, work: Work, stop: CancellationToken) ->
     for name in ["ca.crt", "endpoint"] {
         std::fs::write(projected.path().join(name), data.get(name).context(name)?)?;
     }
+    Ok(projected)
+}
+
+/// A service with the agent, and handlers that wait.
+async fn serve(client: Client, pod: Pod, work: Work, stop: CancellationToken) -> Result<()> {
+    let projected = projected(client, &pod).await?;
     let options = Options::in_folders(projected.path(), &projected.path().join("none")).concurrency(SLOTS as usize);
     let agent = Agent::connect_with(options).await;
     let consumer = agent.consumer(&work.group).await?;

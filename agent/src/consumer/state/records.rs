@@ -1,20 +1,18 @@
 //! The way of a record: taken in, handed to a slot, finished, tried again, held or buried.
 
-use std::cmp::Reverse;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::Bytes;
 use slab::Slab;
 
+use super::super::breaker::Held;
 use super::super::lanes::Claim;
-use super::super::ordering::Ordering;
 use super::super::slots::Slot;
 use super::super::waiters::Refusal;
 use super::{Assignments, Handout, Item, Job, Open, State};
 use crate::record::{Batch, Record};
-use crate::stats::{ConsumerCounters, HotKey};
+use crate::stats::ConsumerCounters;
 
 /// What became of a burst of records.
 #[derive(Debug)]
@@ -99,37 +97,19 @@ impl State {
 
     /// Until when no batch is taken, because more records may come to those that wait: until the oldest of them has waited long enough.
     pub(crate) fn gathers_until(&self) -> Option<Instant> {
-        let gather = self.gather.filter(|_| !self.budget.is_full())?;
+        let (full, mut left) = (self.budget.is_full(), self.slots.at_once());
+        let gather = self.gather.filter(|_| !full && self.lanes.ready() < left)?;
         let mut oldest = None;
-        let mut count = 0;
-        for item in self.lanes.waiting() {
-            let since = self.batches[item.batch].since;
+        for (first, records) in self.lanes.waiting() {
+            let since = self.batches[first.batch].since;
             oldest = Some(oldest.map_or(since, |oldest: Instant| oldest.min(since)));
-            count += 1;
-            // Alone in its batch, or the batch is full.
-            if item.alone || count >= self.slots.at_once() {
+            left = left.saturating_sub(records);
+            // Alone in its batch, and then it is the first of its lane; or the batch is full.
+            if first.alone || left == 0 {
                 return None;
             }
         }
         Some(oldest? + gather)
-    }
-
-    /// How long ago the oldest record was taken in that is not finished.
-    pub(crate) fn oldest(&self, now: Instant) -> Option<Duration> {
-        let oldest = self.batches.iter().map(|(_, open)| open.since).min()?;
-        Some(now.saturating_duration_since(oldest))
-    }
-
-    /// The keys that hold most records, and so many at most.
-    pub(crate) fn hot_keys(&self, most: usize) -> Vec<HotKey> {
-        let mut lanes: Vec<_> = self.lanes.keyed().collect();
-        lanes.sort_unstable_by_key(|(_, records)| Reverse(*records));
-        let hot = lanes.into_iter().take(most).map(|(item, records)| {
-            let record = self.batches[item.batch].batch.record(item.index, item.attempt);
-            let key = record.key().filter(|_| self.ordering == Ordering::Key).map(Bytes::copy_from_slice);
-            HotKey { topic: record.topic().to_owned(), partition: record.partition(), key, records }
-        });
-        hot.collect()
     }
 
     /// The next records for a slot, as many as it should take at once. Whether there are any; if not, the slot is free.
@@ -216,7 +196,7 @@ impl State {
         let Some((size, held)) = self.pop(claim) else { return 0 };
         if !held {
             self.breaker.handled();
-        } else if self.breaker.held_handled() {
+        } else if self.breaker.held_handled() == Held::Release {
             self.try_held(usize::MAX);
         }
         size
@@ -258,10 +238,10 @@ impl State {
         Some(self.batches[item.batch].batch.record(item.index, item.attempt - 1))
     }
 
-    /// The record is to become a dead letter. It is given back if it may; else it is held.
-    pub(crate) fn may_bury(&mut self, claim: Claim, now: Instant) -> Option<Claim> {
+    /// The record is to become a dead letter, for this error. It is given back if it may; else it is held.
+    pub(crate) fn may_bury(&mut self, claim: Claim, error: &str, now: Instant) -> Option<Claim> {
         let held_before = self.lanes.first(&claim).is_some_and(|item| item.held);
-        if self.breaker.may_bury(held_before, now) {
+        if self.breaker.may_bury(held_before, error, now) {
             return Some(claim);
         }
         if self.lanes.is_removed(&claim) {

@@ -4,6 +4,9 @@ use mq_core::{
     lag::{ResetPolicy, TopicPartition},
     scaling::Target,
 };
+use mq_protocol::message::{HotKey, Standing};
+
+use crate::groups::pods::tests::{held, said};
 
 const CYCLE: Duration = Duration::from_secs(5);
 
@@ -47,7 +50,7 @@ fn reading(committed: i64, end: i64) -> Vec<Reading> {
 }
 
 fn turn(entry: &mut Entry, n: u32, committed: i64, end: i64, target: impl Into<Option<Deployed>>) -> Option<Step> {
-    let lag = entry.observe(CYCLE * n, &reading(committed, end), None);
+    let lag = entry.observe(CYCLE * n, &reading(committed, end), None, &[]);
     decide(entry, CYCLE * n, lag, target, &[]).and_then(|(_, step)| step)
 }
 
@@ -59,7 +62,7 @@ fn decide(
     others: &[Ask],
 ) -> Option<(Decision, Option<Step>)> {
     let missing = || Refused { reason: Reason::TargetNotFound, message: "there is no Deployment worker".into() };
-    entry.judge(at, CYCLE, lag, target.into().ok_or_else(missing), None);
+    entry.judge(at, CYCLE, lag, target.into().ok_or_else(missing), &[]);
     entry.conclude(others)
 }
 
@@ -131,7 +134,7 @@ fn a_step_whose_answer_was_lost_is_not_a_persons() {
         let refused = Refused { reason: Reason::KubernetesUnavailable, message: "timed out".into() };
         entry.not_stepped(attempted, refused);
         entry.events.clear();
-        let lag = entry.observe(CYCLE * 4, &reading(2_000, 6_000), None);
+        let lag = entry.observe(CYCLE * 4, &reading(2_000, 6_000), None, &[]);
         let (decision, _) = decide(&mut entry, CYCLE * 4, lag, deployed("1", replicas), &[]).unwrap();
         assert_eq!(decision.reason.as_str(), reason);
         let scaled = entry.events.iter().any(|event| event.message.starts_with("scaled Deployment worker from 1"));
@@ -208,7 +211,7 @@ fn whether_it_keeps_up_is_said_when_it_was_seen_three_times() {
                 reading.end = Err("no leader".into());
             }
         }
-        entry.observe(CYCLE * n, &readings, None);
+        entry.observe(CYCLE * n, &readings, None, &[]);
         shown.push(entry.view.keeping_up.as_ref().unwrap().reason);
     }
     assert_eq!(shown[..11], [Reason::KeepsUp; 11], "a look that shows something else begins the count anew");
@@ -216,6 +219,66 @@ fn whether_it_keeps_up_is_said_when_it_was_seen_three_times() {
     assert_eq!(shown[14..], [Reason::KeepsUp; 3]);
     let told: Vec<_> = entry.events.iter().map(|event| event.reason).collect();
     assert_eq!(told, [Reason::ObjectiveBreached, Reason::KeepsUp]);
+}
+
+#[test]
+fn an_open_breaker_is_said_at_once_and_again_when_another_pod_has_one() {
+    let mut entry = Entry::new(group());
+    let open = |pod: &str| said(pod, 0, Some(held("no database")));
+    let well = said("a", 0, Some(Standing::default()));
+    let cycles: [&[Said]; 12] = [
+        std::slice::from_ref(&well),
+        &[open("a")],
+        &[open("a"), open("b")],
+        &[open("a")],
+        &[open("a"), open("b")],
+        &[open("a"), open("b")],
+        &[open("a"), open("b")],
+        &[open("b")],
+        &[],
+        std::slice::from_ref(&well),
+        std::slice::from_ref(&well),
+        std::slice::from_ref(&well),
+    ];
+    let mut shown = Vec::new();
+    for (n, pods) in (0..).zip(cycles) {
+        entry.observe(CYCLE * n, &reading(0, 0), None, pods);
+        let said = entry.view.keeping_up.as_ref().unwrap();
+        let which =
+            said.message.split_once(") in ").and_then(|(_, rest)| rest.split_once(" that")).map(|(pods, _)| pods);
+        shown.push((said.reason == Reason::DeadLettersHeld, which.unwrap_or_default().to_owned()));
+    }
+    let held = |pods: &str| (true, pods.to_owned());
+    assert_eq!(
+        shown[..7],
+        [(false, String::new()), held("a"), held("a"), held("a"), held("a"), held("a"), held("a, b")]
+    );
+    assert_eq!(shown[7..], [held("a, b"), held("a, b"), held("a, b"), (false, String::new()), (false, String::new())]);
+    let told: Vec<_> = entry.events.iter().map(|event| event.reason).collect();
+    assert_eq!(told, [Reason::DeadLettersHeld, Reason::DeadLettersHeld, Reason::KeepsUp]);
+}
+
+#[test]
+fn a_decision_about_an_uneven_load_names_the_keys() {
+    let keys = vec![HotKey { topic: "orders".into(), partition: 3, key: Some("user-1".into()), records: 40 }];
+    let busiest = |busy| said("b", busy, Some(Standing { hot_keys: keys.clone(), ..Standing::default() }));
+    for (busy, named) in [(1_500, false), (2_700, true)] {
+        let mut entry = Entry::new(group());
+        let mut said_last = String::new();
+        for n in 0..30 {
+            let at = i64::from(n) * 1_000;
+            let pods: Vec<_> =
+                ["a", "c", "d"].map(|pod| said(pod, 1_500, None)).into_iter().chain([busiest(busy)]).collect();
+            let lag = entry.observe(CYCLE * n, &reading(at, at), None, &pods);
+            entry.judge(CYCLE * n, CYCLE, lag, Ok(deployed("1", 4)), &pods);
+            said_last = entry.conclude(&[]).unwrap().0.message;
+        }
+        assert_eq!(
+            said_last.contains("the busiest pod, b, has in hand 40 have the key \"user-1\""),
+            named,
+            "{said_last}"
+        );
+    }
 }
 
 #[test]
@@ -260,7 +323,7 @@ fn one_missed_answer_does_not_turn_the_status() {
                 reading.end = Err("no leader".into());
             }
         }
-        let lag = entry.observe(CYCLE * n, &readings, None);
+        let lag = entry.observe(CYCLE * n, &readings, None, &[]);
         decide(&mut entry, CYCLE * n, lag, deployed("1", 4), &[]);
         let active = entry.view.active.as_ref().unwrap();
         shown.push((entry.view.lag.as_ref().unwrap().state, active.reason));
@@ -276,7 +339,7 @@ fn a_step_for_another_group_of_the_target_is_not_a_persons() {
     let asks = |replicas| [Ask { group: "audit".into(), replicas: Some(replicas) }];
     let grow = |entry: &mut Entry, n: u32, replicas: u32| {
         let at = i64::from(n) * 1_500;
-        let lag = entry.observe(CYCLE * n, &reading(at, at), None);
+        let lag = entry.observe(CYCLE * n, &reading(at, at), None, &[]);
         decide(entry, CYCLE * n, lag, deployed("1", replicas), &asks(3)).unwrap()
     };
     for answered in [Some(true), Some(false), None] {
@@ -312,7 +375,7 @@ fn the_status_says_that_another_group_needs_more() {
     let mut entry = Entry::new(group());
     for n in 0..8 {
         let at = i64::from(n) * 100;
-        let lag = entry.observe(CYCLE * n, &reading(at, at), None);
+        let lag = entry.observe(CYCLE * n, &reading(at, at), None, &[]);
         let others = [Ask { group: "audit".into(), replicas: Some(3) }];
         assert!(decide(&mut entry, CYCLE * n, lag, deployed("1", 1), &others).unwrap().1.is_none());
     }

@@ -35,13 +35,15 @@ pub struct Deviating {
     pub message: String,
 }
 
-/// How the consumers of a group are, one of each pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Healths {
-    /// What each said last. One that was silent for too long is not known to be any way, so it is not here.
-    pub latest: Vec<Health>,
-    /// Those of them that were not asked for before.
-    pub news: Vec<Health>,
+/// How the consumer of a pod is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Name of the pod.
+    pub pod: String,
+    /// What it said last.
+    pub health: Health,
+    /// Nobody had asked for it before.
+    pub is_news: bool,
 }
 
 #[derive(Debug)]
@@ -112,21 +114,20 @@ impl Index {
 }
 
 impl Index {
-    /// How the clients of a configuration are at `now`. For one asker: what it heard is no news the next time.
-    pub fn health(&self, key: &ConfigKey, now: Instant) -> Healths {
+    /// How the clients of a configuration are at `now`, one of each pod; one that was silent for too long is not known to be any way, so
+    /// it is not among them. For one asker: what it heard is no news the next time.
+    pub fn health(&self, key: &ConfigKey, now: Instant) -> Vec<Said> {
         let mut inner = self.lock();
         let streams = inner.clients.get_mut(key).into_iter().flat_map(|clients| clients.streams.values_mut());
         let heard = streams.filter_map(|client| Some((&client.pod, client.health.as_mut()?)));
         let fresh = heard.filter(|(_, heard)| now.saturating_duration_since(heard.at) < HEALTH_TIMEOUT);
         let pods: BTreeMap<&Pod, &mut Heard> = fresh.collect();
-        let mut healths = Healths::default();
-        for heard in pods.into_values() {
-            healths.latest.push(heard.health);
-            if !std::mem::replace(&mut heard.asked, true) {
-                healths.news.push(heard.health);
-            }
-        }
-        healths
+        let said = pods.into_iter().map(|(pod, heard)| Said {
+            pod: pod.name.clone(),
+            health: heard.health.clone(),
+            is_news: !std::mem::replace(&mut heard.asked, true),
+        });
+        said.collect()
     }
 }
 

@@ -222,15 +222,18 @@ fn an_edit_of_the_cluster_is_due_at_each_of_its_configurations() {
 #[test]
 fn how_a_pod_is_is_told_once_as_news_and_not_at_all_when_it_is_old() {
     let (index, _changes) = index(1, Some(1));
-    let health = |handled| Health { period: HEALTH_INTERVAL, busy: HEALTH_INTERVAL / 2, handled, outstanding: 1 };
+    let health = |handled| Health { period: HEALTH_INTERVAL, handled, ..Health::default() };
     let (a, _answers) = index.subscribe(key(), pod("a"), 1);
     let (again, _answers) = index.subscribe(key(), pod("a"), 2);
     let (b, _answers) = index.subscribe(key(), pod("b"), 3);
     let start = Instant::now();
     let told = |after: Duration| {
-        let Healths { latest, news } = index.health(&key(), start + after);
-        let handled = |healths: Vec<Health>| healths.iter().map(|health| health.handled).collect::<Vec<_>>();
-        (handled(latest), handled(news))
+        let said = index.health(&key(), start + after);
+        let handled = |said: &Said| said.health.handled;
+        (
+            said.iter().map(handled).collect::<Vec<_>>(),
+            said.iter().filter(|said| said.is_news).map(handled).collect::<Vec<_>>(),
+        )
     };
     assert_eq!(told(Duration::ZERO), (vec![], vec![]), "nothing is not idle");
     a.health(start, health(1));
