@@ -28,6 +28,8 @@ pub struct Plant {
     pub silent: f64,
     /// The second from which on the next record of the first partition is never handled, nor what comes after it there.
     pub poison: f64,
+    /// The second from which on each pod handles half as much.
+    pub halved: f64,
     /// The seconds in which a broker is away: every third partition has no leader. Producers keep what they have for it.
     pub away: Range<f64>,
 }
@@ -46,6 +48,7 @@ impl Default for Plant {
             agents: false,
             silent: f64::INFINITY,
             poison: f64::INFINITY,
+            halved: f64::INFINITY,
             away: f64::INFINITY..f64::INFINITY,
         }
     }
@@ -70,9 +73,14 @@ impl Plant {
         }
     }
 
-    /// Messages per second that each of so many pods handles.
-    pub fn pace(&self, pods: usize) -> f64 {
-        self.capacity.min(self.downstream / pods.max(1) as f64)
+    /// Messages per second that a pod handles if nothing behind it limits.
+    pub fn able(&self, second: f64) -> f64 {
+        if second >= self.halved { self.capacity / 2.0 } else { self.capacity }
+    }
+
+    /// Messages per second that each of so many pods handles, if all of them have enough to do.
+    pub fn pace(&self, pods: usize, second: f64) -> f64 {
+        self.able(second).min(self.downstream / pods.max(1) as f64)
     }
 
     /// Whether nobody can read a partition at the moment.

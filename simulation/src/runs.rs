@@ -197,6 +197,16 @@ fn hot_partitions_are_seen_from_offsets_and_owners_alone() {
     assert!(done.path[1].why.contains("of which the busiest has 2.5 times its share, need"), "{:?}", done.path);
 }
 
+/// What was measured while all of them were busy is not what they can do for ever.
+#[test]
+fn replicas_that_become_slower_are_believed() {
+    let plant = Plant { partitions: 12, capacity: 90.0, skew: 0.9, agents: true, halved: 1_500.0, ..Plant::default() };
+    let load = |second| if (300..400).contains(&second) { 2_500.0 } else { 120.0 };
+    let done = run(&plant, &policy(30, 12, 60), 2, 2_400, &[], load);
+    let late: Vec<_> = done.breached.iter().filter(|second| **second > 1_570).collect();
+    assert!(late.is_empty(), "{late:?} {:?}", done.path);
+}
+
 #[test]
 fn nothing_to_do_reaches_the_minimum() {
     for capacity in [None, Some(480.0)] {

@@ -8,6 +8,8 @@ use mq_core::scaling::{Members, Target, Work};
 use crate::Plant;
 
 pub(crate) const TICKS_PER_SECOND: u32 = 10;
+/// What is behind the pods makes them wait from this part on of what it can do.
+const LIMITED: f64 = 0.98;
 const TICK: f64 = 1.0 / TICKS_PER_SECOND as f64;
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -90,11 +92,11 @@ impl<'a> World<'a> {
         self.arrivals.push(self.partitions.first().map_or(0.0, |first| first.arrived));
         self.work.resize(self.serving, 0.0);
         self.left.clear();
-        self.left.resize(self.serving, (self.plant.pace(self.serving) * TICK, 0));
+        self.left.resize(self.serving, (self.plant.pace(self.serving, self.now) * TICK, 0));
         // Around and around: what one partition does not need the others may have.
         while self.handle() {}
         for (work, (left, _)) in self.work.iter_mut().zip(&self.left) {
-            *work += self.plant.pace(self.serving) * TICK - left;
+            *work += self.plant.pace(self.serving, self.now) * TICK - left;
         }
     }
 
@@ -165,7 +167,8 @@ impl<'a> World<'a> {
             return None;
         }
         // Who waits for what is behind it is busy.
-        let pace = self.plant.pace(handled.len());
+        let limited = handled.iter().sum::<f64>() >= self.plant.downstream * period.as_secs_f64() * LIMITED;
+        let pace = if limited { self.plant.pace(handled.len(), self.now) } else { self.plant.able(self.now) };
         let busy = handled.iter().map(|handled| handled / pace);
         Some(Work {
             handled: handled.iter().sum::<f64>() as u64,

@@ -249,8 +249,11 @@ impl History {
     }
 
     fn capacity_of(&self, policy: &Policy) -> Capacity {
+        // Of two words the worse one: what was observed once may be long ago. Unless it is not the replicas that limit.
+        let limited = self.downstream.is_suspected();
         match (policy.capacity, self.capacity.learned(), self.work.learned()) {
             (Some(rate), _, _) => Capacity::Spec(rate),
+            (None, Some(observed), Some(reported)) if reported < observed && !limited => Capacity::Reported(reported),
             (None, Some(rate), _) => Capacity::Observed(rate),
             (None, None, Some(rate)) => Capacity::Reported(rate),
             (None, None, None) => Capacity::Unknown,
