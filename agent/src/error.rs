@@ -96,7 +96,10 @@ impl SendError {
         use RDKafkaErrorCode as Code;
         let topic = topic.to_owned();
         let detail = error.to_string();
-        if matches!(error.rdkafka_error_code(), Some(Code::MessageSizeTooLarge | Code::InvalidMessageSize)) {
+        if matches!(
+            error.rdkafka_error_code(),
+            Some(Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge)
+        ) {
             return Self::TooLarge { topic, detail };
         }
         let refused = !matches!(error, KafkaError::MessageProduction(_))
@@ -108,6 +111,7 @@ impl SendError {
                         | Code::UnknownPartition
                         | Code::InvalidTopic
                         | Code::TopicAuthorizationFailed
+                        | Code::PolicyViolation
                         | Code::InvalidRecord
                         | Code::InvalidTimestamp
                         | Code::InvalidArgument

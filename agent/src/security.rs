@@ -1,5 +1,6 @@
 //! librdkafka's properties of a protected connection.
 
+use mq_core::cluster::check_broker;
 use mq_protocol::body::{Connection, SaslMechanism};
 
 use crate::credentials::Credentials;
@@ -9,6 +10,9 @@ pub(crate) const PASSWORD: &str = "sasl.password";
 
 /// Whether the parts of a connection fit together, whatever the credentials are.
 pub(crate) fn check(connection: &Connection) -> Result<(), String> {
+    for (at, address) in connection.brokers.iter().enumerate() {
+        check_broker(address).map_err(|wrong| format!("brokers[{at}]: {wrong}"))?;
+    }
     let protocol = connection.security_protocol;
     match connection.sasl_mechanism {
         Some(mechanism) if !protocol.has_sasl() => {

@@ -44,7 +44,7 @@ pub(crate) struct Figure<'a> {
     /// Records in one run.
     pub(crate) records: usize,
     pub(crate) wall_target: f64,
-    /// `None`: CPU is not what this figure is about.
+    /// `None`: none was set; it is published all the same.
     pub(crate) cpu_target: Option<f64>,
 }
 
@@ -56,12 +56,10 @@ impl Figure<'_> {
         let wall = self.row("_wall", "records/s", Better::Higher, sides, Some(self.wall_target), |cost| {
             records / cost.wall.as_secs_f64()
         });
-        let cpu = self.cpu_target.map(|target| {
-            self.row("_cpu", "CPU s per million", Better::Lower, sides, Some(target), |cost| {
-                cost.cpu.as_secs_f64() * 1e6 / records
-            })
+        let cpu = self.row("_cpu", "CPU s per million", Better::Lower, sides, self.cpu_target, |cost| {
+            cost.cpu.as_secs_f64() * 1e6 / records
         });
-        std::iter::once(wall).chain(cpu).collect()
+        vec![wall, cpu]
     }
 
     fn row(

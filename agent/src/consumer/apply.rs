@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mq_core::knobs::{self, Side};
 use mq_core::resolve::ResolvedConsumer;
+use mq_core::topic;
 use mq_protocol::message::{Health, NackReason};
 use rdkafka::config::ClientConfig;
 
@@ -118,7 +119,7 @@ impl Apply for ApplyConsumer {
     async fn apply(&mut self, value: &Value, credentials: &Credentials) -> Result<Applied, NotApplied> {
         let decoded = connect::read::<connect::Consumer>(value)?;
         decoded.body.settings.validate().map_err(|error| rejected(NackReason::Invalid, error.to_string()))?;
-        check_topics(&decoded.body.topics).map_err(|detail| rejected(NackReason::Invalid, detail))?;
+        check_group(&decoded.body).map_err(|detail| rejected(NackReason::Invalid, detail))?;
         let told = connect::consumer(&self.name, &decoded.body, credentials)?;
         let mut body = decoded.body.clone();
         self.keep.consumer(&mut body.settings);
@@ -155,21 +156,35 @@ impl Apply for ApplyConsumer {
     }
 }
 
+/// What the API server says of an `MqConsumerGroup`, for those that come from code or files.
+fn check_group(body: &connect::Consumer) -> Result<(), String> {
+    let (group, dead_letters) = (&body.group_id, &body.dead_letter.topic);
+    topic::check_name(group).map_err(|wrong| format!("groupId: as a {wrong}"))?;
+    topic::check_name(dead_letters)
+        .map_err(|wrong| format!("the dead-letter topic (deadLetter.topic, else <groupId>.dlq): {wrong}"))?;
+    if body.topics.contains(dead_letters) {
+        return Err(format!(
+            "the dead-letter topic {dead_letters} (deadLetter.topic, else <groupId>.dlq) must not be one of topics: its records would \
+             be consumed again"
+        ));
+    }
+    check_topics(&body.topics)
+}
+
 /// What librdkafka would refuse only after the old client has left its group.
 fn check_topics(topics: &[String]) -> Result<(), String> {
     if topics.is_empty() {
         return Err("topics is empty; name at least one".to_owned());
     }
-    for (at, topic) in topics.iter().enumerate() {
-        if topic.is_empty() {
-            return Err(format!("topics[{at}] is empty; give it a name"));
+    for (at, name) in topics.iter().enumerate() {
+        if topics[..at].contains(name) {
+            return Err(format!("topics[{at}], {name}, is there twice; leave one out"));
         }
-        if topics[..at].contains(topic) {
-            return Err(format!("topics[{at}], {topic}, is there twice; leave one out"));
-        }
-        if pattern::is_pattern(topic) {
-            let unreadable = |error| format!("topics[{at}], {topic}, is no pattern that librdkafka can read: {error}");
-            pattern::check(topic).map_err(unreadable)?;
+        if pattern::is_pattern(name) {
+            let unreadable = |error| format!("topics[{at}], {name}, is no pattern that librdkafka can read: {error}");
+            pattern::check(name).map_err(unreadable)?;
+        } else {
+            topic::check_name(name).map_err(|wrong| format!("topics[{at}]: {wrong}"))?;
         }
     }
     Ok(())

@@ -21,6 +21,9 @@ use crate::source::Value;
 /// How long sends may wait at the closed gate while the old client is emptied.
 const FLUSH_BUDGET: Duration = Duration::from_secs(10);
 
+/// What follows from `acks` and `retryMax`, and decides whether a message can be written twice or overtake another.
+const FOLLOWS: [&str; 2] = ["enable.idempotence", "max.in.flight.requests.per.connection"];
+
 pub(crate) struct ApplyProducer {
     name: String,
     keep: Keep,
@@ -106,14 +109,12 @@ impl Apply for ApplyProducer {
         let mut body = decoded.body.clone();
         self.keep.producer(&mut body.settings);
         let client = self.run_with(connect::producer(&self.name, &body, credentials)?).await?;
-        Ok(effective(
-            Side::Producer,
-            &decoded.body.settings,
-            &told,
-            |name| client.property(name),
-            |_| None,
-            decoded.unknown_keys,
-        ))
+        let property = |name: &str| client.property(name);
+        let mut applied =
+            effective(Side::Producer, &decoded.body.settings, &told, property, |_| None, decoded.unknown_keys);
+        let follows = |name: &&str| property(name).map(|value| ((*name).to_owned(), value));
+        applied.effective.extend(FOLLOWS.iter().filter_map(follows));
+        Ok(applied)
     }
 
     fn client(&self) -> Option<Producer> {

@@ -291,14 +291,20 @@ impl Drop for Client {
     }
 }
 
-/// librdkafka's own drop throws waiting messages away, so the thread that outlives the handle waits for them first.
+/// librdkafka's own drop throws waiting messages away, so the thread that outlives the handle waits for them first. None waits for its
+/// linger any more: that is what the flush is for, and as nobody else serves deliveries by now, it is this thread that does, in between.
 fn poll(base: &BaseProducer<Deliveries>, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         base.poll(POLL);
     }
-    if base.in_flight_count() > 0
-        && let Err(error) = base.flush(FLUSH_ON_DROP)
-    {
-        tracing::error!(producer = base.client().context().name, waiting = base.in_flight_count(), %error, "messages were lost: the producer was dropped without close");
+    let deadline = Instant::now() + FLUSH_ON_DROP;
+    while base.in_flight_count() > 0 && Instant::now() < deadline {
+        mq_kafka::ffi::flush(base.client(), POLL);
+        base.poll(Duration::ZERO);
+    }
+    if base.in_flight_count() > 0 {
+        let producer = &base.client().context().name;
+        let waiting = base.in_flight_count();
+        tracing::error!(producer, waiting, "messages were lost: the producer was dropped without close");
     }
 }

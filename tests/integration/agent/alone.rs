@@ -159,3 +159,42 @@ async fn a_configuration_that_cannot_be_used_is_refused_in_words() -> Result<()>
     assert!(wrong.to_string().contains("maxPollRecords"), "{wrong}");
     Ok(())
 }
+
+/// Nobody waits for it any more, and its linger is longer than anybody would.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_is_dropped_sends_what_it_was_given() -> Result<()> {
+    let kafka = TestEnv::kafka().await?;
+    let topic = kafka.unique("dropped");
+    kafka.create_topic(&topic, 1).await?;
+    let mut config = config(&kafka);
+    config.producer.linger_ms = Some(60_000);
+    let producer = Producer::new(&config, &Options::default()).await?;
+    let (told, hears) = tokio::sync::oneshot::channel();
+    producer.send_with(Message::to(&topic).payload("0"), |outcome| drop(told.send(outcome))).await?;
+    drop(producer);
+    let acknowledged = tokio::time::timeout(Duration::from_secs(10), hears).await.context("waiting for the outcome")?;
+    assert_eq!(acknowledged??.offset, Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_api_server_would_refuse_is_refused_in_code_too() -> Result<()> {
+    let config = Config::for_env(Env::Production).brokers(["kafka:9092"]);
+    let long = "g".repeat(246);
+    let cases: [(&str, &[&str], &str); 5] = [
+        ("g", &["orders", "g.dlq"], "the dead-letter topic g.dlq"),
+        ("a group", &["orders"], "groupId: as a topic name \"a group\" must be 1 to 249 characters"),
+        (&long, &["orders"], "<groupId>.dlq): topic name"),
+        ("g", &["orders", "a b"], "topics[1]: topic name \"a b\""),
+        ("g", &["orders", "orders"], "topics[1], orders, is there twice"),
+    ];
+    for (group, topics, words) in cases {
+        let error =
+            Consumer::new(&config, group, topics.iter().copied(), &Options::default()).await.unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    let config = Config::for_env(Env::Production).brokers(["kafka:9092", "kafka-1"]);
+    let error = Producer::new(&config, &Options::default()).await.unwrap_err().to_string();
+    assert!(error.contains("brokers[1]: broker address \"kafka-1\" must be host:port"), "{error}");
+    Ok(())
+}

@@ -175,7 +175,7 @@ async fn one_name_is_one_client_and_a_closed_one_is_made_anew() -> Result<()> {
     Ok(())
 }
 
-/// The message waits for a linger of a minute; closing must not, and dropping the handle must not lose it.
+/// The message waits for a linger of a minute; closing must not.
 #[tokio::test(flavor = "multi_thread")]
 async fn flush_overrides_linger() -> Result<()> {
     let kafka = TestEnv::kafka().await?;

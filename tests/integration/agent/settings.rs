@@ -75,9 +75,32 @@ async fn acks_all_is_a_word_and_comes_from_the_preset() -> Result<()> {
     let pairs: Vec<_> = effective.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(
         pairs,
-        [("acks", "all"), ("batchSize", "65536"), ("compression", "lz4"), ("lingerMs", "10"), ("retryMax", "10")]
+        [
+            ("acks", "all"),
+            ("batchSize", "65536"),
+            ("compression", "lz4"),
+            ("enable.idempotence", "true"),
+            ("lingerMs", "10"),
+            ("max.in.flight.requests.per.connection", "5"),
+            ("retryMax", "10")
+        ]
     );
     assert!(not_applied.is_empty());
+    Ok(())
+}
+
+/// Without all replicas there is no idempotence, and only one request at a time keeps the order.
+#[tokio::test]
+async fn what_follows_from_fewer_acknowledgements_is_seen() -> Result<()> {
+    let kafka = TestEnv::kafka().await?;
+    let operator = FakeOperator::start().await?;
+    let settings = producer_settings(r#"{"acks": 1}"#)?;
+    let version = operator.push(Kind::Producer, "p", 1, &producer_body(kafka.bootstrap(), &settings)?);
+    let agent = Agent::connect_with(operator.options()).await;
+    let _producer = agent.producer("p").await?;
+    let (effective, _) = operator.acknowledged(&version).await?;
+    assert_eq!(effective["enable.idempotence"], "false");
+    assert_eq!(effective["max.in.flight.requests.per.connection"], "1");
     Ok(())
 }
 
