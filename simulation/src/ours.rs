@@ -58,7 +58,12 @@ impl Scaler for Ours {
             Objective::Age(age) => Some(age),
             Objective::Lag(_) => None,
         };
-        let watch = Watch { age, reset: ResetPolicy::Earliest, commit_interval: self.policy.commit_interval };
+        let watch = Watch {
+            age,
+            reset: ResetPolicy::Earliest,
+            commit_interval: self.policy.commit_interval,
+            longest: Duration::ZERO,
+        };
         let lag = self.tracker.observe(at, &watch, &world.readings());
         let (target, members) = (world.target(), Some(world.members()));
         let seen = Observation { at, lag, target, members, config: "one".into(), work: world.work(CYCLE) };

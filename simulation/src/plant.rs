@@ -9,8 +9,10 @@ pub struct Plant {
     pub partitions: usize,
     /// Messages per second that one pod handles.
     pub capacity: f64,
-    /// Messages per second that all pods together can handle (a downstream system).
+    /// Messages per second that all pods together can handle (a downstream system), …
     pub downstream: f64,
+    /// … in these seconds.
+    pub narrow: Range<f64>,
     /// Seconds until a new pod is ready.
     pub start: f64,
     /// Seconds for which moved partitions stand still.
@@ -40,6 +42,7 @@ impl Default for Plant {
             partitions: 24,
             capacity: 480.0,
             downstream: f64::INFINITY,
+            narrow: 0.0..f64::INFINITY,
             start: 2.0,
             rebalance: 3.0,
             eager: false,
@@ -78,9 +81,14 @@ impl Plant {
         if second >= self.halved { self.capacity / 2.0 } else { self.capacity }
     }
 
+    /// Messages per second that all pods can handle together.
+    pub fn together(&self, second: f64) -> f64 {
+        if self.narrow.contains(&second) { self.downstream } else { f64::INFINITY }
+    }
+
     /// Messages per second that each of so many pods handles, if all of them have enough to do.
     pub fn pace(&self, pods: usize, second: f64) -> f64 {
-        self.able(second).min(self.downstream / pods.max(1) as f64)
+        self.able(second).min(self.together(second) / pods.max(1) as f64)
     }
 
     /// Whether nobody can read a partition at the moment.

@@ -153,13 +153,13 @@ fn more_replicas_that_bring_nothing_are_not_followed_by_more() {
     let plant = Plant { downstream: 600.0, ..Plant::default() };
     let done =
         run(&plant, &stated(policy(30, 24, 60)), 2, 900, &[], |second| if second < 100 { 300.0 } else { 3_000.0 });
-    assert!(done.ours.reasons.contains("StepIneffective"), "{:?}", done.ours.reasons);
+    assert!(done.ours.reasons.contains("StepIneffective"), "{:?}", done.path);
     let counts = done.counts();
-    assert_eq!(counts[..3], [1, 12, 2], "taken back: {:?}", done.path);
+    assert_eq!(counts[..4], [1, 12, 24, 2], "taken back: {:?}", done.path);
     // Whether more help by now is tried with one replica, and each time after a longer wait.
     let tried: Vec<u32> =
-        done.path[3..].iter().filter(|change| change.replicas > 2).map(|change| change.second).collect();
-    assert!(counts[3..].iter().all(|n| *n <= 3) && (1..=2).contains(&tried.len()), "{:?}", done.path);
+        done.path[4..].iter().filter(|change| change.replicas > 2).map(|change| change.second).collect();
+    assert!(counts[4..].iter().all(|n| *n <= 3) && (1..=2).contains(&tried.len()), "{:?}", done.path);
     assert!(tried.windows(2).all(|two| two[1] - two[0] >= 240), "{:?}", done.path);
 }
 
@@ -172,6 +172,23 @@ fn replicas_that_something_else_limited_are_as_able_as_before_when_it_is_over() 
         assert!(done.ours.reasons.contains("StepIneffective"), "{:?}", done.ours.reasons);
         assert!(done.replicas <= 4, "{:?}", done.path);
         assert!(done.pod_seconds < 3_000.0 * 6.0, "{} {:?}", done.pod_seconds / 3_000.0, done.path);
+    }
+}
+
+/// Only for the minute in which the step up is judged.
+#[test]
+fn replicas_that_are_needed_after_all_stay() {
+    let plant = Plant { partitions: 24, ..Plant::default() };
+    for slow in [60.0, 90.0, 200.0] {
+        let plant = Plant { narrow: 110.0..110.0 + slow, downstream: 1_500.0, ..plant.clone() };
+        let load = |second| if second < 100 { 1_200.0 } else { 4_000.0 };
+        let done = run(&plant, &stated(policy(30, 24, 300)), 4, 1_500, &[], load);
+        assert!(done.counts().iter().all(|n| *n >= 12), "{slow}: {:#?}", done.path);
+        assert!(
+            done.breached.last().is_none_or(|second| *second < 110 + slow as u32 + 200),
+            "{slow}: {:?}",
+            done.breached.last()
+        );
     }
 }
 

@@ -167,7 +167,7 @@ impl<'a> World<'a> {
             return None;
         }
         // Who waits for what is behind it is busy.
-        let limited = handled.iter().sum::<f64>() >= self.plant.downstream * period.as_secs_f64() * LIMITED;
+        let limited = handled.iter().sum::<f64>() >= self.plant.together(self.now) * period.as_secs_f64() * LIMITED;
         let pace = if limited { self.plant.pace(handled.len(), self.now) } else { self.plant.able(self.now) };
         let busy = handled.iter().map(|handled| handled / pace);
         Some(Work {

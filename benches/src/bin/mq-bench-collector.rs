@@ -70,6 +70,7 @@ impl Collector {
             age: Some(Duration::from_secs(30)),
             reset: ResetPolicy::Earliest,
             commit_interval: Duration::from_secs(1),
+            longest: Duration::from_mins(5),
         };
         for (group, tracker) in &mut self.trackers {
             let (topics, _) = self.groups.get(group).context("a group without topics")?;

@@ -43,7 +43,12 @@ pub(super) fn cycles(policy: &Policy) -> Vec<f64> {
 
 fn turn(policy: &Policy, group: &mut Group, at: Duration, readings: &[Reading]) {
     let Objective::Age(age) = policy.objective else { return };
-    let watch = Watch { age: Some(age), reset: ResetPolicy::Earliest, commit_interval: policy.commit_interval };
+    let watch = Watch {
+        age: Some(age),
+        reset: ResetPolicy::Earliest,
+        commit_interval: policy.commit_interval,
+        longest: Duration::ZERO,
+    };
     let lag = group.tracker.observe(at, &watch, readings);
     let n = group.replicas;
     let target = Target { replicas: n, ready: n, rolling: false, template: "one".into() };

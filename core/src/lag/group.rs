@@ -12,9 +12,11 @@ use super::ring::{EndRing, Past};
 const JUMP: f64 = 10.0;
 /// Messages per second of one partition that are never called a jump: an idle partition wakes up.
 const NEVER_A_JUMP: f64 = 1_000.0;
-/// A partition in which something waits and nothing is committed for so long, and for four times the promised age, is stuck. Handlers
-/// may take as long as a member may go without a poll.
+/// A partition in which something waits and nothing is committed for so long, for four times the promised age, and for as long as a
+/// handler may take, is stuck.
 const STUCK: Duration = Duration::from_mins(5);
+/// As long as at most one partition in so many is stuck, it is those that stand still and not the group.
+const FEW: usize = 4;
 /// Cycles over which the usual arrival of a partition is averaged: with fewer, chance alone would make one of many slow partitions hot.
 const USUAL: u32 = 12;
 /// Cycles that one is compared with. Several, because a group may commit less often than it is looked at.
@@ -52,12 +54,14 @@ pub struct Watch {
     pub reset: ResetPolicy,
     /// How often its members commit.
     pub commit_interval: Duration,
+    /// How long a handler may take: as long as a member may go without a poll.
+    pub longest: Duration,
 }
 
 impl Watch {
     /// How long nothing may be committed where something waits.
     fn patience(&self) -> Duration {
-        self.age.map_or(STUCK, |age| (age * 4).max(STUCK))
+        (self.age.unwrap_or_default() * 4).max(STUCK).max(self.longest)
     }
 }
 
@@ -119,10 +123,11 @@ pub struct Flow {
 }
 
 impl GroupLag {
-    /// The partitions in which replicas can do anything about what waits: not the stuck ones, as long as the group works elsewhere. Where
-    /// nothing moves, it is the group that stands still.
+    /// The partitions in which replicas can do anything about what waits: not the stuck ones, as long as these are few and the group
+    /// works elsewhere. Else it is the group that stands still.
     pub fn workable(&self) -> impl Iterator<Item = &Flow> {
-        self.flows.iter().filter(|flow| !(flow.stuck && self.works))
+        let overlooked = self.works && self.stuck.len() <= (self.flows.len() / FEW).max(1);
+        self.flows.iter().filter(move |flow| !(flow.stuck && overlooked))
     }
 
     /// What arrives at each partition, as far as that is known.

@@ -1,6 +1,6 @@
 //! What one replica can do: as stated, as measured in saturated cycles, or as its agents say (see [`super::work`]).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::{Members, Policy};
@@ -57,6 +57,8 @@ pub(super) struct Learner {
     since: Option<Duration>,
     run: VecDeque<(Duration, f64)>,
     learned: Option<f64>,
+    /// When replicas that were never idle showed it last.
+    confirmed: Option<Duration>,
     /// What was learned when the present window of rising began.
     base: Option<(Duration, f64)>,
 }
@@ -72,17 +74,32 @@ pub(super) struct Sample {
     pub(super) rate: Option<f64>,
 }
 
-/// How many times as much as on average arrives for the busiest member; none if it is not known who owns what.
-pub(super) fn imbalance(members: &Members, flows: &[Flow]) -> Option<f64> {
+/// Time over which what a group handles is averaged.
+pub(super) fn span(policy: &Policy) -> Duration {
+    policy.window.min(SHORTEST.max(policy.commit_interval * COMMITS)).max(policy.cycle * 3)
+}
+
+/// How many times as much as on average arrives for the busiest member; none if it is not known who owns what. More than `most` of one
+/// partition does not count.
+pub(super) fn imbalance(members: &Members, flows: &[Flow], most: f64) -> Option<f64> {
     if members.owners.len() != flows.len() {
         return None;
     }
     let mut arrivals: BTreeMap<u32, f64> = BTreeMap::new();
+    let mut all = 0.0;
     for (flow, owner) in flows.iter().zip(&members.owners) {
-        *arrivals.entry((*owner)?).or_default() += flow.arrival?;
+        all += flow.arrival?;
+        *arrivals.entry((*owner)?).or_default() += flow.arrival?.min(most);
     }
-    let (all, most) = arrivals.values().fold((0.0, 0.0_f64), |(all, most), rate| (all + rate, most.max(*rate)));
-    (all > 0.0).then(|| most * f64::from(members.count) / all)
+    let busiest = arrivals.into_values().fold(0.0, f64::max);
+    (all > 0.0).then(|| busiest * f64::from(members.count) / all)
+}
+
+/// Whether at least half of the members are never idle.
+pub(super) fn are_busy(members: &Members, flows: &[Flow]) -> bool {
+    let owned = flows.iter().zip(&members.owners).filter(|(flow, _)| flow.busy);
+    let busy: BTreeSet<u32> = owned.filter_map(|(_, owner)| *owner).collect();
+    members.owners.len() == flows.len() && busy.len() * 2 >= members.count.max(1) as usize
 }
 
 /// Messages per second that a member handles, on average over those that were never idle: in one of their partitions there was work all
@@ -126,7 +143,7 @@ impl Learner {
         };
         let since = *self.since.get_or_insert(sample.from);
         self.run.push_back((sample.at, rate));
-        let window = policy.window.min(SHORTEST.max(policy.commit_interval * COMMITS)).max(policy.cycle * 3);
+        let window = span(policy);
         if sample.at.saturating_sub(since) < window {
             return;
         }
@@ -137,6 +154,7 @@ impl Learner {
         let cycles = u32::try_from(self.run.len()).unwrap_or(u32::MAX);
         let mean = self.run.iter().map(|(_, rate)| rate).sum::<f64>() / f64::from(cycles.max(1));
         self.learn(sample.at, policy.window.max(window), mean);
+        self.confirmed = Some(sample.at);
     }
 
     fn learn(&mut self, at: Duration, window: Duration, rate: f64) {
@@ -161,9 +179,14 @@ impl Learner {
     }
 
     /// What was learned last was not what a replica can do, this is.
-    pub(super) fn correct(&mut self, rate: f64) {
+    pub(super) fn correct(&mut self, at: Duration, rate: f64) {
         self.interrupt();
-        (self.learned, self.base) = (Some(rate), None);
+        (self.learned, self.base, self.confirmed) = (Some(rate), None, Some(at));
+    }
+
+    /// When it was learned last from replicas that were never idle.
+    pub(super) fn confirmed(&self) -> Option<Duration> {
+        self.confirmed
     }
 
     pub(super) fn learned(&self) -> Option<f64> {
@@ -243,9 +266,15 @@ mod tests {
         let jumped = [flow(0, 90.0, None, true), flow(1, 50.0, Some(40.0), true)];
         assert_eq!(pace_of_busy(&members(&[0, 1]), &jumped), Some(40.0), "what is not known counts for nobody");
         let unowned = Members { owners: vec![Some(0), None], ..Members::default() };
-        assert_eq!((pace_of_busy(&unowned, &jumped), imbalance(&unowned, &jumped)), (None, None));
+        assert_eq!((pace_of_busy(&unowned, &jumped), imbalance(&unowned, &jumped, 99.0)), (None, None));
         let two = Members { count: 2, ..members(&[0, 0, 1, 1]) };
-        assert_eq!(imbalance(&two, &flows), Some(110.0 * 2.0 / 150.0));
+        assert_eq!(imbalance(&two, &flows, 99.0), Some(110.0 * 2.0 / 150.0));
+        assert_eq!(
+            imbalance(&two, &flows, 60.0),
+            Some(80.0 * 2.0 / 150.0),
+            "no number of replicas divides a partition"
+        );
+        assert!(are_busy(&two, &flows) && !are_busy(&Members { count: 3, ..two.clone() }, &flows));
     }
 
     #[test]

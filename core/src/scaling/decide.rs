@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::downstream::Ineffective;
+use super::history::SOON;
 use super::need::{Load, effective, useful, useful_below, whole};
 use super::situation::{Situation, Unsettled};
 use super::{Decision, Limit, Mode, Objective, Policy, Terms};
@@ -186,7 +187,8 @@ fn too_many_for_downstream(policy: &Policy, now: &Situation) -> Option<Verdict> 
         return None;
     }
     let waited = now.watched_for.min(now.unchanged_for.unwrap_or(now.watched_for));
-    if waited < policy.window || now.unknown.is_some() || policy.keep {
+    // If it is not busy any more, what limited does so no more: then the numbers decide.
+    if waited < policy.window || now.unknown.is_some() || policy.keep || !now.busy {
         return None;
     }
     Some(shrink(policy, now, desired, Reason::StepIneffective, format!("{}: taken back", nothing_brought(&step))))
@@ -200,17 +202,15 @@ fn nothing_brought(step: &Ineffective) -> String {
     )
 }
 
-/// The partition has a consumer to itself if it needs one, and no more than one can have it.
-fn hot_partition(policy: &Policy, now: &Situation) -> Option<Verdict> {
+/// No two consumers can have a partition.
+fn hot_partition(_: &Policy, now: &Situation) -> Option<Verdict> {
     let (first, others) = now.hot.split_first()?;
     now.broken.filter(|broken| *broken > 0)?;
     let more = if others.is_empty() { String::new() } else { format!(" (and {} more)", others.len()) };
     let message = format!(
-        "more waits in {}/{}{more} than one replica can work off in {}, and no partition has two: adding replicas does not help; more \
+        "more arrives at {}/{}{more} than one consumer can handle, and no partition has two: adding replicas does not help; more \
          partitions, or a key that spreads better, do",
-        first.topic,
-        first.partition,
-        time(policy.objective.drain_time())
+        first.topic, first.partition
     );
     Some(hold(now, Reason::HotPartition, message))
 }
@@ -218,9 +218,10 @@ fn hot_partition(policy: &Policy, now: &Situation) -> Option<Verdict> {
 fn up(policy: &Policy, now: &Situation) -> Option<Verdict> {
     let (need, load, capacity) = (now.need?, now.load?, per_replica(now)?);
     // With a replica for each partition, what is beyond all of them shows that even so many are too few.
-    let partitions = usize::try_from(now.partitions).unwrap_or(usize::MAX);
-    let all_hot = now.replicas >= now.partitions && load.beyond > 0.0 && now.hot.len() >= partitions;
-    if effective(now.replicas, now.partitions) >= need.least && !all_hot {
+    let too_much = now.capacity.known().is_some_and(|rate| load.arrival > rate * f64::from(now.partitions));
+    let behind = load.beyond > 0.0 && now.broken > Some(0) && now.hot.is_empty();
+    let spent = now.replicas >= now.partitions && (too_much || behind);
+    if effective(now.replicas, now.partitions) >= need.least && !spent {
         return None;
     }
     let waiting = if load.backlog >= 1.0 { format!(" and {} waiting", number(load.backlog)) } else { String::new() };
@@ -245,9 +246,13 @@ fn grow(policy: &Policy, now: &Situation, wanted: u32, reason: Reason, words: &s
     let ceiling = ceiling(policy, now);
     let next = useful(now.replicas.saturating_add(1), now.partitions);
     let wanted = wanted.max(next);
+    if let Some((left, step)) = now.downstream.filter(|(_, step)| now.replicas >= step.enough) {
+        let message = format!("{}; the next step waits {}", nothing_brought(&step), time(left));
+        return hold(now, Reason::StepIneffective, message);
+    }
     if now.replicas >= ceiling {
         let limit = if ceiling < policy.max {
-            format!("{} partitions keep no more busy", now.partitions)
+            format!("no more than {} can have partitions", now.partitions)
         } else {
             format!("the maximum is {ceiling}")
         };
@@ -255,10 +260,6 @@ fn grow(policy: &Policy, now: &Situation, wanted: u32, reason: Reason, words: &s
     }
     if now.fruitless {
         let message = "nothing was committed since the last step up: more replicas do not help; look at the consumers";
-        return hold(now, Reason::StepIneffective, message);
-    }
-    if let Some((left, step)) = now.downstream.filter(|(_, step)| now.replicas >= step.enough) {
-        let message = format!("{}; the next step waits {}", nothing_brought(&step), time(left));
         return hold(now, Reason::StepIneffective, message);
     }
     if now.judging {
@@ -297,7 +298,8 @@ fn down(policy: &Policy, now: &Situation) -> Option<Verdict> {
         return None;
     }
     // A load that fell leaves the window bit by bit: one change of replicas is enough for it.
-    if let Some(soon) = now.coming_need.map(fitting).filter(|soon| *soon < desired) {
+    let bounded = now.fewer_for < policy.window / SOON;
+    if let Some(soon) = now.coming_need.map(fitting).filter(|soon| *soon < desired && bounded) {
         let says = format!("{desired} replicas would do, and soon {soon}; waiting for that");
         return Some(hold(now, Reason::WindowNotOver, says));
     }
@@ -381,7 +383,17 @@ fn within_band(_: &Policy, now: &Situation) -> Verdict {
     let fit = if now.replicas == 1 { "fits" } else { "fit" };
     let keep = if now.replicas == 1 { "keeps" } else { "keep" };
     let message = match (now.load, per_replica(now)) {
-        (Some(load), Some(capacity)) => format!("{n} {fit} {} msg/s at {capacity}", number(load.arrival)),
+        (Some(load), Some(capacity)) => {
+            let slow = if load.beyond >= 1.0 && now.broken > Some(0) {
+                format!(
+                    "; {} messages wait that one consumer for each partition cannot work off in time",
+                    number(load.beyond)
+                )
+            } else {
+                String::new()
+            };
+            format!("{n} {fit} {} msg/s at {capacity}{slow}", number(load.arrival))
+        }
         (Some(load), None) => {
             format!(
                 "{n} {keep} the promise at {} msg/s; the capacity of a replica is not known yet",

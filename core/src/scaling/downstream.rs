@@ -18,19 +18,30 @@ pub struct Ineffective {
     pub predicted: f64,
 }
 
+/// Handling so many times as much as with that step shows that what limited does so no more.
+const MORE: f64 = 1.1;
+
 /// What steps up have shown.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Downstream {
-    step: Option<(Duration, Ineffective)>,
+    found: Option<Found>,
     strikes: u32,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    until: Duration,
+    step: Ineffective,
+    /// Messages per second that were handled all the same.
+    handled: f64,
+}
+
 impl Downstream {
-    /// A step up brought next to nothing. The fewest replicas that did as much stay the ones to go back to.
-    pub(super) fn found(&mut self, at: Duration, window: Duration, step: Ineffective) {
-        let enough = self.step.map_or(step.enough, |(_, before)| before.enough.min(step.enough));
+    /// A step up brought next to nothing, and so much is handled with it. The fewest replicas that did as much stay the ones to go back to.
+    pub(super) fn found(&mut self, at: Duration, window: Duration, step: Ineffective, handled: f64) {
+        let enough = self.found.map_or(step.enough, |before| before.step.enough.min(step.enough));
         let until = at.saturating_add(window * FIRST * 2_u32.saturating_pow(self.strikes.min(DOUBLINGS)));
-        self.step = Some((until, Ineffective { enough, ..step }));
+        self.found = Some(Found { until, step: Ineffective { enough, ..step }, handled });
         self.strikes = self.strikes.saturating_add(1);
     }
 
@@ -39,9 +50,10 @@ impl Downstream {
         *self = Self::default();
     }
 
-    /// Nothing waits since `quiet`: what limited does so no more, once it has stopped to count.
-    pub(super) fn forget(&mut self, at: Duration, quiet: Option<Duration>) {
-        if quiet.is_some() && self.is_suspected() && !self.limits(at) {
+    /// It is over when more is handled, or when nothing has waited for a window.
+    pub(super) fn look(&mut self, handled: f64, quiet_for: Option<Duration>, window: Duration) {
+        let more = self.found.is_some_and(|found| handled > found.handled * MORE);
+        if more || quiet_for.is_some_and(|quiet| quiet >= window) {
             self.clear();
         }
     }
@@ -52,13 +64,13 @@ impl Downstream {
 
     /// The last such step and for how long it still counts.
     pub(super) fn step(&self, at: Duration) -> Option<(Duration, Ineffective)> {
-        let (until, step) = self.step?;
+        let Found { until, step, .. } = self.found?;
         Some((until.checked_sub(at).filter(|left| !left.is_zero())?, step))
     }
 
     /// Whether there was one, even if it counts no more: the next step up is a small one.
     pub(super) fn is_suspected(&self) -> bool {
-        self.step.is_some()
+        self.found.is_some()
     }
 }
 
@@ -67,6 +79,7 @@ mod tests {
     use super::*;
 
     const WINDOW: Duration = Duration::from_secs(100);
+    const STEP: Ineffective = Ineffective { enough: 4, brought: 0.0, predicted: 100.0 };
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -75,23 +88,22 @@ mod tests {
     #[test]
     fn counts_twice_as_long_each_time_and_goes_back_to_the_fewest() {
         let mut downstream = Downstream::default();
-        let step = |enough| Ineffective { enough, brought: 0.0, predicted: 100.0 };
-        downstream.found(at(0), WINDOW, step(4));
-        assert_eq!(downstream.step(at(150)), Some((at(50), step(4))));
+        downstream.found(at(0), WINDOW, STEP, 50.0);
+        assert_eq!(downstream.step(at(150)), Some((at(50), STEP)));
         assert_eq!((downstream.limits(at(200)), downstream.is_suspected()), (false, true));
-        downstream.found(at(250), WINDOW, step(6));
-        assert_eq!(downstream.step(at(250)), Some((at(400), step(4))));
+        downstream.found(at(250), WINDOW, Ineffective { enough: 6, ..STEP }, 50.0);
+        assert_eq!(downstream.step(at(250)), Some((at(400), STEP)));
     }
 
     #[test]
-    fn is_forgotten_when_nothing_waits_any_more() {
-        let mut downstream = Downstream::default();
-        downstream.found(at(0), WINDOW, Ineffective { enough: 4, brought: 0.0, predicted: 100.0 });
-        downstream.forget(at(150), Some(at(100)));
-        assert!(downstream.limits(at(150)), "not before it has stopped to count");
-        downstream.forget(at(250), None);
-        assert!(downstream.is_suspected());
-        downstream.forget(at(250), Some(at(240)));
-        assert!(!downstream.is_suspected());
+    fn is_over_when_more_is_handled_or_nothing_waits() {
+        for (handled, quiet_for, over) in
+            [(54.0, None, false), (56.0, None, true), (9.0, Some(at(99)), false), (9.0, Some(at(100)), true)]
+        {
+            let mut downstream = Downstream::default();
+            downstream.found(at(0), WINDOW, STEP, 50.0);
+            downstream.look(handled, quiet_for, WINDOW);
+            assert_eq!(downstream.is_suspected(), !over, "{handled} {quiet_for:?}");
+        }
     }
 }

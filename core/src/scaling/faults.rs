@@ -77,6 +77,7 @@ impl Scene {
             age: Some(Duration::from_secs(30)),
             reset: ResetPolicy::Earliest,
             commit_interval: self.policy.commit_interval,
+            longest: Duration::ZERO,
         };
         let lag = self.tracker.observe(self.at, &watch, &readings);
         let members =

@@ -3,9 +3,9 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::capacity::{Capacity, Learner, Sample, imbalance, pace_of_busy};
+use super::capacity::{Capacity, Learner, Sample, are_busy, imbalance, pace_of_busy, span};
 use super::downstream::{Downstream, Ineffective};
-use super::need::{Load, Need, effective, need, skew, useful, whole};
+use super::need::{Load, Need, comfortable, effective, need, skew, useful, whole};
 use super::share::{FULL, Met, ROOMY, Shares};
 use super::situation::{Situation, Unsettled};
 use super::window::WindowMax;
@@ -22,8 +22,10 @@ const LONGEST_CHANGE: Duration = Duration::from_mins(15);
 const LONGEST_SETTLING: Duration = Duration::from_mins(5);
 /// A cycle whose arrival stands so far above the one of three cycles ago is a step, not noise.
 const STEP: f64 = 1.25;
+/// Windows for which it counts what replicas that were never idle have shown. Later, agents know better, or what was better.
+const FRESH: u32 = 6;
 /// Part of a window that a step down waits for, if it can go further down then.
-const SOON: u32 = 4;
+pub(super) const SOON: u32 = 4;
 /// Windows for which it is remembered that a number of replicas was too few for how the load was spread.
 const MET: u32 = 24;
 /// Windows for which a twice contested target is left alone.
@@ -35,14 +37,25 @@ struct Step {
     at: Duration,
     from: u32,
     to: u32,
-    /// Throughput before it.
+    /// The replicas that it is judged by: those of the first of several steps up that were taken before one could be judged.
+    base: u32,
+    /// Throughput of then.
     before: f64,
-    /// Throughput that it should add.
+    /// Throughput that each replica should add.
     predicted: Option<f64>,
+    /// The best that was known of the capacity of a replica.
+    able: Option<f64>,
     settled: Option<Duration>,
     judged: bool,
     /// Something was committed since.
     moved: bool,
+}
+
+impl Step {
+    fn new(at: Duration, from: u32, to: u32, before: f64) -> Self {
+        let (predicted, able, settled) = (None, None, None);
+        Self { at, from, to, base: from, before, predicted, able, settled, judged: false, moved: false }
+    }
 }
 
 /// Memory of one group.
@@ -63,8 +76,14 @@ pub struct History {
     changes: VecDeque<Duration>,
     step: Option<Step>,
     downstream: Downstream,
-    /// What was known of the capacity of a replica, over many windows.
+    /// What was handled in the last cycles, and when: for means that a single commit more or less does not move.
+    handled: VecDeque<(Duration, f64)>,
+    /// What busy replicas showed of their capacity, over many windows.
     capacities: WindowMax,
+    /// Members that each replica has.
+    threads: u32,
+    /// Since when fewer replicas would do.
+    fewer_since: Option<Duration>,
     foreign: VecDeque<Duration>,
     capacity: Learner,
     work: WorkLearner,
@@ -121,6 +140,9 @@ impl History {
                 step.moved = true;
             }
             remember(&mut self.throughputs, rate);
+            self.handled.push_back((at, rate));
+            let oldest = at.saturating_sub(span(policy));
+            self.handled.retain(|(then, _)| *then > oldest);
         }
         if let Some(broken) = policy.objective.mendable(&seen.lag).filter(|_| !seen.lag.is_unknown()) {
             remember(&mut self.broken, broken);
@@ -133,23 +155,27 @@ impl History {
         self.quiet_since = if quiet { self.quiet_since.or(Some(at)) } else { None };
 
         let load = self.load(policy, seen);
-        let pace = effective(self.replicas.unwrap_or_default(), seen.lag.partitions).max(1.0);
+        let pace = effective(self.replicas.unwrap_or_default(), self.places(seen)).max(1.0);
         self.busiest = load.filter(|load| load.skew > 1.0).map(|load| load.skew / pace);
         let capacity = self.capacity_of(policy);
-        if let Some(rate) = capacity.known() {
-            self.capacities.push(at, rate, policy.window * MET);
-        }
-        self.downstream.forget(at, self.quiet_since);
-        if self.stuck != seen.lag.stuck {
+        let quiet_for = self.quiet_since.map(|since| at.saturating_sub(since));
+        self.downstream.look(self.mean_handled(), quiet_for, policy.window);
+        if !seen.lag.stuck.is_subset(&self.stuck) {
             // What a partition that stands still made of the load was no proof of too few replicas.
-            self.stuck.clone_from(&seen.lag.stuck);
             self.broke = None;
         }
+        self.stuck.clone_from(&seen.lag.stuck);
         let need = self.need(policy, seen, load, capacity);
         if let Some(need) = need {
             self.most_need.push(at, need.lasting, policy.window);
         }
-        let replicas = effective(self.replicas.unwrap_or(seen.target.replicas), seen.lag.partitions);
+        let places = self.places(seen);
+        let fewer = self
+            .most_need
+            .max()
+            .is_some_and(|need| useful(whole(need).max(1), places) < self.replicas.unwrap_or_default());
+        self.fewer_since = if fewer { self.fewer_since.or(Some(at)) } else { None };
+        let replicas = effective(self.replicas.unwrap_or(seen.target.replicas), places);
         let asks = need.map_or_else(|| self.worsening(seen), |need| replicas < need.least);
         // A capacity that was just measured so comes from a window without a pause: nothing is left to confirm.
         let votes = if matches!(capacity, Capacity::Observed(_)) && !knew { 2 } else { 1 };
@@ -164,7 +190,7 @@ impl History {
         let since = |then: Duration| at.saturating_sub(then);
         Situation {
             replicas: self.replicas.unwrap_or(seen.target.replicas),
-            partitions: seen.lag.partitions,
+            partitions: self.places(seen),
             by_hand: self.by_hand(at, policy),
             gap: self.gap,
             unknown: seen.lag.unknown_because(),
@@ -185,7 +211,13 @@ impl History {
             coming_need: self.most_need.max_since((at + policy.window / SOON).saturating_sub(policy.window)),
             asked: self.asked,
             worsening: self.worsening(seen),
-            judging: self.step.is_some_and(|step| step.to > step.from && step.settled.is_some() && !step.judged),
+            judging: self.step.is_some_and(|step| {
+                // What is only tried has to show it before more is.
+                let tried = self.downstream.is_suspected() && !step.judged;
+                step.to > step.from && step.settled.is_some_and(|settled| tried || since(settled) < policy.cycle * 2)
+            }),
+            busy: is_busy(seen),
+            fewer_for: self.fewer_since.map(since).unwrap_or_default(),
             fruitless: seen.lag.outstanding > 0 && self.step.is_some_and(|step| step.to > step.from && !step.moved),
             downstream: self.downstream.step(at),
             suspects_downstream: self.downstream.is_suspected(),
@@ -204,31 +236,35 @@ impl History {
             return;
         }
         let (from, to) = (decision.current, decision.desired);
-        let before = self.throughput_before();
-        let per_replica = decision.terms.capacity.or_else(|| (from > 0).then(|| before / f64::from(from)));
-        let predicted =
-            (to > from).then_some(per_replica).flatten().map(|rate| rate * f64::from(to.saturating_sub(from)));
+        // Who could do more than he did is expected to go on as he did: that is what the step has to show.
+        let before = self.mean_handled();
+        let each = (from > 0).then(|| before / f64::from(from));
+        let each = each.map(|each| decision.terms.capacity.map_or(each, |capacity| each.min(capacity)));
         if decision.reason == Reason::CapacityUnknown {
             self.broke = decision.terms.arrival.map(|arrival| (from, arrival));
         }
         if let Some(share) = self.busiest.filter(|_| to > from) {
             self.met.too_few(at, from, share);
         }
-        self.moved(at, from, to, before, predicted);
+        let able = [decision.terms.capacity, self.capacities.max()].into_iter().flatten().reduce(f64::max);
+        self.moved(Step { predicted: each.filter(|_| to > from), able, ..Step::new(at, from, to, before) });
     }
 
     /// Notes that the target was scaled at `at` for another group that consumes with the same replicas.
     pub fn followed(&mut self, at: Duration, from: u32, to: u32) {
-        self.moved(at, from, to, self.throughput_before(), None);
+        self.moved(Step::new(at, from, to, self.mean_handled()));
     }
 
-    /// The most of the last cycles: where the load rises, their mean is less than the replicas handle already.
-    fn throughput_before(&self) -> f64 {
-        self.throughputs.iter().copied().fold(0.0, f64::max)
+    /// Messages per second that were handled, as the mean of so many cycles that rare commits do not matter.
+    fn mean_handled(&self) -> f64 {
+        let cycles = u32::try_from(self.handled.len()).unwrap_or(u32::MAX).max(1);
+        self.handled.iter().map(|(_, rate)| rate).sum::<f64>() / f64::from(cycles)
     }
 
-    fn moved(&mut self, at: Duration, from: u32, to: u32, before: f64, predicted: Option<f64>) {
-        self.step = Some(Step { at, from, to, before, predicted, settled: None, judged: false, moved: false });
+    fn moved(&mut self, step: Step) {
+        let Step { at, from, to, .. } = step;
+        let first = self.step.filter(|first| !first.judged && first.predicted.is_some() && step.predicted.is_some());
+        self.step = Some(first.map_or(step, |first| Step { at, from, to, settled: None, moved: false, ..first }));
         self.replicas = Some(to);
         self.unsettled = Some((at, Unsettled::Group(format!("{from} -> {to} replicas was just asked for"))));
         self.asked = 0;
@@ -249,15 +285,34 @@ impl History {
     }
 
     fn capacity_of(&self, policy: &Policy) -> Capacity {
-        // Of two words the worse one: what was observed once may be long ago. Unless it is not the replicas that limit.
-        let limited = self.downstream.is_suspected();
-        match (policy.capacity, self.capacity.learned(), self.work.learned()) {
+        let at = self.last.unwrap_or_default();
+        let (observed, reported) = (self.capacity.learned(), self.work.learned());
+        let fresh = self.capacity.confirmed().is_some_and(|then| at.saturating_sub(then) <= policy.window * FRESH);
+        // Agents that say that it is less by now are believed, unless it is not the replicas that limit.
+        let less = reported.zip(observed).is_some_and(|(reported, observed)| reported < observed);
+        let believed = !fresh || (less && !self.downstream.is_suspected());
+        match (policy.capacity, observed, reported) {
             (Some(rate), _, _) => Capacity::Spec(rate),
-            (None, Some(observed), Some(reported)) if reported < observed && !limited => Capacity::Reported(reported),
-            (None, Some(rate), _) => Capacity::Observed(rate),
+            (None, Some(_), Some(reported)) if believed => Capacity::Reported(reported),
+            (None, Some(observed), _) if fresh => Capacity::Observed(observed),
+            // Replicas that were slow for a while are not so for ever.
+            (None, Some(observed), _) => {
+                let since = at.saturating_sub(policy.window * MET);
+                Capacity::Observed(self.capacities.max_since(since).map_or(observed, |best| best.max(observed)))
+            }
             (None, None, Some(rate)) => Capacity::Reported(rate),
             (None, None, None) => Capacity::Unknown,
         }
+    }
+
+    /// The most replicas that can have partitions.
+    fn places(&self, seen: &Observation) -> u32 {
+        seen.lag.partitions.div_ceil(self.threads.max(1))
+    }
+
+    /// What one partition can have at most: no two members work on it.
+    fn each_member(&self, capacity: f64) -> f64 {
+        capacity / f64::from(self.threads.max(1))
     }
 
     /// What was seen so far is not continued by what comes.
@@ -275,51 +330,62 @@ impl History {
             _ => mean_arrival,
         };
         let unseen = mean(&self.throughputs).unwrap_or_default() * policy.commit_interval.as_secs_f64();
-        let most = self.capacity_of(policy).known().map(|capacity| (capacity, policy.objective.drain_time()));
+        let most = self.capacity_of(policy).known();
+        let most = most.map(|capacity| (self.each_member(capacity), policy.objective.drain_time()));
         let (mut waiting, mut backlog) = (0.0, 0.0);
         for (flow, messages) in seen.lag.workable().filter_map(|flow| Some((flow, count(flow.waiting?.0)))) {
             waiting += messages;
             backlog += most.map_or(messages, |most| messages.min(drainable(flow, most)));
         }
         let beyond = waiting - backlog;
-        Some(Load { arrival, backlog: (backlog - unseen).max(0.0), beyond, skew: self.skew(seen) })
+        Some(Load { arrival, backlog: (backlog - unseen).max(0.0), beyond, skew: self.skew(policy, seen) })
     }
 
+    /// Partitions of which more arrives than one member can handle.
     fn hot(&self, policy: &Policy, seen: &Observation) -> Vec<TopicPartition> {
         let Some(capacity) = self.capacity_of(policy).known() else { return Vec::new() };
-        let most = (capacity, policy.objective.drain_time());
-        let hot = |flow: &&Flow| flow.waiting.is_some_and(|(messages, _)| count(messages) > drainable(flow, most));
+        let most = self.each_member(capacity) * FULL;
+        let hot = |flow: &&Flow| flow.arrival.is_some_and(|arrival| arrival > most);
         seen.lag.workable().filter(hot).map(|flow| flow.of.clone()).collect()
     }
 
-    fn skew(&self, seen: &Observation) -> f64 {
+    fn skew(&self, policy: &Policy, seen: &Observation) -> f64 {
+        let capacity = self.capacity_of(policy).known();
+        let most = capacity.map_or(f64::INFINITY, |capacity| self.each_member(capacity) * ROOMY);
         let told = seen.members.as_ref().filter(|_| self.work.learned().is_none());
-        let times = told.and_then(|members| imbalance(members, &seen.lag.flows));
+        let times = told.and_then(|members| imbalance(members, &seen.lag.flows, most));
         let times = times.unwrap_or_else(|| self.work.imbalance(seen.lag.behind));
-        skew(times, self.replicas.unwrap_or_default(), seen.lag.partitions)
+        skew(times, self.replicas.unwrap_or_default(), self.places(seen))
     }
 
     fn need(&self, policy: &Policy, seen: &Observation, load: Option<Load>, capacity: Capacity) -> Option<Need> {
         let (load, capacity) = (load?, capacity.known().filter(|rate| *rate > 0.0)?);
         let replicas = self.replicas.unwrap_or_default();
         let need = need(load, capacity, replicas, policy.objective.drain_time(), self.change());
-        let arrivals = seen.lag.arrivals();
+        let mut arrivals = seen.lag.arrivals();
         if arrivals.is_empty() {
             return Some(need);
         }
+        // Of a partition that is too much for one member, no number of replicas takes anything away.
+        let (most, places) = (self.each_member(capacity) * ROOMY, self.places(seen));
+        let all: f64 = arrivals.iter().sum();
+        for rate in &mut arrivals {
+            *rate = rate.min(most);
+        }
+        let part = if all > 0.0 { arrivals.iter().sum::<f64>() / all } else { 1.0 };
         let shares = Shares::new(&arrivals);
         let share = |replicas| self.met.share(replicas, &shares);
-        let pace = load.arrival / capacity;
-        let fitting = shares.fitting(whole(need.aim), pace, FULL, share);
-        let hottest = fitting > useful(whole(need.aim), seen.lag.partitions);
+        let pace = load.arrival * part / capacity;
+        let fitting = shares.fitting(whole(need.aim), pace, FULL, share).min(places);
+        let hottest = fitting > useful(whole(need.aim), places);
         let aim = need.aim.max(f64::from(fitting));
         let lasting = if self.quiet_since.is_some() {
             let told = shares.busiest(replicas);
             let hidden = self.busiest.filter(|_| told > 0.0).map_or(1.0, |busiest| (busiest / told).max(1.0));
             let share = |replicas| (share(replicas) * hidden).min(1.0);
-            f64::from(shares.fitting(whole(pace / ROOMY), pace, ROOMY, share))
+            f64::from(shares.fitting(whole(comfortable(load.arrival, capacity)), pace, ROOMY, share).min(places))
         } else {
-            need.lasting.max(f64::from(shares.fitting(whole(need.lasting), pace, FULL, share)))
+            need.lasting.max(f64::from(shares.fitting(whole(need.lasting), pace, FULL, share).min(places)))
         };
         Some(Need { aim, lasting, hottest, ..need })
     }
@@ -370,6 +436,11 @@ impl History {
 
     fn note_settling(&mut self, at: Duration, policy: &Policy, seen: &Observation) {
         let why = self.why_unsettled(policy, seen);
+        let each =
+            seen.members.as_ref().map(|members| members.count.checked_div(seen.target.ready).unwrap_or_default());
+        if let Some(threads) = each.filter(|threads| *threads > 0 && why.is_none()) {
+            self.threads = threads;
+        }
         if why.is_none()
             && let Some(step) = &mut self.step
             && step.settled.is_none()
@@ -423,6 +494,9 @@ impl History {
         let replicas = self.replicas.unwrap_or_default();
         let rate = self.rate_of_busy(seen, replicas).filter(|_| !self.downstream.limits(seen.at));
         self.capacity.observe(Sample { at: seen.at, from, replicas, rate }, policy);
+        if let Some(learned) = self.capacity.learned().filter(|_| self.capacity.confirmed() == Some(seen.at)) {
+            self.capacities.push(seen.at, learned, policy.window * MET);
+        }
         if self.throughputs.len() == 3
             && let Some(rate) = mean(&self.throughputs)
             && self
@@ -433,45 +507,48 @@ impl History {
         }
     }
 
-    /// Two cycles after a step up has settled: did it bring anything? Only a group that is still busy can tell.
+    /// Some time after a step up has settled: did it bring anything? Only a group that is still busy can tell.
     fn judge_step(&mut self, at: Duration, policy: &Policy, seen: &Observation) {
-        let Some(step) = &mut self.step else { return };
-        let Some(settled) = step.settled.filter(|_| !step.judged) else { return };
-        if seen.lag.saturated && at.saturating_sub(settled) < policy.cycle * 2 {
+        let Some(step) = self.step.filter(|step| !step.judged) else { return };
+        if step.settled.is_none_or(|settled| at.saturating_sub(settled) < span(policy)) {
             return;
         }
-        step.judged = true;
-        let step = *step;
-        let Some(predicted) = step.predicted.filter(|rate| *rate > 0.0) else { return };
-        let recent: Vec<f64> = self.throughputs.iter().rev().take(2).copied().collect();
-        let handled = recent.iter().sum::<f64>() / f64::from(u32::try_from(recent.len()).unwrap_or(1).max(1));
+        self.step = Some(Step { judged: true, ..step });
+        let Some(each) = step.predicted.filter(|rate| *rate > 0.0 && is_busy(seen)) else { return };
+        let predicted = each * f64::from(step.to.saturating_sub(step.base));
+        let handled = self.mean_handled();
         let brought = handled - step.before;
         // A twentieth more than before is noise, but where the step promised hardly more.
-        let enough = (predicted * 0.1).max((step.before * 0.05).min(predicted * 0.5));
-        if !seen.lag.saturated || brought >= enough {
+        if brought >= (predicted * 0.1).max((step.before * 0.05).min(predicted * 0.5)) {
             return self.downstream.clear();
         }
         // What was measured since it began to limit is not what a replica can do.
-        let capacity = self.capacities.max();
-        if let Some(capacity) = capacity {
-            self.capacity.correct(capacity);
+        if let Some(capacity) = step.able {
+            self.capacity.correct(at, capacity);
         }
-        let enough = step.from.max(whole(capacity.map_or(0.0, |capacity| handled / capacity)));
-        let enough = useful(enough, seen.lag.partitions).min(step.to);
+        let enough = step.base.max(whole(step.able.map_or(0.0, |capacity| handled / capacity)));
+        let enough = useful(enough, self.places(seen)).min(step.to);
         let step = Ineffective { enough, brought: brought.max(0.0), predicted };
-        self.downstream.found(at, policy.window, step);
+        self.downstream.found(at, policy.window, step, handled);
     }
 
     /// Messages per second of each replica that was never idle. Agents know better how busy they are.
     fn rate_of_busy(&self, seen: &Observation, replicas: u32) -> Option<f64> {
         let replicas = Some(replicas).filter(|replicas| *replicas > 0)?;
+        let all = seen.lag.throughput? / f64::from(replicas);
         if seen.lag.saturated {
-            return seen.lag.throughput.map(|rate| rate / f64::from(replicas));
+            return Some(all);
         }
         let members = seen.members.as_ref().filter(|_| self.work.learned().is_none())?;
         let each = pace_of_busy(members, &seen.lag.flows)?;
-        Some(each * f64::from(members.count) / f64::from(replicas))
+        // One that is slower than those that have time to spare does not show what a replica can do.
+        Some(all.max(each * f64::from(members.count) / f64::from(replicas)))
     }
+}
+
+/// Most of the members have something to do all the time.
+fn is_busy(seen: &Observation) -> bool {
+    seen.lag.saturated || seen.members.as_ref().is_some_and(|members| are_busy(members, &seen.lag.flows))
 }
 
 /// What a replica that has nothing else to do can work off of a partition in time, beside what arrives there.

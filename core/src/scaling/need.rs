@@ -59,7 +59,7 @@ pub(super) fn need(load: Load, capacity: f64, replicas: u32, drain: Duration, ch
 }
 
 /// Replicas that are comfortably busy with the arrival, if it is even.
-fn comfortable(arrival: f64, capacity: f64) -> f64 {
+pub(super) fn comfortable(arrival: f64, capacity: f64) -> f64 {
     arrival / (AIM * capacity)
 }
 

@@ -20,7 +20,7 @@ pub enum Unsettled {
 pub struct Situation {
     /// Replicas asked for now.
     pub replicas: u32,
-    /// Partitions of the group's topics; more replicas than that are idle.
+    /// As many replicas as can have partitions of the group's topics; more than that are idle.
     pub partitions: u32,
     /// Somebody else set the replicas; how long that is still respected, and whether it happened twice.
     pub by_hand: Option<(Duration, bool)>,
@@ -56,13 +56,17 @@ pub struct Situation {
     pub worsening: bool,
     /// The last step up still has to show what it brought.
     pub judging: bool,
+    /// Most of the members have something to do all the time.
+    pub busy: bool,
+    /// For how long fewer replicas would have done.
+    pub fewer_for: Duration,
     /// Something waits, and nothing was committed since the last step up.
     pub fruitless: bool,
     /// For so long, it counts that a step up brought next to nothing.
     pub downstream: Option<(Duration, Ineffective)>,
     /// That counted, and nothing shows yet that it is over.
     pub suspects_downstream: bool,
-    /// Partitions in which more waits than a replica of its own could work off in time.
+    /// Partitions at which more arrives than one member of the group can handle.
     pub hot: Vec<TopicPartition>,
     /// Nothing waits beyond what measurement delay explains, nothing breaks the promise, everything is known, no replica is full.
     pub quiet: bool,

@@ -55,6 +55,8 @@ fn calm(replicas: u32, arrival: f64, backlog: f64, capacity: Capacity) -> Situat
         asked: 2,
         worsening: false,
         judging: false,
+        busy: backlog >= 1.0,
+        fewer_for: Duration::ZERO,
         fruitless: false,
         downstream: None,
         suspects_downstream: false,
@@ -188,7 +190,7 @@ fn grows_in_one_jump_to_a_useful_count() {
     check("clamped", &small, &stated(1, 2_000.0, 0.0), 5, Reason::BelowNeed, "limited to 5");
     check("at maximum", &small, &stated(5, 9_000.0, 0.0), 5, Reason::AtMaximum, "maximum");
     let wide = Policy { max: 100, ..policy() };
-    check("one per partition", &wide, &stated(12, 9_000.0, 0.0), 12, Reason::AtMaximum, "12 partitions");
+    check("one per partition", &wide, &stated(12, 9_000.0, 0.0), 12, Reason::AtMaximum, "no more than 12");
     let once = Situation { asked: 1, ..stated(1, 2_000.0, 0.0) };
     check("once is noise", &policy(), &once, 1, Reason::Confirming, "confirm");
 }
@@ -203,7 +205,9 @@ fn what_a_step_up_did_not_bring_is_taken_back() {
     let keep = Policy { keep: true, ..policy() };
     check("or not", &keep, &step(6), 6, Reason::StepIneffective, "the next step waits 40s");
     let early = Situation { unchanged_for: Some(seconds(15)), ..step(12) };
-    check("not at once", &policy(), &early, 12, Reason::AtMaximum, "maximum");
+    check("not at once", &policy(), &early, 12, Reason::StepIneffective, "the next step waits 40s");
+    let over = Situation { busy: false, ..step(12) };
+    check("nor when it is over", &policy(), &over, 12, Reason::StepIneffective, "the next step waits 40s");
     let unsure = Situation { unknown: Some("orders/3: no leader".into()), ..step(6) };
     check("not while something is unknown", &policy(), &unsure, 6, Reason::StepIneffective, "next step waits 40s");
     check("nor are more asked for", &policy(), &step(4), 4, Reason::StepIneffective, "the next step waits 40s");
@@ -217,20 +221,20 @@ fn a_partition_that_needs_more_than_one_replica_is_named() {
     let of = |partition| TopicPartition { topic: "orders".into(), partition };
     let hot =
         |n: i32| Situation { hot: (0..n).map(of).collect(), broken: Some(5), quiet: false, ..stated(4, 1_500.0, 0.0) };
-    check("one", &policy(), &hot(1), 4, Reason::HotPartition, "waits in orders/0 than one replica can work off in 30s");
+    check("one", &policy(), &hot(1), 4, Reason::HotPartition, "more arrives at orders/0 than one consumer can handle");
     check("three", &policy(), &hot(3), 4, Reason::HotPartition, "orders/0 (and 2 more)");
     check("in time after all", &policy(), &Situation { broken: Some(0), ..hot(1) }, 4, Reason::WithinBand, "fit");
     let busy = Situation { hot: vec![of(0)], broken: Some(5), ..stated(4, 2_000.0, 0.0) };
     check("more help the others", &policy(), &busy, 6, Reason::BelowNeed, "need 6");
     let beyond = Load { arrival: 3_000.0, backlog: 0.0, beyond: 9.0, skew: 1.0 };
-    let all = Situation { load: Some(beyond), hot: (0..12).map(of).collect(), ..stated(12, 3_000.0, 0.0) };
+    let all = Situation { load: Some(beyond), broken: Some(5), quiet: false, ..stated(12, 3_000.0, 0.0) };
     check(
         "all of them",
         &Policy { max: 20, ..policy() },
         &all,
         12,
         Reason::AtMaximum,
-        "12 partitions keep no more busy",
+        "no more than 12 can have partitions",
     );
 }
 
@@ -239,6 +243,8 @@ fn a_load_that_goes_on_falling_takes_one_step() {
     let falling = |soon| Situation { most_need: Some(4.0), coming_need: Some(soon), ..stated(12, 300.0, 0.0) };
     check("soon", &policy(), &falling(1.0), 12, Reason::WindowNotOver, "4 replicas would do, and soon 1");
     check("now", &policy(), &falling(3.5), 4, Reason::AboveNeed, "need 4");
+    let long = Situation { fewer_for: seconds(5), ..falling(1.0) };
+    check("not for ever", &policy(), &long, 4, Reason::AboveNeed, "need 4");
 }
 
 #[test]

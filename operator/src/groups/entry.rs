@@ -127,6 +127,7 @@ impl Entry {
             },
             reset: self.desired.reset,
             commit_interval: self.desired.commit_interval,
+            longest: self.desired.longest,
         };
         let lag = self.tracker.observe(at, &watch, readings);
         // Not asked for, or not answered: they are as they were.

@@ -82,6 +82,8 @@ pub(crate) struct DesiredGroup {
     pub(crate) reset: ResetPolicy,
     /// How often its members commit.
     pub(crate) commit_interval: Duration,
+    /// How long its handlers may take.
+    pub(crate) longest: Duration,
     /// Identity of the configuration that its clients run.
     pub(crate) config: String,
     /// Watched, but nothing is changed.

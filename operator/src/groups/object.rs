@@ -38,6 +38,7 @@ pub(crate) fn desired(
             AutoOffsetReset::Latest => ResetPolicy::Latest,
         },
         commit_interval: Duration::from_millis(settings.auto_commit_interval_ms.into()),
+        longest: Duration::from_millis(settings.max_poll_interval_ms.into()),
         config: revision.map(|revision| revision.to_string()).unwrap_or_default(),
         paused,
         scaling: spec.scaling.as_ref().map(scaling).transpose()?,

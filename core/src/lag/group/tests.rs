@@ -5,7 +5,12 @@ use super::*;
 const CYCLE: Duration = Duration::from_secs(5);
 
 fn watch(age: u64) -> Watch {
-    Watch { age: Some(Duration::from_secs(age)), reset: ResetPolicy::Earliest, commit_interval: Duration::from_secs(1) }
+    Watch {
+        age: Some(Duration::from_secs(age)),
+        reset: ResetPolicy::Earliest,
+        commit_interval: Duration::from_secs(1),
+        longest: Duration::ZERO,
+    }
 }
 
 fn reading(partition: i32, committed: i64, end: i64) -> Reading {

@@ -18,6 +18,7 @@ pub(in crate::groups) fn group() -> DesiredGroup {
         topics: ["orders".to_owned()].into(),
         reset: ResetPolicy::Earliest,
         commit_interval: Duration::from_secs(1),
+        longest: Duration::from_mins(5),
         config: "1".into(),
         paused: false,
         scaling: Some(DesiredScaling {
@@ -125,7 +126,7 @@ fn the_last_ten_changes_are_remembered_across_leaders() {
 
 #[test]
 fn a_step_whose_answer_was_lost_is_not_a_persons() {
-    for (replicas, reason) in [(4, "AtMaximum"), (3, "ScaledByHand")] {
+    for (replicas, reason) in [(4, "WithinBand"), (3, "ScaledByHand")] {
         let mut entry = Entry::new(group());
         let attempted = (0..4)
             .filter_map(|n| turn(&mut entry, n, i64::from(n) * 500, i64::from(n) * 1_500, deployed("1", 1)))
