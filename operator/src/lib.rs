@@ -137,6 +137,7 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
             metrics: metrics.clone(),
             writer: shared.writer.clone(),
             sessions: Arc::clone(&sessions),
+            objects: groups.cache.clone(),
             waker: groups.waker.clone(),
             agents: push.index(),
         },

@@ -55,10 +55,22 @@ impl Asks {
         }
     }
 
-    /// What the others of the group's target ask for; what is older than `fresh` is not known.
-    pub(super) fn others(&self, group: &ObjectKey, at: Duration, fresh: Duration) -> Vec<Ask> {
-        let groups = self.places.get(group).and_then(|place| self.targets.get(place));
-        let others = groups.into_iter().flatten().filter(|(name, _)| **name != group.name);
+    /// What the others of the group's target ask for; what is older than `fresh` is not known. Of those about which nothing is known
+    /// only the ones count that `declared` says of that they have a say there.
+    pub(super) fn others(
+        &self,
+        group: &ObjectKey,
+        at: Duration,
+        fresh: Duration,
+        declared: impl Fn(&str, &Place) -> bool,
+    ) -> Vec<Ask> {
+        let Some(place) = self.places.get(group) else { return vec![] };
+        let others = self
+            .targets
+            .get(place)
+            .into_iter()
+            .flatten()
+            .filter(|(name, ask)| **name != group.name && (ask.is_some() || declared(name, place)));
         let known = |ask: &Option<(Duration, u32)>| {
             ask.filter(|(told, _)| at.saturating_sub(*told) <= fresh).map(|(_, replicas)| replicas)
         };
@@ -90,9 +102,10 @@ mod tests {
         asks.declare(&named("c"), Some(&other));
         asks.declare(&named("d"), Some(&target("example.com/v1", "worker")));
         asks.declare(&named("e"), None);
-        let of_a = |asks: &Asks, now| asks.others(&a, at(now), FRESH);
+        let of_a = |asks: &Asks, now| asks.others(&a, at(now), FRESH, |_, _| true);
         let ask = |replicas| vec![Ask { group: "b".into(), replicas }];
         assert_eq!(of_a(&asks, 0), ask(None), "it has not decided yet");
+        assert_eq!(asks.others(&a, at(0), FRESH, |_, _| false), [], "it was deleted before anything was known of it");
         asks.tell(&b, at(10), Some(7));
         assert_eq!(of_a(&asks, 25), ask(Some(7)));
         assert_eq!(of_a(&asks, 26), ask(None), "that is too long ago");

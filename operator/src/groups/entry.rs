@@ -35,7 +35,8 @@ pub(super) struct Entry {
     tracker: GroupTracker,
     history: History,
     members: Option<Members>,
-    target: Option<Deployed>,
+    /// Identity of the workload as last seen; it may be another one after it could not be looked at.
+    uid: Option<String>,
     shown: Option<Duration>,
     /// Cycles in a row in which less was known of the lag than is shown.
     dim: u32,
@@ -72,7 +73,7 @@ impl Entry {
             tracker: GroupTracker::new(),
             history: History::new(),
             members: None,
-            target: None,
+            uid: None,
             shown: None,
             dim: 0,
             turning: None,
@@ -97,7 +98,7 @@ impl Entry {
         let target = |group: &DesiredGroup| group.scaling.as_ref().map(|scaling| scaling.target.clone());
         if target(&self.desired) != target(&desired) {
             self.history = History::new();
-            self.target = None;
+            self.uid = None;
             (self.attempted, self.following) = (None, None);
             self.view.scaling = None;
             self.view.active = None;
@@ -206,16 +207,13 @@ impl Entry {
         let Some(scaling) = self.desired.scaling.clone() else { return };
         let deployed = match target {
             Ok(deployed) => deployed,
-            Err(refused) => {
-                self.target = None;
-                return self.cannot(refused);
-            }
+            Err(refused) => return self.cannot(refused),
         };
-        if self.target.as_ref().is_some_and(|before| before.uid != deployed.uid) {
+        if self.uid.as_ref().is_some_and(|before| *before != deployed.uid) {
             self.history = History::new();
             (self.attempted, self.following) = (None, None);
         }
-        self.target = Some(deployed.clone());
+        self.uid = Some(deployed.uid.clone());
         self.recognise(at, &deployed);
         let policy = policy(&self.desired, &scaling, cycle);
         let config = self.desired.config.clone();

@@ -24,12 +24,12 @@ use std::{
     time::Duration,
 };
 
-use asks::Asks;
+use asks::{Asks, Place};
 use census::Census;
 use collect::{Offsets, Wanted};
 use entry::{Entry, STANDS, Step};
 use futures::{StreamExt, stream};
-use kube::Client;
+use kube::{Client, runtime::reflector::ObjectRef};
 use metrics::GroupMetrics;
 use mq_core::{
     condition::{Condition, Verdict},
@@ -56,6 +56,7 @@ use crate::{
     },
     reconcile::{Report, Waker},
     session::Sessions,
+    watch::Cache,
     writer::Writer,
 };
 
@@ -141,7 +142,9 @@ pub(crate) struct Environment {
     pub(crate) metrics: Metrics,
     pub(crate) writer: Writer,
     pub(crate) sessions: Arc<Sessions>,
-    /// Wakes `MqConsumerGroup`s.
+    /// All `MqConsumerGroup`s.
+    pub(crate) objects: Cache<MqConsumerGroup>,
+    /// Wakes them.
     pub(crate) waker: Waker,
     /// What agents say.
     pub(crate) agents: Index,
@@ -197,8 +200,27 @@ impl Groups {
     /// From now on the group of the object has a say in the replicas of its target. Call before all that may fail or wait: other
     /// groups of the target take nothing away from one whose need is not known.
     pub(crate) fn reserve(&self, object: &MqConsumerGroup) {
-        let scaling = object.spec.scaling.as_ref().filter(|scaling| scaling.mode == ScalingMode::Auto);
-        lock(&self.asks).declare(&key_of(object), scaling.map(|scaling| &scaling.target_ref));
+        lock(&self.asks).declare(&key_of(object), asks_about(object));
+    }
+
+    /// The same for all objects that there are: a new leader must not decide about a target before it has heard of all its groups.
+    fn reserve_all(&self) {
+        let served = |object: &MqConsumerGroup| self.environment.options.serves(&object.spec.cluster);
+        for object in self.environment.objects.state() {
+            if let Some(object) = object.parsed.as_ref().ok().filter(|object| served(object)) {
+                self.reserve(object);
+            }
+        }
+    }
+
+    /// Whether there is a group of this name that has a say about the target, or may have: it cannot be read.
+    fn is_declared(&self, name: &str, place: &Place) -> bool {
+        let namespace = &place[0];
+        let object = self.environment.objects.get(&ObjectRef::new(name).within(namespace));
+        object.is_some_and(|object| match &object.parsed {
+            Ok(object) => asks_about(object).is_some_and(|target| asks::place(namespace, target) == *place),
+            Err(_) => true,
+        })
     }
 
     /// Declares a group whose say is reserved, or declares it anew.
@@ -272,7 +294,7 @@ impl Groups {
 
     async fn run(self: Arc<Self>, name: String, cluster: Arc<Cluster>) {
         let mut offsets = Offsets::default();
-        let mut turn = 0_u32;
+        let (mut turn, mut leads) = (0_u32, false);
         // A declaration is read soon; the ones that follow it closely with it. Nothing is read more often than once a cycle
         // for that: rates need time between two readings.
         cluster.changed.notified().await;
@@ -280,6 +302,9 @@ impl Groups {
         loop {
             let started = Instant::now();
             if self.environment.lease.permit().is_ok() {
+                if !std::mem::replace(&mut leads, true) {
+                    self.reserve_all();
+                }
                 self.cycle(&name, &cluster, &mut offsets, turn).await;
                 turn = turn.wrapping_add(1);
             }
@@ -391,7 +416,8 @@ impl Groups {
     /// What comes of the group's decision beside those of the other groups of its target.
     fn conclude(&self, at: Duration, entry: &mut Entry) -> Option<Step> {
         let fresh = self.environment.options.lag_interval * STANDS;
-        let others = lock(&self.asks).others(&entry.desired.object, at, fresh);
+        let others =
+            lock(&self.asks).others(&entry.desired.object, at, fresh, |name, place| self.is_declared(name, place));
         let (decision, step) = entry.conclude(&others).unzip();
         self.metrics.decision(&entry.desired, decision.as_ref());
         step.flatten()
@@ -429,6 +455,11 @@ impl Groups {
             Err(error) => Err(target::not_scaled(&step.target, &step.seen, &error)),
         }
     }
+}
+
+/// The workload about whose replicas the group of the object has a say.
+fn asks_about(object: &MqConsumerGroup) -> Option<&TargetRef> {
+    object.spec.scaling.as_ref().filter(|scaling| scaling.mode == ScalingMode::Auto).map(|scaling| &scaling.target_ref)
 }
 
 /// The namespace and the target of a group that is scaled.

@@ -83,13 +83,19 @@ async fn anything_with_scale_is_scaled_and_what_has_none_is_named() -> Result<()
         .await?;
         world.declare(&unique(plural), &topic, Some(bounds(target, 3, 4))).await?;
     }
+    let sizeless = json!({
+        "apiVersion": "example.test/v1", "kind": "Crew", "metadata": {"name": "sizeless"}, "spec": {},
+    });
+    let crews = workloads(&world, &kinds[2].0, "crews");
+    crews.create(&PostParams::default(), &serde_json::from_value(sizeless)?).await?;
     for (name, target, words) in [
+        ("sizeless", target("example.test/v1", "Crew"), ("TargetNotScalable", "says no number of replicas")),
         ("unscalable", target("apps/v1", "DaemonSet"), ("TargetNotScalable", "it has no subresource scale")),
         ("unknown", target("apps/v1", "Daemon"), ("TargetNotFound", "there is no kind Daemon in apps/v1")),
         ("nobody", target("apps/v1", "StatefulSet"), ("TargetNotFound", "there is no StatefulSet nobody; create it")),
     ] {
         let mut target = target;
-        if name == "nobody" {
+        if ["nobody", "sizeless"].contains(&name) {
             target["name"] = name.into();
         }
         world.declare(name, &topic, Some(bounds(&target, 1, 2))).await?;

@@ -171,6 +171,20 @@ fn a_missing_target_is_said_once_and_heals() {
 }
 
 #[test]
+fn a_workload_that_was_created_again_while_it_could_not_be_seen_is_another_one() {
+    for (uid, by_hand) in [("1", true), ("2", false)] {
+        let mut entry = Entry::new(group());
+        for n in 0..4 {
+            turn(&mut entry, n, 0, 0, deployed("1", 1));
+        }
+        turn(&mut entry, 4, 0, 0, None);
+        let lag = entry.observe(CYCLE * 5, &reading(0, 0), None);
+        let (decision, _) = decide(&mut entry, CYCLE * 5, lag, deployed(uid, 5), &[]).unwrap();
+        assert_eq!(decision.reason == Reason::ScaledByHand, by_hand, "{uid}: {}", decision.message);
+    }
+}
+
+#[test]
 fn lag_is_rounded_and_renewed_once_a_minute() {
     let mut entry = Entry::new(group());
     let mut shown = Vec::new();

@@ -35,7 +35,7 @@ const UNUSED: Duration = Duration::from_mins(10);
 const ANSWER: Duration = Duration::from_secs(3);
 
 /// Namespace and name.
-type Place = (String, String);
+type Name = (String, String);
 
 /// A kind, and the workloads of it that the operator may see.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub(super) struct Watched {
 enum State {
     NotListed,
     Refused(Refused),
-    Listed(Arc<ApiResource>, HashMap<Place, Seen>),
+    Listed(Arc<ApiResource>, HashMap<Name, Seen>),
 }
 
 impl Watched {
@@ -161,7 +161,7 @@ impl Watched {
                 }
                 Ok(Event::Delete(object)) => {
                     if let State::Listed(_, known) = &mut *self.write() {
-                        known.remove(&place(&object));
+                        known.remove(&name_of(&object));
                     }
                 }
                 Err(error) => {
@@ -181,11 +181,11 @@ impl Watched {
         }
     }
 
-    fn note(&self, known: &mut HashMap<Place, Seen>, object: &DynamicObject) {
+    fn note(&self, known: &mut HashMap<Name, Seen>, object: &DynamicObject) {
         if object.metadata.deletion_timestamp.is_some() {
-            known.remove(&place(object));
+            known.remove(&name_of(object));
         } else {
-            known.insert(place(object), self.layout.read(object));
+            known.insert(name_of(object), self.layout.read(object));
         }
     }
 
@@ -194,7 +194,7 @@ impl Watched {
     }
 }
 
-fn place(object: &DynamicObject) -> Place {
+fn name_of(object: &DynamicObject) -> Name {
     let metadata = &object.metadata;
     (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
 }
@@ -248,6 +248,12 @@ async fn ask(api: &Api<DynamicObject>, resource: &ApiResource, name: &str) -> Re
         Ok(Ok(scale)) => Ok(Scaled::of(&scale)),
         Ok(Err(Error::Api(status))) if status.is_forbidden() => {
             Err(Refused::forbidden(resource, "/scale", &["get", "patch"]))
+        }
+        // The API server takes it for a mistake of its own.
+        Ok(Err(Error::Api(status))) if status.message.contains("the spec replicas field") => {
+            let (kind, message) = (&resource.kind, &status.message);
+            let message = format!("the scale of {kind} {name} says no number of replicas: {message}; set that field");
+            Err(Refused::new(Reason::TargetNotScalable, message))
         }
         Ok(Err(error)) => Err(unavailable(error.to_string())),
         Err(_) => Err(unavailable(format!("no answer within {ANSWER:?}"))),
