@@ -4,6 +4,7 @@
 
 mod breaker;
 mod faults;
+mod interrupted;
 mod kubelet;
 mod lag;
 mod scaling;

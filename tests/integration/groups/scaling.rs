@@ -25,7 +25,7 @@ use super::{
     world::{SOON, World},
 };
 
-fn scaling(capacity: Option<i64>) -> Value {
+pub(super) fn scaling(capacity: Option<i64>) -> Value {
     let mut scaling = json!({
         "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "worker"},
         "objective": {"age": "20s"},
@@ -40,7 +40,13 @@ fn scaling(capacity: Option<i64>) -> Value {
 }
 
 /// The Deployment of the group's members, each of which handles 50 messages per second.
-async fn workers(world: &World, group: &str, topic: &str, replicas: i32, agent: bool) -> Result<AbortOnDropHandle<()>> {
+pub(super) async fn workers(
+    world: &World,
+    group: &str,
+    topic: &str,
+    replicas: i32,
+    agent: bool,
+) -> Result<AbortOnDropHandle<()>> {
     let config = world.kafka.client_config();
     let work = Work { config, group: group.to_owned(), topic: topic.to_owned(), per_second: 50, agent };
     kubelet::deploy(&world.client, world.namespace.name(), "worker", replicas).await?;
@@ -48,7 +54,7 @@ async fn workers(world: &World, group: &str, topic: &str, replicas: i32, agent: 
 }
 
 /// Every value that `spec.replicas` takes from now on.
-fn path(world: &World) -> (Arc<Mutex<Vec<i32>>>, AbortOnDropHandle<()>) {
+pub(super) fn path(world: &World) -> (Arc<Mutex<Vec<i32>>>, AbortOnDropHandle<()>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let api: Api<Deployment> = Api::namespaced(world.client.clone(), world.namespace.name());
     let noted = Arc::clone(&seen);
@@ -67,12 +73,12 @@ fn path(world: &World) -> (Arc<Mutex<Vec<i32>>>, AbortOnDropHandle<()>) {
     (seen, AbortOnDropHandle::new(watching))
 }
 
-fn lock(path: &Mutex<Vec<i32>>) -> MutexGuard<'_, Vec<i32>> {
+pub(super) fn lock(path: &Mutex<Vec<i32>>) -> MutexGuard<'_, Vec<i32>> {
     path.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits until no message is late and fewer than so many wait.
-async fn keeps_up(world: &World, group: &str, most: f64) -> Result<()> {
+pub(super) async fn keeps_up(world: &World, group: &str, most: f64) -> Result<()> {
     wait_until("nothing is late and little waits", SOON, async || {
         ensure!(world.metric("mq_group_late_messages", group).await? < 0.5);
         let lag = world.metric("mq_group_lag_messages", group).await?;

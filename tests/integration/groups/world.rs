@@ -44,21 +44,59 @@ pub(super) struct World {
     pub(super) kafka: Broker,
     pub(super) namespace: Namespace,
     pub(super) cluster: String,
+    operators: Client,
+    lease: &'static str,
+    operator: Operator,
+}
+
+struct Operator {
     metrics: u16,
-    operator: JoinHandle<()>,
+    task: JoinHandle<()>,
     _stop: DropGuard,
 }
 
+impl Operator {
+    /// Serves this cluster and this namespace alone. Its cycles last one second.
+    fn start(client: Client, cluster: &str, namespace: &str, lease: &str) -> Result<Self> {
+        let free_port = || anyhow::Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
+        let (metrics, push) = (free_port()?, free_port()?);
+        let options = Options::try_parse_from([
+            "mq-operator".to_owned(),
+            format!("--clusters={cluster}"),
+            format!("--namespace={namespace}"),
+            format!("--lease-name={cluster}"),
+            format!("--lease-namespace={namespace}"),
+            format!("--lease-duration={lease}"),
+            format!("--push-addr=127.0.0.1:{push}"),
+            format!("--push-endpoint=https://127.0.0.1:{push}"),
+            format!("--metrics-addr=127.0.0.1:{metrics}"),
+            "--lag-interval=1s".to_owned(),
+        ])?;
+        let stop = CancellationToken::new();
+        let run = mq_operator::run(options, client, stop.clone());
+        let task = tokio::spawn(async move {
+            if let Err(error) = run.await {
+                eprintln!("the operator ended: {error}");
+            }
+        });
+        Ok(Self { metrics, task, _stop: stop.drop_guard() })
+    }
+}
+
 impl World {
-    /// Starts an operator whose cycles last one second.
+    /// Starts an operator.
     pub(super) async fn new(base: &str) -> Result<Self> {
         Self::with_client(base, crate::crds::installed().await?.client()?).await
     }
 
     /// The same by another client for the operator than the administrator's.
     pub(super) async fn with_client(base: &str, operators: Client) -> Result<Self> {
+        Self::start(base, operators, TestEnv::kafka().await?, "15s").await
+    }
+
+    /// The same with a broker, and a Lease of this duration.
+    pub(super) async fn start(base: &str, operators: Client, kafka: Broker, lease: &'static str) -> Result<Self> {
         let control_plane = crate::crds::installed().await?;
-        let kafka = TestEnv::kafka().await?;
         let namespace = control_plane.namespace(base).await?;
         let client = control_plane.client()?;
         let cluster = unique(base);
@@ -67,27 +105,28 @@ impl World {
             "spec": {"brokers": [kafka.bootstrap()], "namespaces": [{"name": namespace.name(), "topics": ["*"]}]},
         }))?;
         Api::<MqCluster>::all(client.clone()).create(&PostParams::default(), &object).await?;
-        let free_port = || anyhow::Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
-        let (metrics, push) = (free_port()?, free_port()?);
-        let options = Options::try_parse_from([
-            "mq-operator".to_owned(),
-            format!("--clusters={cluster}"),
-            format!("--namespace={}", namespace.name()),
-            format!("--lease-name={cluster}"),
-            format!("--lease-namespace={}", namespace.name()),
-            format!("--push-addr=127.0.0.1:{push}"),
-            format!("--push-endpoint=https://127.0.0.1:{push}"),
-            format!("--metrics-addr=127.0.0.1:{metrics}"),
-            "--lag-interval=1s".to_owned(),
-        ])?;
-        let stop = CancellationToken::new();
-        let run = mq_operator::run(options, operators, stop.clone());
-        let operator = tokio::spawn(async move {
-            if let Err(error) = run.await {
-                eprintln!("the operator ended: {error}");
-            }
-        });
-        Ok(Self { client, kafka, namespace, cluster, metrics, operator, _stop: stop.drop_guard() })
+        let operator = Operator::start(operators.clone(), &cluster, namespace.name(), lease)?;
+        Ok(Self { client, kafka, namespace, cluster, operators, lease, operator })
+    }
+
+    /// Ends the operator as SIGKILL does: its Lease stays held.
+    pub(super) fn kill(&self) {
+        self.operator.task.abort();
+    }
+
+    /// Waits until the operator has ended by itself.
+    pub(super) async fn until_ended(&self) -> Result<()> {
+        wait_until("the operator has ended", SOON, async || {
+            ensure!(self.operator.task.is_finished(), "it runs");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Starts another operator in place of one that ended.
+    pub(super) fn start_again(&mut self) -> Result<()> {
+        self.operator = Operator::start(self.operators.clone(), &self.cluster, self.namespace.name(), self.lease)?;
+        Ok(())
     }
 
     pub(super) async fn topic(&self, partitions: i32) -> Result<String> {
@@ -131,7 +170,7 @@ impl World {
         check: impl Fn(&MqConsumerGroupStatus) -> bool,
     ) -> Result<MqConsumerGroupStatus> {
         wait_until(&format!("{name}: {what}"), SOON, async || {
-            ensure!(!self.operator.is_finished(), "the operator ended");
+            ensure!(!self.operator.task.is_finished(), "the operator ended");
             let status = self.status(name).await?;
             ensure!(check(&status), "{}", serde_json::to_string(&status)?);
             Ok(status)
@@ -164,7 +203,7 @@ impl World {
 
     /// One value of the operator's metrics by one of its labels; an error while there is none.
     pub(super) async fn series(&self, metric: &str, label: &str, value: &str) -> Result<f64> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.metrics)).await?;
+        let mut stream = TcpStream::connect(("127.0.0.1", self.operator.metrics)).await?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: operator\r\n\r\n").await?;
         let mut page = String::new();
         stream.read_to_string(&mut page).await?;
