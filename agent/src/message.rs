@@ -120,7 +120,9 @@ pub struct Ack {
     pub topic: String,
     /// The partition.
     pub partition: i32,
-    /// The offset; `None` when the broker does not tell it (`acks: 0`).
+    /// The offset. `None` when the broker does not tell it: with `acks: 0`; and with idempotence when the answer to the first attempt was
+    /// lost and the broker finds the retry written already but no longer knows where (`DUPLICATE_SEQUENCE_NUMBER`). In that case the
+    /// message is written, once and in order, and the timestamp is not told either.
     pub offset: Option<i64>,
     /// The record's time in milliseconds since the Unix epoch, if the broker keeps one.
     pub timestamp: Option<i64>,

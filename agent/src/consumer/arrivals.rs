@@ -1,7 +1,7 @@
 //! Partitions that the group gave to this member, until librdkafka has them. First it is read what the group has committed for them,
 //! and finished beyond that. Reading blocks, so a thread of its own does it, while the poll thread goes on with what it has.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,6 +15,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::context::KafkaConsumer;
 use super::finished;
 use super::offsets::Offsets;
+use super::pattern::is_pattern;
 use super::poll::list;
 use super::state::{AssignmentId, Shared};
 
@@ -24,11 +25,20 @@ const ANSWER: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(1);
 
 type Partition = (AssignmentId, Arc<str>, i32);
+/// How many partitions topics had.
+type Known = HashMap<String, i32>;
+/// What a thread finds out: the partitions that arrived, and the topics that are known by then.
+type Reading = JoinHandle<Result<(Vec<Found>, Option<Known>), KafkaError>>;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Arrivals {
-    reading: Option<JoinHandle<Result<Vec<Found>, KafkaError>>>,
+    reading: Option<Reading>,
     not_before: Option<Instant>,
+    /// Of a consumer that begins at the ends of logs: what there was when it subscribed. Whatever came later is read from its beginning.
+    /// `None`: it begins at the beginning anyway.
+    known: Option<Known>,
+    /// Topics may be subscribed that are not among the known ones.
+    look: bool,
 }
 
 /// What is known of one partition.
@@ -36,11 +46,24 @@ pub(super) struct Arrivals {
 struct Found {
     partition: Partition,
     committed: Option<i64>,
+    /// Where to begin without a commit, if it is not left to librdkafka.
+    begin: Option<i64>,
     topic_id: Option<TopicId>,
     finished: Vec<Range<i64>>,
 }
 
 impl Arrivals {
+    pub(super) fn new(consumer: &KafkaConsumer) -> Self {
+        let reset = mq_kafka::ffi::property(consumer.client(), "auto.offset.reset");
+        let ends = matches!(reset.as_deref(), Some("latest" | "largest" | "end"));
+        Self { reading: None, not_before: None, known: ends.then(Known::new), look: ends }
+    }
+
+    /// Other topics were subscribed.
+    pub(super) fn subscribed(&mut self) {
+        self.look = self.known.is_some();
+    }
+
     /// Whether an answer may come any moment.
     pub(super) fn is_reading(&self) -> bool {
         self.reading.is_some()
@@ -50,7 +73,10 @@ impl Arrivals {
     pub(super) fn step(&mut self, consumer: &Arc<KafkaConsumer>, shared: &Shared) {
         if let Some(reading) = self.reading.take_if(|reading| reading.is_finished()) {
             match reading.join() {
-                Ok(Ok(found)) => self.take(consumer, shared, found),
+                Ok(Ok((found, known))) => {
+                    self.known = known;
+                    self.take(consumer, shared, found);
+                }
                 Ok(Err(error)) => self.failed(shared, &error),
                 Err(_) => self.failed(shared, &KafkaError::Canceled),
             }
@@ -59,14 +85,19 @@ impl Arrivals {
             return;
         }
         let arriving = shared.lock().arriving();
-        if arriving.is_empty() {
+        if arriving.is_empty() && !self.look {
             return;
         }
-        let asking = Arc::clone(consumer);
+        let (asking, known, look) = (Arc::clone(consumer), self.known.clone(), std::mem::take(&mut self.look));
         let thread = std::thread::Builder::new().name(format!("mq-committed-{}", shared.name));
-        match thread.spawn(move || read(&asking, arriving)) {
+        let read = move || {
+            let known = known.map(|known| if look { look_for(&asking, known) } else { Ok(known) }).transpose()?;
+            Ok((read(&asking, arriving, known.as_ref())?, known))
+        };
+        match thread.spawn(read) {
             Ok(reading) => self.reading = Some(reading),
             Err(error) => {
+                self.subscribed();
                 tracing::error!(consumer = shared.name, %error, "no thread could be started that reads committed offsets; tried again");
                 self.not_before = Some(Instant::now() + AGAIN);
             }
@@ -82,6 +113,7 @@ impl Arrivals {
 
     fn failed(&mut self, shared: &Shared, error: &KafkaError) {
         self.not_before = Some(Instant::now() + AGAIN);
+        self.subscribed();
         tracing::warn!(
             consumer = shared.name,
             %error,
@@ -96,12 +128,12 @@ impl Arrivals {
         let mut taken = HashSet::new();
         {
             let mut state = shared.lock();
-            for Found { partition: (id, topic, partition), committed, topic_id, finished } in found {
+            for Found { partition: (id, topic, partition), committed, begin, topic_id, finished } in found {
                 if !state.arriving.contains(&id) {
                     continue;
                 }
                 // Without a commit, `auto.offset.reset` says where.
-                let offset = committed.map_or(Offset::Invalid, Offset::Offset);
+                let offset = committed.or(begin).map_or(Offset::Invalid, Offset::Offset);
                 if let Err(error) = start.add_partition_offset(&topic, partition, offset) {
                     tracing::error!(consumer = shared.name, %error, %topic, partition, ?offset, "no place to start from");
                     continue;
@@ -118,7 +150,10 @@ impl Arrivals {
                     );
                 }
                 if let Some(offsets) = state.offsets(id) {
-                    *offsets = Offsets::resume(committed, topic_id, finished);
+                    *offsets = match begin {
+                        Some(begin) => Offsets::from(begin, topic_id),
+                        None => Offsets::resume(committed, topic_id, finished),
+                    };
                 }
                 let alone = state.paused_by_service.contains(&(topic.to_string(), partition));
                 if alone {
@@ -146,7 +181,31 @@ impl Arrivals {
     }
 }
 
-fn read(consumer: &KafkaConsumer, partitions: Vec<Partition>) -> Result<Vec<Found>, KafkaError> {
+/// Adds what there is of the subscribed topics that are not known yet.
+fn look_for(consumer: &KafkaConsumer, mut known: Known) -> Result<Known, KafkaError> {
+    let subscribed = consumer.subscription()?;
+    let topics: Vec<_> = subscribed.elements().iter().map(|element| element.topic().to_owned()).collect();
+    // What a pattern finds is found among all.
+    let asked =
+        if topics.iter().any(|topic| is_pattern(topic)) { vec![None] } else { topics.iter().map(Some).collect() };
+    for topic in asked {
+        let metadata = consumer.fetch_metadata(topic.map(String::as_str), ANSWER)?;
+        for topic in metadata.topics() {
+            let partitions = i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX);
+            known.entry(topic.name().to_owned()).or_insert(partitions);
+        }
+    }
+    Ok(known)
+}
+
+fn read(
+    consumer: &KafkaConsumer,
+    partitions: Vec<Partition>,
+    topics_before: Option<&Known>,
+) -> Result<Vec<Found>, KafkaError> {
+    if partitions.is_empty() {
+        return Ok(Vec::new());
+    }
     let asked: Vec<_> = partitions.iter().map(|(_, topic, partition)| (Arc::clone(topic), *partition)).collect();
     let committed = mq_kafka::ffi::committed(consumer, &list(&asked), ANSWER)?;
     let topics: BTreeSet<&str> = partitions.iter().map(|(_, topic, _)| &**topic).collect();
@@ -169,7 +228,15 @@ fn read(consumer: &KafkaConsumer, partitions: Vec<Partition>) -> Result<Vec<Foun
                 finished.clear();
             }
         }
-        found.push(Found { partition, committed: commit.map(|(offset, _)| offset), topic_id, finished });
+        let begin = match topics_before.filter(|_| commit.is_none()) {
+            Some(before) => {
+                let (start, end) = consumer.fetch_watermarks(&partition.1, partition.2, ANSWER)?;
+                let is_new = before.get(&*partition.1).is_none_or(|partitions| partition.2 >= *partitions);
+                Some(if is_new { start } else { end })
+            }
+            None => None,
+        };
+        found.push(Found { partition, committed: commit.map(|(offset, _)| offset), begin, topic_id, finished });
     }
     Ok(found)
 }

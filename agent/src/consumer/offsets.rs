@@ -74,6 +74,12 @@ impl Offsets {
         }
     }
 
+    /// For a partition of which the group has committed nothing and reads from here on. That is committed too: a partition that moves
+    /// before its first record would begin elsewhere.
+    pub(crate) fn from(offset: i64, topic: Option<TopicId>) -> Self {
+        Self { last: Some(offset - 1), committable: Some(offset), topic, ..Self::default() }
+    }
+
     /// For reading the same log from elsewhere: what was finished before can come again, and is handled again.
     pub(crate) fn elsewhere(&self) -> Self {
         Self { topic: self.topic, ..Self::default() }

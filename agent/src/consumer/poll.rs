@@ -82,7 +82,7 @@ impl Poller {
         work: Arc<dyn Start>,
         commands: Receiver<Command>,
     ) -> Self {
-        let (consumer, arrivals) = (Arc::new(consumer), Arrivals::default());
+        let (arrivals, consumer) = (Arrivals::new(&consumer), Arc::new(consumer));
         let (intake, now) = (Intake::default(), Instant::now());
         Self {
             consumer,
@@ -105,6 +105,7 @@ impl Poller {
                 match self.commands.try_recv() {
                     Ok(Command::Subscribe(topics, done)) => {
                         let _ = done.send(subscribe(&self.consumer, &topics));
+                        self.arrivals.subscribed();
                     }
                     Ok(Command::LogIn(login, done)) => {
                         let _ = done.send(log_in(&self.consumer, &login));

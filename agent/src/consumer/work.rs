@@ -140,12 +140,15 @@ where
     }
 
     /// Says what was handled, and takes the next records for the slot. Whether there are any; if not, the slot is free.
-    fn take(&self, run: &mut Run) -> bool {
+    fn take(self: &Arc<Self>, run: &mut Run) -> bool {
         let mut state = self.desk.shared.lock();
         self.settle(&mut state, run);
         run.limit = state.limits.max_poll_interval;
         let any = state.take(&run.slot, run.now);
+        // What was held by the breaker may be ready all at once.
+        let slots = state.claim_slots(run.now);
         self.desk.release(state);
+        Arc::clone(self).start(slots);
         any
     }
 
@@ -444,6 +447,43 @@ mod tests {
             assert!(of_key.len() == 2 && of_key.is_sorted(), "{key}: {of_key:?}");
         }
         assert_eq!(stage.stats().dead_letters, 0);
+    }
+
+    /// As in a drain, in which the poll thread starts no slots.
+    #[tokio::test]
+    async fn what_was_held_is_handled_side_by_side_although_nobody_but_slots_starts_slots() {
+        let (gate, running, broken) =
+            (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(1)));
+        let mut stage = Stage::with_breaker(DeadLetterBreaker::new(1, 1), 4, |desk| {
+            let (gate, running, broken) = (Arc::clone(&gate), Arc::clone(&running), Arc::clone(&broken));
+            let handler = move |record: Record| {
+                let (gate, running) = (Arc::clone(&gate), Arc::clone(&running));
+                let (broken, first) = (broken.load(SeqCst) > 0, record.offset() == 0);
+                async move {
+                    if broken {
+                        return Err(Failure::reject("no database"));
+                    }
+                    if !first {
+                        running.fetch_add(1, SeqCst);
+                        gate.acquire().await?.forget();
+                    }
+                    Ok(())
+                }
+            };
+            Arc::new(Work { desk, handler })
+        });
+        stage.read(keys(0..10));
+        held(&stage, 10).await;
+        broken.store(0, SeqCst);
+        stage.serve(Instant::now() + Duration::from_secs(6));
+        let all = async {
+            while running.load(SeqCst) < 4 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), all).await.expect("slots were left free");
+        gate.add_permits(10);
+        stage.finished(10).await;
     }
 
     #[tokio::test]

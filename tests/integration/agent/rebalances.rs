@@ -166,11 +166,25 @@ async fn a_scale_in_leaves_no_partition_without_an_owner() -> Result<()> {
 }
 
 /// The consumer asks for the partitions of its topics once a second.
-const REFRESH: &str = r#"{"overrides": {"topic.metadata.refresh.interval.ms": "1000"}}"#;
+const REFRESH: &str = r#"{"topic.metadata.refresh.interval.ms": "1000"}"#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_added_partition_is_read_from_its_first_record_and_keys_go_on() -> Result<()> {
-    let stage = Stage::new("added", 1, REFRESH).await?;
+    let stage = Stage::new("added", 1, &format!(r#"{{"overrides": {REFRESH}}}"#)).await?;
+    read_added(&stage, 0).await
+}
+
+/// What was there before the group began is skipped, and nothing of what came later.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_added_partition_is_read_from_its_first_record_also_where_the_group_began_at_the_end() -> Result<()> {
+    let settings = format!(r#"{{"autoOffsetReset": "latest", "overrides": {REFRESH}}}"#);
+    let stage = Stage::new("added-latest", 1, &settings).await?;
+    super::produce_numbered(&stage.kafka, &stage.topic, 10, 5).await?;
+    read_added(&stage, 50).await
+}
+
+/// Where the group begins is committed before there is a record.
+async fn read_added(stage: &Stage, skipped: i64) -> Result<()> {
     let (_agent, consumer) = stage.consumer(4).await?;
     let log = Log::default();
     let subscription = subscribe_log(&consumer, &log, Duration::from_millis(1));
@@ -183,14 +197,17 @@ async fn an_added_partition_is_read_from_its_first_record_and_keys_go_on() -> Re
         let acks = producer.send_batch(messages.collect::<Vec<_>>()).await;
         acks.into_iter().map(|ack| Ok(ack?.partition)).collect::<Result<std::collections::BTreeSet<_>>>()
     };
+    if skipped > 0 {
+        stage.wait_committed(skipped).await?;
+    }
     write(0).await?;
-    stage.wait_committed(200).await?;
+    stage.wait_committed(skipped + 200).await?;
     let client = client(&stage.kafka);
     let totals = BTreeMap::from([(stage.topic.clone(), 4)]);
     client.create_partitions(&totals, false).await.remove(&stage.topic).context("no answer")??;
     // A producer that begins now knows them before the consumer does.
     ensure!(write(20).await?.len() > 1, "no key has moved");
-    stage.wait_committed(400).await?;
+    stage.wait_committed(skipped + 400).await?;
     assert_eq!(super::check_handled(&log.entries(), 10, 40)?, 0);
     consumer.close(DRAIN).await;
     subscription.await??;

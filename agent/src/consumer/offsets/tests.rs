@@ -346,3 +346,16 @@ proptest! {
         prop_assert_eq!(offsets.committable(), Some(next + 1));
     }
 }
+
+#[test]
+fn where_a_partition_begins_is_committed_before_its_first_record() {
+    let mut offsets = Offsets::from(7, None);
+    assert_eq!((offsets.to_commit(), offsets.map()), (Some(7), String::new()));
+    offsets.sent(7);
+    offsets.answered(7, true);
+    assert_eq!((offsets.to_commit(), offsets.unconfirmed()), (None, None));
+    assert!(!offsets.goes_back(7));
+    let sequence = offsets.accept(7);
+    offsets.finish(sequence);
+    assert_eq!(offsets.to_commit(), Some(8));
+}
