@@ -79,10 +79,10 @@ test-e2e: rust node servers images ## all end-to-end tests with real pods, and a
 	@$(if $(TEST),,$(with_servers) --kafka-cluster -- hack/suite.sh brokers --ignored)
 
 .PHONY: soak
-soak: rust node servers images ## the long tests again and again: MINUTES=60; root
+soak: rust node servers images ## the long tests again and again, each of the kills 200 times: MINUTES=60; root
 	@cargo test --workspace --locked --test e2e --test integration --test brokers --no-run < /dev/null
 	@$(with_servers) --node --control-plane --kafka --kafka-cluster $(image_flags) -- bash -euo pipefail -c 'end=$$(($$(date +%s) + $(or $(MINUTES),60) * 60)); n=0; \
-		while [ $$(date +%s) -lt $$end ]; do n=$$((n + 1)); echo "mq: soak, round $$n"; hack/suite.sh e2e --ignored; hack/suite.sh integration --ignored; hack/suite.sh brokers --ignored; done'
+		while [ $$(date +%s) -lt $$end ]; do n=$$((n + 1)); echo "mq: soak, round $$n"; hack/suite.sh e2e --ignored; MQ_FAULTS=200 hack/suite.sh integration --ignored; hack/suite.sh brokers --ignored; done'
 
 PEER_FILES := benches/peers/pom.xml
 PEERS := $(MQ_CACHE)/peers-$(call hash,$(PEER_FILES))

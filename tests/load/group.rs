@@ -1,9 +1,11 @@
 //! The members of a consumer group as processes that write down what they handle.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -25,6 +27,26 @@ pub struct Group {
     pub concurrency: usize,
     /// How long one record takes.
     pub work: Duration,
+    known: Arc<Mutex<Known>>,
+}
+
+/// What was read of the log so far: it is long, and asked for again and again.
+#[derive(Debug, Default)]
+struct Known {
+    bytes: u64,
+    handled: Vec<Handling>,
+}
+
+/// Everything that was handled, in the order in which it was. Other readers wait until it is dropped.
+#[derive(Debug)]
+pub struct Handled<'a>(MutexGuard<'a, Known>);
+
+impl Deref for Handled<'_> {
+    type Target = [Handling];
+
+    fn deref(&self) -> &[Handling] {
+        &self.0.handled
+    }
 }
 
 /// A member. Its process ends with it.
@@ -42,6 +64,7 @@ impl Group {
             settings: settings.to_owned(),
             concurrency: 4,
             work: Duration::from_millis(2),
+            known: Arc::default(),
         };
         std::fs::File::create(group.log())?;
         Ok(group)
@@ -49,17 +72,36 @@ impl Group {
 
     /// Starts a member that reaches the cluster by these addresses.
     pub fn join(&self, brokers: &str) -> Result<Member> {
+        self.start(brokers, None)
+    }
+
+    /// As [`Self::join`], a static member with this instance id.
+    pub fn join_as(&self, instance: &str, brokers: &str) -> Result<Member> {
+        self.start(brokers, Some(instance))
+    }
+
+    fn start(&self, brokers: &str, instance: Option<&str>) -> Result<Member> {
         let (concurrency, work) = (self.concurrency.to_string(), self.work.as_millis().to_string());
         let mut command = Command::new(&self.program);
         command.args(["--brokers", brokers, "--group", &self.id, "--topic", &self.topic]);
         command.args(["--settings", &self.settings, "--concurrency", &concurrency, "--work-ms", &work]);
+        command.args(instance.into_iter().flat_map(|instance| ["--instance", instance]));
         command.arg("--log").arg(self.log()).stdin(Stdio::piped()).kill_on_drop(true);
         Ok(Member(command.spawn().context("starting a member")?))
     }
 
     /// Everything that was handled, in the order in which it was.
-    pub fn handled(&self) -> Result<Vec<Handling>> {
-        Handling::read_all(&std::fs::read_to_string(self.log())?)
+    pub fn handled(&self) -> Result<Handled<'_>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = std::fs::File::open(self.log())?;
+        log.seek(SeekFrom::Start(known.bytes))?;
+        let mut news = String::new();
+        log.read_to_string(&mut news)?;
+        // The last line may be half written; whether it is ended shows the next one, or the end of the line itself.
+        let whole = if news.ends_with(';') { news.len() } else { news.rfind('\n').unwrap_or(0) };
+        known.handled.extend(Handling::read_all(&news[..whole])?);
+        known.bytes += whole as u64;
+        Ok(Handled(known))
     }
 
     fn log(&self) -> PathBuf {
@@ -107,15 +149,22 @@ impl Group {
         let this = self.clone();
         async move {
             let mut before: BTreeMap<i32, i64> = BTreeMap::new();
+            let (mut read, mut prefixes) = (0, BTreeMap::<i32, Prefix>::new());
             loop {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 let Ok(committed) = this.committed(&client).await else { continue };
                 // Read after it: what is committed was written down before.
-                let handled: BTreeSet<_> = this.handled()?.into_iter().map(|handling| handling.place).collect();
+                {
+                    let handled = this.handled()?;
+                    for Handling { place: (partition, offset), .. } in &handled[read..] {
+                        prefixes.entry(*partition).or_default().add(*offset);
+                    }
+                    read = handled.len();
+                }
                 for (partition, offset) in &committed {
-                    let below = handled.range((*partition, 0)..(*partition, *offset)).count();
-                    if i64::try_from(below)? != *offset {
-                        bail!("{offset} is committed in partition {partition}, and {below} below it are handled");
+                    let all_below = prefixes.get(partition).map_or(0, |prefix| prefix.end);
+                    if all_below < *offset {
+                        bail!("{offset} is committed in partition {partition}, and {all_below} is not handled");
                     }
                 }
                 for (partition, offset) in &before {
@@ -127,6 +176,24 @@ impl Group {
                 }
                 before = committed;
             }
+        }
+    }
+}
+
+/// The end of what is handled without a gap.
+#[derive(Debug, Default)]
+struct Prefix {
+    end: i64,
+    beyond: BTreeSet<i64>,
+}
+
+impl Prefix {
+    fn add(&mut self, offset: i64) {
+        if offset >= self.end {
+            self.beyond.insert(offset);
+        }
+        while self.beyond.remove(&self.end) {
+            self.end += 1;
         }
     }
 }

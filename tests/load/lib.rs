@@ -11,6 +11,6 @@ mod group;
 mod ledger;
 mod writer;
 
-pub use group::{Group, Member};
+pub use group::{Group, Handled, Member};
 pub use ledger::{Handling, Sent, Written, check_handled, check_written, repeated};
 pub use writer::Writer;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
-use mq_agent::{Config, Consumer, Failure, Options, Record};
+use mq_agent::{Config, Consumer, Failure, Options, Record, StaticMember};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long running handlers are waited for after SIGTERM.
@@ -32,6 +32,9 @@ struct Args {
     /// How long one record takes.
     #[arg(long)]
     work_ms: u64,
+    /// A static member with this id.
+    #[arg(long)]
+    instance: Option<String>,
     /// Records of this key take for ever.
     #[arg(long)]
     stuck: Option<String>,
@@ -49,7 +52,10 @@ async fn main() -> anyhow::Result<()> {
     std::thread::spawn(end_with_parent);
     let mut config = Config::default().brokers(args.brokers);
     config.consumer = serde_json::from_str(&args.settings).context("reading the settings")?;
-    let options = Options::default().concurrency(args.concurrency);
+    let mut options = Options::default().concurrency(args.concurrency);
+    if let Some(instance) = args.instance {
+        options = options.static_membership(StaticMember::new(instance));
+    }
     let consumer = Consumer::new(&config, &args.group, [args.topic], &options).await?;
     let log = OpenOptions::new().append(true).open(&args.log);
     let log = Arc::new(log.with_context(|| format!("opening {}", args.log.display()))?);

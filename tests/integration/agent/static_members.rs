@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use mq_agent::{Agent, Config, ConsumeError, Consumer, Options, StaticMember};
 use mq_kafka::GroupState;
 use mq_testkit::wait_until;
+use mq_tests::{Group, check_handled};
 use tokio::time::Instant;
 
 use super::stage::{Log, Stage, Subscription, subscribe_log};
@@ -128,4 +129,48 @@ async fn whoever_comes_back_with_its_id_moves_no_partition_and_a_second_one_take
         subscription.await??;
     }
     Ok(())
+}
+
+const SESSION: Duration = Duration::from_secs(6);
+
+/// A member that dies keeps its place for as long as its session lasts: for whoever is started with its id, or for nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_place_of_a_killed_static_member_is_its_successors_at_once_or_everybodys_after_the_session() -> Result<()> {
+    let settings = r#"{"sessionTimeoutMs": 6000, "autoCommitIntervalMs": 500, "maxPollRecords": 50}"#;
+    let stage = Stage::new("static-killed", PARTITIONS, settings).await?;
+    let group = Group::new(env!("CARGO_BIN_EXE_mq-member"), &stage.group, &stage.topic, settings)?;
+    let brokers = stage.kafka.bootstrap();
+    let agent = Agent::connect_with(stage.operator.options()).await;
+    let writer = stage.write(&agent, 20, Duration::from_millis(100));
+    let stays = group.join_as("a", brokers)?;
+    let mut dies = group.join_as("b", brokers)?;
+    let client = || mq_kafka::Client::new([brokers], mq_kafka::Options::default());
+    let story = async {
+        let before = wait_owned(&stage, 2).await?;
+        let moved = watch(&stage, &before);
+        let succeeds = async {
+            dies.kill().await?;
+            let since = Instant::now();
+            let beyond = group.handled()?.len();
+            let successor = group.join_as("b", brokers)?;
+            group.wait_all_handle(std::slice::from_ref(&successor), beyond, PATIENCE).await?;
+            println!("the successor handled a record {:?} after the death", since.elapsed());
+            ensure!(since.elapsed() < SESSION, "it had to wait {:?}", since.elapsed());
+            anyhow::Ok(successor)
+        };
+        let mut successor = tokio::select! { done = succeeds => done?, moved = moved => return Err(moved) };
+
+        successor.kill().await?;
+        let since = Instant::now();
+        let owned = wait_owned(&stage, 1).await?;
+        println!("the other member owned everything {:?} after the death", since.elapsed());
+        ensure!(owned.contains_key("a") && since.elapsed() > SESSION / 2, "{owned:?}");
+        let each = writer.stop().await?;
+        let log = stage.kafka.read_all(&stage.topic).await?;
+        group.wait_committed(&client(), 20 * each, PATIENCE).await?;
+        println!("{} of {} were handled again", check_handled(&log, &group.handled()?)?, log.len());
+        anyhow::Ok(())
+    };
+    tokio::select! { done = story => done?, broken = group.watch(client()) => return broken }
+    stays.leave(PATIENCE).await
 }

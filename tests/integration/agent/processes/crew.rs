@@ -6,23 +6,42 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use mq_agent::Agent;
 use mq_testkit::{Paused, wait_until};
-use mq_tests::{Group, Handling, Member, repeated};
+use mq_tests::{Group, Handled, Member, repeated};
 use tokio::time::Instant;
 
 use super::super::stage::{Stage, Writer};
 use super::super::{PATIENCE, check_handled, positions};
 
-const SETTINGS: &str = r#"{"sessionTimeoutMs": 6000, "autoCommitIntervalMs": 500, "maxPollRecords": 50}"#;
 pub(super) const SESSION: Duration = Duration::from_secs(6);
 pub(super) const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
-/// `maxPollRecords`.
-pub(super) const IN_HAND: usize = 50;
 const PARTITIONS: i32 = 4;
-const CONCURRENCY: usize = 4;
-const WORK: Duration = Duration::from_millis(10);
-pub(super) const KEYS: usize = 20;
-/// Half of what one member can handle is written: what a fault leaves behind is caught up with.
-const WRITE_PAUSE: Duration = Duration::from_millis(100);
+
+/// How much there is to do. Half of what one member can handle is written: what a fault leaves behind is caught up with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Load {
+    pub(super) keys: usize,
+    /// After each number of each key.
+    pub(super) pause: Duration,
+    /// How long a record takes.
+    pub(super) work: Duration,
+    pub(super) concurrency: usize,
+    /// `maxPollRecords`.
+    pub(super) in_hand: usize,
+}
+
+/// 200 messages a second.
+pub(super) const LIGHT: Load =
+    Load { keys: 20, pause: Duration::from_millis(100), work: Duration::from_millis(10), concurrency: 4, in_hand: 50 };
+
+/// 4,000 messages a second.
+pub(super) const HEAVY: Load = Load {
+    keys: 400,
+    pause: Duration::from_millis(100),
+    work: Duration::from_millis(2),
+    concurrency: 16,
+    in_hand: 500,
+};
+
 /// How long a busy broker may take to answer a commit.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -32,6 +51,7 @@ pub(super) type Opened = BTreeSet<(i32, i64)>;
 /// Its processes end with it.
 pub(super) struct Crew {
     pub(super) stage: Stage,
+    load: Load,
     group: Group,
     members: Vec<Member>,
     /// When commits of all members were last seen to arrive. While a group waits for a member that died, none of the others gets
@@ -40,11 +60,17 @@ pub(super) struct Crew {
 }
 
 impl Crew {
-    pub(super) async fn start(name: &str, size: usize) -> Result<Self> {
-        let stage = Stage::new(name, PARTITIONS, SETTINGS).await?;
-        let mut group = Group::new(env!("CARGO_BIN_EXE_mq-member"), &stage.group, &stage.topic, SETTINGS)?;
-        (group.concurrency, group.work) = (CONCURRENCY, WORK);
-        let mut crew = Self { stage, group, members: Vec::new(), settled: Instant::now() };
+    pub(super) async fn start(name: &str, size: usize, load: Load) -> Result<Self> {
+        let settings = serde_json::json!({
+            "sessionTimeoutMs": SESSION.as_millis(),
+            "autoCommitIntervalMs": COMMIT_INTERVAL.as_millis(),
+            "maxPollRecords": load.in_hand,
+        });
+        let settings = settings.to_string();
+        let stage = Stage::new(name, PARTITIONS, &settings).await?;
+        let mut group = Group::new(env!("CARGO_BIN_EXE_mq-member"), &stage.group, &stage.topic, &settings)?;
+        (group.concurrency, group.work) = (load.concurrency, load.work);
+        let mut crew = Self { stage, load, group, members: Vec::new(), settled: Instant::now() };
         for _ in 0..size {
             crew.members.push(crew.member()?);
         }
@@ -55,13 +81,13 @@ impl Crew {
         self.group.join(self.stage.kafka.bootstrap())
     }
 
-    pub(super) fn handled(&self) -> Result<Vec<Handling>> {
+    pub(super) fn handled(&self) -> Result<Handled<'_>> {
         self.group.handled()
     }
 
     pub(super) async fn write(&self) -> Writer {
         let agent = Agent::connect_with(self.stage.operator.options()).await;
-        self.stage.write(&agent, KEYS, WRITE_PAUSE)
+        self.stage.write(&agent, self.load.keys, self.load.pause)
     }
 
     pub(super) async fn produce(&self, records: &[(String, String)]) -> Result<()> {
@@ -119,8 +145,8 @@ impl Crew {
     /// What these processes have handled beyond what is committed: bounded by what they can handle between two commits that arrive, and
     /// by what is in their hands.
     async fn opened(&self, pids: &[u32]) -> Result<Opened> {
-        let between = (self.settled.elapsed() + COMMIT_INTERVAL + ANSWER).as_millis() / WORK.as_millis();
-        let bound = CONCURRENCY * usize::try_from(between)? + IN_HAND;
+        let between = (self.settled.elapsed() + COMMIT_INTERVAL + ANSWER).as_millis() / self.load.work.as_millis();
+        let bound = self.load.concurrency * usize::try_from(between)? + self.load.in_hand;
         let committed = self.positions().await?;
         let handled = self.handled()?;
         let theirs = handled.iter().filter(|handling| pids.contains(&handling.pid)).map(|handling| handling.place);
@@ -151,15 +177,15 @@ impl Crew {
         self.group.watch(client)
     }
 
-    /// Everything came and first handlings of a key ascend; what came again is among `repeatable`, but for this many that were in the
-    /// hands of members that woke.
-    pub(super) fn check(&self, each: usize, repeatable: &Opened, woken: usize) -> Result<()> {
+    /// Everything came and first handlings of a key ascend; what came again is among `repeatable`, but for what was in the hands of members
+    /// that woke, so many times.
+    pub(super) fn check(&self, each: usize, repeatable: &Opened, wakes: usize) -> Result<()> {
         let handled = self.handled()?;
         let entries: Vec<_> = handled.iter().map(|handling| (handling.key.clone(), handling.number)).collect();
-        let repeats = check_handled(&entries, KEYS, each)?;
+        let repeats = check_handled(&entries, self.load.keys, each)?;
         let others: Vec<_> = repeated(&handled).filter(|handling| !repeatable.contains(&handling.place)).collect();
-        println!("{} records, {repeats} handled again, {} of them in woken hands", KEYS * each, others.len());
-        ensure!(others.len() <= woken, "handled again though committed: {others:?}");
+        println!("{} records, {repeats} handled again, {} of them in woken hands", self.load.keys * each, others.len());
+        ensure!(others.len() <= wakes * self.load.in_hand, "handled again though committed: {others:?}");
         Ok(())
     }
 }
