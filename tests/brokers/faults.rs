@@ -62,7 +62,7 @@ async fn a_group_goes_on_with_another_coordinator() -> Result<()> {
 }
 
 /// When it wakes it still takes itself for the leader, and finds the requests of clients that have long gone to another. For a moment it
-/// also answers what was committed when it stopped, so that is not watched.
+/// also answers what was committed when it stopped, so what it says is not watched; that no commit goes back shows the log of commits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_hangs_is_left_and_does_no_harm_when_it_wakes() -> Result<()> {
     let scene = Scene::new("hangs").await?;
@@ -113,7 +113,8 @@ async fn without_enough_copies_a_send_waits_or_fails_and_is_never_acknowledged()
     Ok(())
 }
 
-/// A coordinator that takes over was seen to answer an older commit for a moment, so that is not watched.
+/// A coordinator that takes over was seen to answer an older commit for a moment, so what it says is not watched; that no commit goes back
+/// shows the log of commits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_is_not_noticed() -> Result<()> {
     let scene = Scene::new("rolling").await?;

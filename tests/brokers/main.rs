@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod commits;
 mod faults;
 mod ledger;
 mod network;

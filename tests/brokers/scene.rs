@@ -7,15 +7,19 @@ use mq_agent::{Config, Options, Producer};
 use mq_testkit::{Broker, KafkaCluster, TestEnv, wait_until};
 use mq_tests::{Group, Member, Sent, Writer, Written, check_handled, check_written};
 
+use super::commits;
+
 /// Long enough for what happens at all on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(45);
 pub(crate) const PARTITIONS: i32 = 6;
 pub(crate) const KEYS: usize = 20;
-const PAUSE: Duration = Duration::from_millis(50);
-/// What two members may handle again after one fault: what they handled since they last could commit, and what was in their hands.
-const REPEATS: usize = 2_000;
+const PAUSE_MS: usize = 50;
+const PAUSE: Duration = Duration::from_millis(PAUSE_MS as u64);
 const SETTINGS: &str =
     r#"{"sessionTimeoutMs": 6000, "maxPollIntervalMs": 6000, "autoCommitIntervalMs": 500, "maxPollRecords": 50}"#;
+/// A member that cannot commit goes on for as long as its session lasts, after the last commit that got through an interval before. What
+/// it handles meanwhile comes again: for all members together as much as is written in that time, and what each has in its hands.
+const REPEATS: usize = KEYS * (6_000 + 500) / PAUSE_MS + 2 * 50;
 /// Two of three copies make a message acknowledged.
 pub(crate) const TWO: (&str, &str) = ("min.insync.replicas", "2");
 
@@ -94,6 +98,8 @@ impl Scene {
         let log = self.cluster.read_all(&self.group.topic).await?;
         let written = check_written(&sent, &log)?;
         self.group.wait_committed(&self.client, log.len(), PATIENCE).await?;
+        let commits = commits::of_group(&self.cluster.read_all(commits::TOPIC).await?, &self.group.id)?;
+        commits::check_ascending(&commits)?;
         let repeats = check_handled(&log, &self.group.handled()?)?;
         println!("{written:?}, {repeats} handled again");
         Ok(Told { sent, written, repeats })

@@ -245,6 +245,7 @@ impl ConsumerContext for Context {
     }
 
     fn commit_callback(&self, outcome: KafkaResult<()>, list: &TopicPartitionList) {
+        self.shared.lock().committing = None;
         self.committed(outcome, list);
     }
 }

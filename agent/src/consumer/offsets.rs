@@ -236,7 +236,8 @@ impl Offsets {
         self.sent = Some(Commit { offset, finished: self.finished });
     }
 
-    /// The broker answered the commit of this offset. After a refusal the next commit takes the prefix along again.
+    /// The broker answered the commit of this offset. After a refusal the next commit takes the prefix along again, and after a success that
+    /// lies behind another one too: librdkafka sent an earlier commit again, and the group's offset went back with it.
     pub(crate) fn answered(&mut self, offset: i64, committed: bool) {
         // Sent before the log went back: it says nothing about the records that have those offsets now.
         if self.prefix().is_none_or(|prefix| offset > prefix) {
@@ -246,8 +247,12 @@ impl Offsets {
             self.sent = self.committed;
         } else if let Some(sent) = self.sent.filter(|sent| sent.offset == offset) {
             self.committed = Some(sent);
-        } else if !self.is_committed(offset) {
+        } else {
+            let went_back = self.committed.is_some_and(|committed| committed.offset > offset);
             self.committed = Some(Commit { offset, finished: 0 });
+            if went_back {
+                self.sent = self.committed;
+            }
         }
     }
 

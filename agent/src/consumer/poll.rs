@@ -31,6 +31,9 @@ const ARRIVAL_POLL: Duration = Duration::from_millis(5);
 const HOLD: Duration = Duration::from_secs(1);
 /// How many records are taken in at most before commands, commits and pauses have their turn again.
 const BURST: usize = 256;
+/// For so long a commit waits for the answer to the one before. librdkafka sends one again that it lost the answer to, and so after a later
+/// one; but from a coordinator that hangs none comes for a minute.
+const COMMIT_ANSWER: Duration = Duration::from_secs(5);
 /// How long the broker may take to answer where a time is, and librdkafka to go there.
 const SEEK: Duration = Duration::from_secs(5);
 
@@ -363,8 +366,17 @@ impl Poller {
 
     /// Sends the finished prefixes to the broker; the answer comes through the commit callback.
     fn commit(&mut self) {
-        self.last_commit = Instant::now();
-        let positions = self.shared.lock().take_commit();
+        let now = Instant::now();
+        let positions = {
+            let mut state = self.shared.lock();
+            if state.committing.is_some_and(|since| now.saturating_duration_since(since) < COMMIT_ANSWER) {
+                return;
+            }
+            let positions = state.take_commit();
+            state.committing = (!positions.is_empty()).then_some(now);
+            positions
+        };
+        self.last_commit = now;
         let list = offsets(&positions);
         if positions.is_empty() {
             return;
@@ -373,6 +385,7 @@ impl Poller {
             self.shared.counters.commit_failed();
             let refused = refusal(&error);
             let mut state = self.shared.lock();
+            state.committing = None;
             for position in &positions {
                 state.committed(&position.topic, position.partition, position.offset, Some(&refused));
             }
@@ -458,6 +471,7 @@ impl Poller {
         {
             let mut state = shared.lock();
             state.paused = false;
+            state.committing = None;
             // What its last callbacks assigned is not the new one's.
             let all = state.all();
             state.release(&all);

@@ -113,6 +113,8 @@ pub(super) struct State {
     /// When the poll thread had its last turn.
     pub(super) turn: Instant,
     pub(super) turns: Turns,
+    /// Since when a commit has no answer yet.
+    pub(super) committing: Option<Instant>,
     /// Intake is paused: partitions that are assigned now must be paused too.
     pub(super) paused: bool,
     /// Assignments that librdkafka does not have yet: it is not known what the group has committed for them.
@@ -168,6 +170,7 @@ impl Shared {
             close_by: None,
             turn: now,
             turns: Turns::new(now),
+            committing: None,
             paused: false,
             arriving: HashSet::new(),
             far_ahead: HashSet::new(),

@@ -359,3 +359,20 @@ fn where_a_partition_begins_is_committed_before_its_first_record() {
     offsets.finish(sequence);
     assert_eq!(offsets.to_commit(), Some(8));
 }
+
+#[test]
+fn a_commit_that_was_sent_again_after_a_later_one_is_made_good() {
+    let mut offsets = Offsets::resume(Some(0), None, vec![]);
+    for offset in 0..2 {
+        let sequence = offsets.accept(offset);
+        offsets.finish(sequence);
+        offsets.sent(offset + 1);
+    }
+    offsets.answered(2, true);
+    assert_eq!(offsets.to_commit(), None);
+    offsets.answered(1, true);
+    assert_eq!((offsets.to_commit(), offsets.is_committed(2)), (Some(2), false));
+    offsets.sent(2);
+    offsets.answered(2, true);
+    assert_eq!((offsets.to_commit(), offsets.is_committed(2)), (None, true));
+}
