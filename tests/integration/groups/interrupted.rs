@@ -212,6 +212,7 @@ async fn offsets_that_are_deleted_by_hand_are_owed_from_the_start_and_cost_no_re
     world.edit(&group, &json!({"spec": {"consumer": {"autoOffsetReset": "latest"}}})).await?;
     world.wait_for_metric("mq_group_lag_messages", &group, 0.0).await?;
     sleep(TWO_WINDOWS).await;
-    ensure!(*lock(&path) == [6], "{:?}, {:?}", lock(&path), world.status(&group).await?.scaling);
+    let path = lock(&path).clone();
+    ensure!(path == [6], "{path:?}, {:?}", world.status(&group).await?.scaling);
     Ok(())
 }
