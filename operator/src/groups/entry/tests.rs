@@ -178,7 +178,7 @@ fn a_workload_that_was_created_again_while_it_could_not_be_seen_is_another_one()
             turn(&mut entry, n, 0, 0, deployed("1", 1));
         }
         turn(&mut entry, 4, 0, 0, None);
-        let lag = entry.observe(CYCLE * 5, &reading(0, 0), None);
+        let lag = entry.observe(CYCLE * 5, &reading(0, 0), None, &[]);
         let (decision, _) = decide(&mut entry, CYCLE * 5, lag, deployed(uid, 5), &[]).unwrap();
         assert_eq!(decision.reason == Reason::ScaledByHand, by_hand, "{uid}: {}", decision.message);
     }
