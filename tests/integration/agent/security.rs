@@ -209,7 +209,7 @@ impl Closed {
                 connection,
                 group_id: group.clone(),
                 topics: vec![group.clone()],
-                dead_letter: DeadLetter { topic: group },
+                dead_letter: DeadLetter { topic: format!("{group}.dlq") },
                 settings: ConsumerSettings::default().resolve(PRESET_VERSION)?,
             })?,
         };
