@@ -19,8 +19,8 @@ const LONGEST: Duration = Duration::from_mins(1);
 ///
 /// It *opens* when 20 records one after the other, or 50 of the last 100, were to become dead letters; retries in place come first and
 /// do not count. While it is open no record becomes a dead letter. Those that would are held: their keys stand still, nothing is
-/// committed past them, and once `maxPollRecords` are held the consumer takes nothing in any more. One of them at a time is tried
-/// again, after 5 s, then 10 s, up to a minute. When one succeeds the breaker closes, and all that are held are tried again. It closes
+/// committed past them, and once `maxPollRecords` are held, each of another key, the consumer takes nothing in any more. One of them
+/// at a time is tried again, after 5 s, then 10 s, up to a minute. When one succeeds the breaker closes, and all that are held are tried again. It closes
 /// too, after a minute and more, when others are handled well meanwhile: then those that fail again become dead letters, until it opens.
 /// When all that were held left with their partitions it closes at the next try, and opens again if the next record is to become a dead
 /// letter.

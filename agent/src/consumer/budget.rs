@@ -47,21 +47,27 @@ impl Budget {
     }
 
     /// How much may be taken now: records, and bytes that the last one may exceed. `None`: nothing until half of it is finished.
-    pub(crate) fn room(&mut self) -> Option<Room> {
-        self.has_room().then(|| Room {
-            records: self.max_records.saturating_sub(self.records).max(1),
+    pub(crate) fn room(&mut self, parked: usize) -> Option<Room> {
+        self.has_room(parked).then(|| Room {
+            records: self.max_records.saturating_sub(self.records.saturating_sub(parked)).max(1),
             bytes: self.max_bytes.saturating_sub(self.bytes),
         })
     }
 
-    /// Whether another record may be taken. One record larger than the whole byte budget is still taken, alone.
-    pub(crate) fn has_room(&mut self) -> bool {
+    /// Whether another record may be taken, while so many of those held are parked: these count by their bytes alone. One record larger
+    /// than the whole byte budget is still taken, alone.
+    pub(crate) fn has_room(&mut self, parked: usize) -> bool {
         let share = |full: bool, max: usize| if full { max / 2 } else { max };
-        let over = self.records > 0
-            && (self.records > share(self.full, self.max_records).saturating_sub(usize::from(!self.full))
-                || self.bytes > share(self.full, self.max_bytes));
+        let counted = self.records.saturating_sub(parked);
+        let over = counted > share(self.full, self.max_records).saturating_sub(usize::from(!self.full))
+            || (self.records > 0 && self.bytes > share(self.full, self.max_bytes));
         self.full = over;
         !over
+    }
+
+    /// Whether there is room even if everything that is held counts.
+    pub(crate) fn is_low(&self) -> bool {
+        self.records <= self.max_records / 2
     }
 }
 
@@ -75,38 +81,52 @@ mod tests {
     fn stops_at_the_limit_and_starts_at_half() {
         let mut budget = Budget::new(4, 1_000);
         for _ in 0..4 {
-            assert!(budget.has_room());
+            assert!(budget.has_room(0));
             budget.take(1, 10);
         }
-        assert!(!budget.has_room());
+        assert!(!budget.has_room(0));
         budget.give_back(1, 10);
-        assert!(!budget.has_room(), "3 of 4 is above half");
+        assert!(!budget.has_room(0), "3 of 4 is above half");
         budget.give_back(1, 10);
-        assert!(budget.has_room());
+        assert!(budget.has_room(0));
     }
 
     #[test]
     fn what_there_is_room_for_is_what_may_be_taken_one_by_one() {
         let mut budget = Budget::new(4, 100);
-        assert_eq!(budget.room(), Some(Room { records: 4, bytes: 100 }));
+        assert_eq!(budget.room(0), Some(Room { records: 4, bytes: 100 }));
         budget.take(3, 70);
-        assert_eq!(budget.room(), Some(Room { records: 1, bytes: 30 }));
+        assert_eq!(budget.room(0), Some(Room { records: 1, bytes: 30 }));
         budget.take(1, 50);
-        assert_eq!(budget.room(), None);
+        assert_eq!(budget.room(0), None);
         budget.give_back(2, 0);
-        assert_eq!(budget.room(), None, "too many bytes");
+        assert_eq!(budget.room(0), None, "too many bytes");
         budget.give_back(0, 70);
-        assert_eq!(budget.room(), Some(Room { records: 2, bytes: 50 }));
+        assert_eq!(budget.room(0), Some(Room { records: 2, bytes: 50 }));
+    }
+
+    #[test]
+    fn what_is_parked_counts_by_its_bytes_alone() {
+        let mut budget = Budget::new(4, 100);
+        budget.take(50, 40);
+        assert_eq!(budget.room(46), None);
+        assert_eq!(budget.room(48), Some(Room { records: 2, bytes: 60 }));
+        budget.take(1, 70);
+        assert_eq!(budget.room(51), None, "too many bytes");
+        budget.give_back(48, 90);
+        assert!(!budget.is_low() && budget.has_room(3));
+        budget.give_back(1, 0);
+        assert!(budget.is_low());
     }
 
     #[test]
     fn one_record_larger_than_the_budget_passes_alone() {
         let mut budget = Budget::new(10, 100);
-        assert!(budget.has_room());
+        assert!(budget.has_room(0));
         budget.take(1, 5_000);
-        assert!(!budget.has_room());
+        assert!(!budget.has_room(0));
         budget.give_back(1, 5_000);
-        assert!(budget.has_room());
+        assert!(budget.has_room(0));
     }
 
     proptest! {
@@ -115,7 +135,7 @@ mod tests {
             let mut budget = Budget::new(max, 1_000);
             let mut held = Vec::new();
             for (take, size) in steps {
-                if take && budget.has_room() {
+                if take && budget.has_room(0) {
                     budget.take(1, size);
                     held.push(size);
                 } else if let Some(size) = held.pop() {
@@ -126,7 +146,7 @@ mod tests {
             for size in held {
                 budget.give_back(1, size);
             }
-            prop_assert!(budget.has_room());
+            prop_assert!(budget.has_room(0));
         }
     }
 }

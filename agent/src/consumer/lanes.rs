@@ -20,6 +20,10 @@ pub(crate) struct Lanes<T> {
     ready: VecDeque<usize>,
     /// Lanes that are stopped.
     stopped: usize,
+    /// Whether there can be parked lanes.
+    parking: bool,
+    /// What waits in parked lanes.
+    parked: usize,
 }
 
 #[derive(Debug)]
@@ -39,6 +43,20 @@ struct Lane {
     /// How many of its first items are handed out.
     handed: usize,
     condition: Condition,
+    /// Whether what waits in it is counted apart.
+    parked: bool,
+    /// How many of its items were done since it was looked at; `None`: it never was.
+    done: Option<u32>,
+}
+
+impl Lane {
+    fn waiting(&self) -> usize {
+        self.len - self.handed
+    }
+
+    fn parked(&self) -> usize {
+        if self.parked { self.waiting() } else { 0 }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,13 +76,22 @@ pub(crate) struct Claim(usize);
 impl<T> Lanes<T> {
     pub(crate) fn new() -> Self {
         let (queues, items) = (Slab::new(), Slab::new());
-        Self { queues, items, keyed: HashTable::new(), ready: VecDeque::new(), stopped: 0 }
+        Self { queues, items, keyed: HashTable::new(), ready: VecDeque::new(), stopped: 0, parking: false, parked: 0 }
     }
 
     /// Appends an item to the lane of its key: the lane with this hash whose first item is `same`. Without a hash it gets one of its own.
     pub(crate) fn push(&mut self, hash: Option<u64>, value: T, same: impl Fn(&T) -> bool) {
         let item = self.items.insert(Item { value, next: None });
-        let new = Lane { hash, first: Some(item), last: item, len: 1, handed: 0, condition: Condition::Ready };
+        let new = Lane {
+            hash,
+            first: Some(item),
+            last: item,
+            len: 1,
+            handed: 0,
+            condition: Condition::Ready,
+            parked: false,
+            done: None,
+        };
         let Some(hash) = hash else {
             self.ready.push_back(self.queues.insert(new));
             return;
@@ -77,6 +104,7 @@ impl<T> Lanes<T> {
                 items[lane.last].next = Some(item);
                 lane.last = item;
                 lane.len += 1;
+                self.parked += usize::from(lane.parked);
             }
             Entry::Vacant(place) => {
                 let lane = lanes.insert(new);
@@ -110,7 +138,7 @@ impl<T> Lanes<T> {
     pub(crate) fn take(&mut self) -> Option<Claim> {
         let lane = self.ready.pop_front()?;
         self.queues[lane].condition = Condition::Held;
-        self.queues[lane].handed = 1;
+        self.hand(lane, 1);
         Some(Claim(lane))
     }
 
@@ -131,16 +159,16 @@ impl<T> Lanes<T> {
         most: usize,
         also: impl Fn(&T) -> bool,
     ) -> impl Iterator<Item = &T> {
-        let lane = &mut self.queues[claim.0];
-        let mut next = lane.first;
-        lane.handed = 0;
+        let first = self.queues[claim.0].first;
+        let (mut next, mut handed) = (first, 0);
         while let Some(item) = next
-            && (lane.handed == 0 || (lane.handed < most && also(&self.items[item].value)))
+            && (handed == 0 || (handed < most && also(&self.items[item].value)))
         {
-            lane.handed += 1;
+            handed += 1;
             next = self.items[item].next;
         }
-        let (first, handed, items) = (lane.first, lane.handed, &self.items);
+        self.hand(claim.0, handed);
+        let items = &self.items;
         std::iter::successors(first.map(|item| &items[item]), |item| item.next.map(|next| &items[next]))
             .take(handed)
             .map(|item| &item.value)
@@ -159,7 +187,15 @@ impl<T> Lanes<T> {
 
     /// Of those that are handed out only the first one stays so.
     pub(crate) fn hold_first(&mut self, claim: &Claim) {
-        self.queues[claim.0].handed = 1;
+        self.hand(claim.0, 1);
+    }
+
+    /// So many of the first items are handed out from now on.
+    fn hand(&mut self, index: usize, handed: usize) {
+        let lane = &mut self.queues[index];
+        self.parked -= lane.parked();
+        lane.handed = handed;
+        self.parked += lane.parked();
     }
 
     /// The first item is done.
@@ -167,8 +203,11 @@ impl<T> Lanes<T> {
         let lane = &mut self.queues[claim.0];
         let item = self.items.remove(lane.first?);
         lane.first = item.next;
+        self.parked -= lane.parked();
         lane.len -= 1;
         lane.handed = lane.handed.saturating_sub(1);
+        self.parked += lane.parked();
+        lane.done = lane.done.map(|done| done.saturating_add(1));
         Some(item.value)
     }
 
@@ -186,8 +225,8 @@ impl<T> Lanes<T> {
     }
 
     fn close(&mut self, Claim(index): Claim, queue: impl FnOnce(&mut VecDeque<usize>, usize)) -> Vec<T> {
+        self.hand(index, 0);
         let lane = &mut self.queues[index];
-        lane.handed = 0;
         if lane.condition == Condition::Stopped {
             self.stopped -= 1;
         }
@@ -218,6 +257,35 @@ impl<T> Lanes<T> {
     /// Lanes that are stopped.
     pub(crate) fn stopped(&self) -> usize {
         self.stopped
+    }
+
+    /// Looks at the lanes of which something is handed out, and parks those that are slow: at the pace since the last look, what waits
+    /// in them would take more than so many looks. A lane stays parked, with what joins it, until [`Lanes::unpark`] or its end.
+    pub(crate) fn park(&mut self, looks: usize) {
+        for (_, lane) in &mut self.queues {
+            if lane.parked || !matches!(lane.condition, Condition::Held | Condition::Stopped) {
+                continue;
+            }
+            let done = lane.done.replace(0).and_then(|done| usize::try_from(done).ok());
+            lane.parked = done.is_some_and(|done| lane.waiting() > looks.saturating_mul(done));
+            self.parking |= lane.parked;
+            self.parked += lane.parked();
+        }
+    }
+
+    /// No lane is parked any more.
+    pub(crate) fn unpark(&mut self) {
+        if std::mem::take(&mut self.parking) {
+            for (_, lane) in &mut self.queues {
+                lane.parked = false;
+            }
+            self.parked = 0;
+        }
+    }
+
+    /// What waits in parked lanes; what is handed out of them not included.
+    pub(crate) fn parked(&self) -> usize {
+        self.parked
     }
 
     pub(crate) fn is_removed(&self, claim: &Claim) -> bool {
@@ -282,6 +350,7 @@ impl<T> Lanes<T> {
             position += 1;
             if position > lane.handed && cut(&self.items[item].value) {
                 removed.push(self.items.remove(item).value);
+                self.parked -= usize::from(lane.parked);
                 lane.len -= 1;
                 match kept {
                     Some(kept) => self.items[kept].next = next,

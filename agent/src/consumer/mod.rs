@@ -85,7 +85,8 @@ const DROP_BUDGET: Duration = Duration::from_secs(10);
 /// * *Order per key.* Records of one key and partition are handled one at a time, in their order; a slow or failing key delays
 ///   only itself. Records without a key have no order. [`Ordering`] has the alternatives.
 /// * *Bounded memory.* At most `maxPollRecords` records (and four fifths of [`Options::memory_mib`](crate::Options::memory_mib) of them)
-///   are taken from Kafka and not yet finished; intake goes on when half of them are. A partition is read at most 50 000 records beyond
+///   are taken from Kafka and not yet finished; intake goes on when half of them are. Where a slow key is all that there is to wait for,
+///   what waits for it counts by its bytes alone, so that other keys are taken in. A partition is read at most 50 000 records beyond
 ///   its first unfinished one, fewer if so many of it are in hand that what is finished among them might not fit into a commit; then it
 ///   pauses.
 #[derive(Debug, Clone)]

@@ -256,7 +256,7 @@ impl Poller {
     fn room(&mut self) -> Option<Room> {
         let (room, paused) = {
             let mut state = self.shared.lock();
-            (state.budget.room(), state.paused)
+            (state.room(), state.paused)
         };
         if room.is_some() {
             self.full_since = None;

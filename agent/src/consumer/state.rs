@@ -13,7 +13,7 @@ use hashbrown::DefaultHashBuilder;
 use slab::Slab;
 
 use super::breaker::{Breaker, Held};
-use super::budget::Budget;
+use super::budget::{Budget, Room};
 use super::fixed::Fixed;
 use super::lanes::{Claim, Lanes};
 use super::offsets::{Offsets, Sequence};
@@ -26,6 +26,11 @@ use crate::stats::{ConsumerCounters, Occupancy};
 
 pub(super) use commits::Position;
 pub(super) use records::Accepted;
+
+/// How often it is looked for slow keys while the consumer takes nothing in. Two looks come before a pause of all partitions.
+const LOOK: Duration = Duration::from_millis(400);
+/// A key is slow if what waits in it would take more than so many looks.
+const SLOW: usize = 10;
 
 /// One assignment of one partition. A partition that comes back gets another id.
 pub(super) type AssignmentId = u64;
@@ -98,6 +103,8 @@ pub(super) struct State {
     pub(super) lanes: Lanes<Item>,
     pub(super) slots: Slots,
     pub(super) budget: Budget,
+    /// When it was looked for slow keys.
+    looked: Instant,
     breaker: Breaker,
     /// How long a handler of several records lets them gather.
     pub(super) gather: Option<Duration>,
@@ -163,6 +170,7 @@ impl Shared {
             hasher: DefaultHashBuilder::default(),
             awaits: Awaits::Nothing,
             budget: Budget::new(limits.max_poll_records, fixed.max_bytes()),
+            looked: now,
             breaker: Breaker::new(fixed.breaker),
             gather: None,
             held_back: VecDeque::new(),
@@ -214,7 +222,7 @@ impl Shared {
     /// Blocks the poll thread until it may take records in again, at most for `timeout`.
     pub(super) fn wait_for_room(&self, timeout: Duration) {
         let mut state = self.lock();
-        if !state.budget.has_room() {
+        if !state.has_room() {
             drop(self.wait_for(Awaits::Room, state, timeout));
         }
     }
@@ -252,6 +260,7 @@ impl Shared {
     pub(super) fn serve(&self, now: Instant) -> Vec<Slot> {
         let mut state = self.lock();
         state.relieve(now, &self.counters);
+        state.park_slow(now);
         match state.breaker.step(now) {
             Held::Wait => {}
             Held::Probe if state.holds_nothing() => state.breaker.held_left(),
@@ -292,11 +301,34 @@ impl State {
         self.limits = limits;
     }
 
+    /// How many records may be taken in now. `None`: nothing until half of those in hand are finished.
+    pub(super) fn room(&mut self) -> Option<Room> {
+        self.budget.room(self.lanes.parked())
+    }
+
+    fn has_room(&mut self) -> bool {
+        self.budget.has_room(self.lanes.parked())
+    }
+
+    /// Slow keys must not hold all that the consumer may hold, or no other key is taken in: what waits for them counts by its bytes
+    /// alone. But only where nothing is ready: as long as other keys wait for a slot it is the handlers that are slow, all of them, and
+    /// taking in more would help nobody. And no longer than until there is room without it: a key that was slow once can have a long
+    /// line to work off.
+    fn park_slow(&mut self, now: Instant) {
+        if self.budget.is_low() {
+            self.lanes.unpark();
+        } else if self.budget.is_full() && self.lanes.ready() == 0 && now - self.looked >= LOOK {
+            self.looked = now;
+            // Where a partition is one line, there is nothing but its own records to be found behind one that moves.
+            self.lanes.park(if self.ordering == Ordering::Partition { usize::MAX } else { SLOW });
+        }
+    }
+
     /// Whether the poll thread waits for what there is now.
     pub(super) fn wakes(&mut self) -> bool {
         let wakes = match self.awaits {
             Awaits::Nothing => false,
-            Awaits::Room => self.budget.has_room(),
+            Awaits::Room => self.has_room(),
             Awaits::Change => true,
         };
         if wakes {

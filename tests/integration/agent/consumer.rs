@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mq_agent::{ConsumeError, Failure, Message, TraceId};
+use mq_agent::{Agent, ConsumeError, Consumer, Failure, Message, TraceId};
 use mq_protocol::message::Kind;
 use mq_testkit::wait_until;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::stage::{Log, Stage, subscribe, subscribe_log};
+use super::stage::{Log, Stage, Subscription, subscribe, subscribe_log};
 use super::{DRAIN, PATIENCE, check_handled, dead_letters, produce_numbered, producer_body, producer_settings};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -285,7 +285,8 @@ async fn without_auto_commit_only_a_commit_commits() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_than_max_poll_records_are_in_flight() -> Result<()> {
     let stage = Stage::new("budget", 2, r#"{"maxPollRecords": 10}"#).await?;
-    produce_numbered(&stage.kafka, &stage.topic, 20, 10).await?;
+    // Keys of their own: what waits for a key that does not end does not count.
+    produce_numbered(&stage.kafka, &stage.topic, 200, 1).await?;
     let (_agent, consumer) = stage.consumer(2).await?;
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let _subscription = subscribe(&consumer, {
@@ -309,7 +310,71 @@ async fn no_more_than_max_poll_records_are_in_flight() -> Result<()> {
     assert_eq!(consumer.stats().in_flight, 10);
     gate.add_permits(200);
     stage.wait_committed(200).await?;
-    assert_eq!(check_handled(&log.entries(), 20, 10)?, 0);
+    assert_eq!(check_handled(&log.entries(), 200, 1)?, 0);
+    consumer.close(DRAIN).await;
+    Ok(())
+}
+
+/// Handles records into the log. Those of the keys `stuck…` wait for the gate.
+fn subscribe_gated(consumer: &Consumer, log: &Log, gate: &Arc<Semaphore>) -> Subscription {
+    let (log, gate) = (log.clone(), Arc::clone(gate));
+    subscribe(consumer, move |record| {
+        let (log, gate) = (log.clone(), Arc::clone(&gate));
+        async move {
+            if record.key().is_some_and(|key| key.starts_with(b"stuck")) {
+                gate.acquire().await.map_err(Failure::reject)?.forget();
+            }
+            log.add(&record);
+            Ok(())
+        }
+    })
+}
+
+/// Five times as many as may be in hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_records_of_a_key_that_does_not_end_keep_no_other_key_from_being_taken_in() -> Result<()> {
+    let stage = Stage::new("stuck", 2, r#"{"maxPollRecords": 10}"#).await?;
+    let stuck: Vec<String> = (0..50).map(|number| number.to_string()).collect();
+    stage.kafka.produce(&stage.topic, stuck.iter().map(|number| ("stuck", number.as_str()))).await?;
+    produce_numbered(&stage.kafka, &stage.topic, 10, 5).await?;
+    let (_agent, consumer) = stage.consumer(4).await?;
+    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
+    let _subscription = subscribe_gated(&consumer, &log, &gate);
+    log.wait_len(50).await?;
+    assert_eq!(check_handled(&log.entries(), 10, 5)?, 0);
+    assert_eq!(consumer.stats().in_flight, 50, "all of the key that does not end are in hand");
+    gate.add_permits(50);
+    stage.wait_committed(100).await?;
+    let stuck = log.entries().split_off(50);
+    assert_eq!(stuck, (0..50).map(|number| ("stuck".to_owned(), number)).collect::<Vec<_>>());
+    consumer.close(DRAIN).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_key_that_does_not_end_stays_within_the_memory() -> Result<()> {
+    const EACH: usize = 10_000;
+    // Four fifths of 8 MiB.
+    const FIT: usize = 8 * 1024 * 1024 / 5 * 4 / EACH;
+    let stage = Stage::new("stuck-memory", 1, r#"{"maxPollRecords": 10}"#).await?;
+    let numbers: Vec<String> = (0..2 * FIT).map(|number| format!("{number:0EACH$}")).collect();
+    stage.kafka.produce(&stage.topic, numbers.iter().map(|number| ("stuck", number.as_str()))).await?;
+    let agent = Agent::connect_with(stage.operator.options().concurrency(2).memory_mib(8)).await;
+    let consumer = agent.consumer("c").await?;
+    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
+    let _subscription = subscribe_gated(&consumer, &log, &gate);
+    wait_until("the memory is full", PATIENCE, async || {
+        ensure!(consumer.stats().in_flight > FIT * 9 / 10, "{:?}", consumer.stats());
+        Ok(())
+    })
+    .await?;
+    // Long enough for another look and for the partition to be paused.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    ensure!(consumer.stats().in_flight <= FIT + 1, "{:?}, and {FIT} fit", consumer.stats());
+    gate.add_permits(2 * FIT);
+    stage.wait_committed(i64::try_from(2 * FIT)?).await?;
+    let handled: Vec<u32> = log.entries().into_iter().map(|(_, number)| number).collect();
+    assert_eq!(handled, (0..u32::try_from(2 * FIT)?).collect::<Vec<_>>());
     consumer.close(DRAIN).await;
     Ok(())
 }

@@ -104,6 +104,44 @@ fn what_waits_and_which_keys_hold_most() {
     assert_eq!(lanes.end(held), [("a", 0)]);
 }
 
+#[test]
+fn what_waits_for_a_slow_key_is_counted_apart() {
+    let mut lanes = Lanes::new();
+    for number in 0..20 {
+        push(&mut lanes, "slow", number);
+    }
+    push(&mut lanes, "quick", 0);
+    push(&mut lanes, "quick", 1);
+    let (mut slow, mut quick) = (take(&mut lanes).0, take(&mut lanes).0);
+    lanes.park(10);
+    assert_eq!(lanes.parked(), 0, "nothing is known yet of how fast they are");
+    for (lane, key) in [(&mut slow, "slow"), (&mut quick, "quick")] {
+        let claim = std::mem::replace(lane, Claim(usize::MAX));
+        finish(&mut lanes, claim);
+        let (claim, first) = take(&mut lanes);
+        assert_eq!(first, (key, 1));
+        *lane = claim;
+    }
+    lanes.park(20);
+    assert_eq!(lanes.parked(), 0, "18 are fewer than in 20 looks");
+    finish(&mut lanes, slow);
+    let (slow, _) = take(&mut lanes);
+    lanes.park(10);
+    assert_eq!(lanes.parked(), 17);
+    push(&mut lanes, "slow", 20);
+    push(&mut lanes, "quick", 2);
+    assert_eq!(lanes.parked(), 18, "what joins it as well");
+    assert_eq!(lanes.hand_out(&slow, 5, |_| true).count(), 5);
+    assert_eq!(lanes.parked(), 14);
+    lanes.hold_first(&slow);
+    assert_eq!(lanes.parked(), 18);
+    finish(&mut lanes, slow);
+    assert_eq!(lanes.parked(), 18, "also while nothing of it is handed out");
+    lanes.unpark();
+    assert_eq!(lanes.parked(), 0);
+    finish(&mut lanes, quick);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Push(u8),
@@ -116,6 +154,8 @@ enum Step {
     /// The waiting items from this number on.
     Discard(u32),
     Remove(u8),
+    Park(usize),
+    Unpark,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -128,6 +168,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0_usize..9).prop_map(Step::Stop),
         1 => (0_u32..99).prop_map(Step::Discard),
         1 => (0_u8..6).prop_map(Step::Remove),
+        3 => (0_usize..3).prop_map(Step::Park),
+        1 => Just(Step::Unpark),
     ]
 }
 
@@ -136,10 +178,30 @@ fn step() -> impl Strategy<Value = Step> {
 struct Model {
     waiting: HashMap<(u8, u32), VecDeque<u32>>,
     held: HashMap<(u8, u32), bool>,
+    /// Whether it is parked, and how many of its items were done since it was looked at.
+    paces: HashMap<(u8, u32), (bool, Option<usize>)>,
     claims: Vec<(Claim, (u8, u32), u32, bool)>,
 }
 
 impl Model {
+    fn waiting(&self, lane: (u8, u32)) -> usize {
+        self.waiting.get(&lane).map_or(0, VecDeque::len)
+    }
+
+    fn parked(&self) -> usize {
+        self.paces.iter().filter(|(_, (parked, _))| *parked).map(|(lane, _)| self.waiting(*lane)).sum()
+    }
+
+    fn park(&mut self, looks: usize) {
+        for lane in self.held.keys().copied().collect::<Vec<_>>() {
+            let waiting = self.waiting(lane);
+            let (parked, done) = self.paces.entry(lane).or_default();
+            if !*parked {
+                *parked = done.replace(0).is_some_and(|done| waiting > looks * done);
+            }
+        }
+    }
+
     fn ready(&self) -> usize {
         self.waiting.iter().filter(|(lane, items)| !items.is_empty() && !self.held.contains_key(*lane)).count()
     }
@@ -175,7 +237,10 @@ proptest! {
                 Step::Finish(at) => if let Some((claim, lane, number, removed)) = claim(&mut model, at) {
                     prop_assert_eq!(lanes.pop(&claim), Some((lane.0, number)));
                     prop_assert!(lanes.end(claim).is_empty());
-                    if !removed { model.held.remove(&lane); }
+                    if !removed {
+                        model.held.remove(&lane);
+                        if let Some((_, Some(done))) = model.paces.get_mut(&lane) { *done += 1; }
+                    }
                 },
                 Step::GiveBack(at) | Step::End(at) => if let Some((claim, lane, number, removed)) = claim(&mut model, at) {
                     let back = if matches!(step, Step::End(_)) { lanes.end(claim) } else { lanes.give_back(claim) };
@@ -204,7 +269,18 @@ proptest! {
                     model.held.retain(|lane, _| !gone(lane));
                     model.claims.iter_mut().filter(|claim| gone(&claim.1)).for_each(|claim| claim.3 = true);
                 }
+                Step::Park(looks) => {
+                    lanes.park(looks);
+                    model.park(looks);
+                }
+                Step::Unpark => {
+                    lanes.unpark();
+                    model.paces.values_mut().for_each(|(parked, _)| *parked = false);
+                }
             }
+            let Model { paces, held, waiting, .. } = &mut model;
+            paces.retain(|lane, _| held.contains_key(lane) || waiting.get(lane).is_some_and(|items| !items.is_empty()));
+            prop_assert_eq!(lanes.parked(), model.parked());
             prop_assert_eq!(lanes.ready(), model.ready());
             let all: usize = model.waiting.values().map(VecDeque::len).sum();
             prop_assert_eq!(lanes.all().map(|(_, items, _)| items).sum::<usize>(), all + model.held.len());
@@ -223,7 +299,7 @@ proptest! {
             finish(&mut lanes, claim);
             left -= 1;
         }
-        prop_assert_eq!(left, 0);
+        prop_assert_eq!((left, lanes.parked()), (0, 0));
         prop_assert!(lanes.queues.is_empty() && lanes.items.is_empty() && lanes.keyed.is_empty());
     }
 }

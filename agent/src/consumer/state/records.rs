@@ -51,7 +51,7 @@ impl State {
             let id = self.find(record.topic(), record.partition()).map(|(id, _)| id);
             self.answer_waiters(id.map(|id| (id, &refusal)));
         }
-        self.budget.has_room();
+        self.has_room();
         Accepted { slots: self.claim_slots(now), went_back }
     }
 
