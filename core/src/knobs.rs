@@ -250,7 +250,8 @@ pub const MAX_POLL_RECORDS: Knob = Knob {
     domain: Domain::Integer { unit: "records", min: 1, max: 100_000 },
     presets: &[same(Value::Integer(500))],
     change: Change::AgentOnly,
-    doc: "How many records the agent takes in at once before earlier ones are handled.",
+    doc: "How many records the agent takes in at once before earlier ones are handled. Those that wait for a slow key do not count \
+          where they would keep all others out; the memory of the consumer bounds them.",
 };
 
 /// `maxPollIntervalMs`.
