@@ -403,7 +403,11 @@ impl Groups {
         let lag = entry.observe(at, &readings, offsets.members(&group.group_id, &group.topics), &pods);
         self.metrics.lag(&group, &lag, group.scaling.as_ref().map(|scaling| scaling.objective));
         self.metrics.health(&group, &pods);
-        let target = target_of(&group).and_then(|target| targets.get(&target).cloned());
+        let target = target_of(&group).and_then(|target| {
+            let found = targets.get(&target).cloned()?;
+            let alone = if acts(&group) { self.targets.uncontested(&target.0, &target.1) } else { Ok(()) };
+            Some(found.and_then(|deployed| alone.map(|()| deployed)))
+        });
         let target: Result<Deployed, Refused> = match target {
             Some(Ok(deployed)) => Ok(deployed),
             Some(Err(NoTarget::Refused(refused))) => Err(refused),
@@ -460,6 +464,11 @@ impl Groups {
 /// The workload about whose replicas the group of the object has a say.
 fn asks_about(object: &MqConsumerGroup) -> Option<&TargetRef> {
     object.spec.scaling.as_ref().filter(|scaling| scaling.mode == ScalingMode::Auto).map(|scaling| &scaling.target_ref)
+}
+
+/// Whether the group's decisions are carried out.
+fn acts(group: &DesiredGroup) -> bool {
+    !group.paused && group.scaling.as_ref().is_some_and(|scaling| scaling.mode == Mode::Auto)
 }
 
 /// The namespace and the target of a group that is scaled.

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 use k8s_openapi::{
-    api::rbac::v1::{ClusterRole, ClusterRoleBinding},
+    api::{
+        autoscaling::v2::HorizontalPodAutoscaler,
+        rbac::v1::{ClusterRole, ClusterRoleBinding},
+    },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
@@ -222,5 +225,36 @@ async fn of_several_groups_on_a_target_the_greatest_need_counts() -> Result<()> 
         small.scaling.iter().flat_map(|s| &s.history).map(|change| change.reason.clone()).collect();
     assert_eq!(reasons, ["AboveMaximum".to_owned()].into(), "the steps of the other group were not a person's");
     assert_ne!(large.reason, "ScaledByHand");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_an_autoscaler_scales_is_left_to_it_until_it_is_gone() -> Result<()> {
+    let world = World::new("contested").await?;
+    let topic = world.topic(4).await?;
+    let deployment = target("apps/v1", "Deployment");
+    let api = workloads(&world, &deployment, "deployments");
+    kubelet::deploy(&world.client, world.namespace.name(), "worker", 1).await?;
+    let autoscalers: Api<HorizontalPodAutoscaler> = Api::namespaced(world.client.clone(), world.namespace.name());
+    let autoscaler = json!({"metadata": {"name": "web"}, "spec": {"maxReplicas": 4, "scaleTargetRef": deployment}});
+    autoscalers.create(&PostParams::default(), &serde_json::from_value(autoscaler)?).await?;
+
+    world.declare("acts", &topic, Some(bounds(&deployment, 3, 4))).await?;
+    let contested = world.wait_for("acts", "it is contested", |s| reason(s) == "ReplicasContested").await?;
+    assert_eq!(condition(&contested, "ScalingActive"), ("False", "ReplicasContested"));
+    assert_eq!(condition(&contested, "Ready"), ("False", "ReplicasContested"));
+    let said = contested.scaling.context("a decision")?.message;
+    assert!(said.starts_with("HorizontalPodAutoscaler web scales Deployment worker too; delete one of them"), "{said}");
+
+    // One that only observes may do so beside it.
+    let mut observes = bounds(&deployment, 2, 4);
+    observes["mode"] = "Observe".into();
+    world.declare("observes", &topic, Some(observes)).await?;
+    world.wait_for("observes", "it says what it would do", |s| reason(s) == "BelowMinimum").await?;
+    until_scaled(&api, 1).await?;
+
+    autoscalers.delete("web", &DeleteParams::default()).await?;
+    until_scaled(&api, 3).await?;
+    world.wait_for("acts", "it is well", |s| condition(s, "ScalingActive").0 == "True").await?;
     Ok(())
 }

@@ -3,12 +3,13 @@
 //! Each kind that a group names is looked up once and then watched, reduced to what the scaler looks at; writes go to `/scale`. Where
 //! a kind keeps its number of replicas is known of those of Kubernetes itself; of any other one, `/scale` is asked after each change.
 
+mod rivals;
 mod seen;
 mod watched;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use kube::{
@@ -18,6 +19,7 @@ use kube::{
 };
 use mq_core::{effect::ObjectKey, reason::Reason, scaling::Target};
 use mq_crds::TargetRef;
+use rivals::Rivals;
 use serde_json::json;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use watched::Watched;
@@ -91,6 +93,7 @@ pub(super) struct Targets {
     tasks: TaskTracker,
     stop: CancellationToken,
     kinds: Arc<Mutex<HashMap<GroupVersionKind, Arc<Watched>>>>,
+    rivals: Arc<OnceLock<Arc<Rivals>>>,
 }
 
 impl std::fmt::Debug for Targets {
@@ -102,7 +105,7 @@ impl std::fmt::Debug for Targets {
 impl Targets {
     /// Watches in `tasks`, until `stop`. A kind is watched from the first question about it on, as long as it is asked for.
     pub(super) fn new(client: Client, options: Arc<Options>, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { client, options, tasks, stop, kinds: Arc::default() }
+        Self { client, options, tasks, stop, kinds: Arc::default(), rivals: Arc::default() }
     }
 
     /// The workload as it is now. Asks the API server only about kinds that are not Kubernetes' own, and once for each change.
@@ -111,6 +114,23 @@ impl Targets {
     /// It is not there or cannot be scaled, with what a person can do; or it is not known yet.
     pub(super) async fn look(&self, namespace: &str, target: &TargetRef) -> Result<Deployed, NoTarget> {
         self.kind(target).look(&self.client, namespace, target).await
+    }
+
+    /// Whether nothing else scales the workload, as far as that can be seen. Autoscalers are watched from the first question on.
+    ///
+    /// # Errors
+    /// Something does, which is named; or that is not known yet.
+    pub(super) fn uncontested(&self, namespace: &str, target: &TargetRef) -> Result<(), NoTarget> {
+        let rivals = self.rivals.get_or_init(|| {
+            let rivals = Arc::new(Rivals::new());
+            let (watched, client, options) = (Arc::clone(&rivals), self.client.clone(), Arc::clone(&self.options));
+            let stop = self.stop.clone();
+            self.tasks.spawn(async move {
+                stop.run_until_cancelled(watched.run(client, options.namespace.as_deref())).await;
+            });
+            rivals
+        });
+        rivals.none_for(namespace, target)
     }
 
     fn kind(&self, target: &TargetRef) -> Arc<Watched> {

@@ -226,7 +226,7 @@ async fn discover(client: &Client, kind: &GroupVersionKind) -> Result<ApiResourc
 }
 
 /// The code with which the API server refused.
-fn refusal(error: &watcher::Error) -> Option<u16> {
+pub(super) fn refusal(error: &watcher::Error) -> Option<u16> {
     let (watcher::Error::InitialListFailed(error)
     | watcher::Error::WatchStartFailed(error)
     | watcher::Error::WatchFailed(error)) = error
