@@ -24,6 +24,11 @@ async fn the_chart_is_sound_and_refuses_wrong_values() -> Result<()> {
     let without =
         helm(&["template", RELEASE, "--kube-version", "1.34.0", "--set", "crds.install=false,rbac.aggregate=false"])?;
     assert!(!without.contains("CustomResourceDefinition") && !without.contains("aggregate-to"), "{without}");
+    let marks = |values: &str| {
+        let written = helm(&["template", RELEASE, "--kube-version", "1.34.0", "--set", values])?;
+        anyhow::Ok(written.contains("resources: [pods]\n    verbs: [list, patch]"))
+    };
+    assert!(marks("rbac.podDeletionCost=true")? && !marks("rbac.podDeletionCost=false")?);
     Ok(())
 }
 
@@ -60,6 +65,34 @@ async fn uninstall_keeps_kinds_and_objects_and_a_new_install_takes_them_up() -> 
     })
     .await?;
     kubectl(&["delete", "mqcluster", &probe]).map(drop)
+}
+
+/// What else scales a target is seen in every namespace, and the pods of a target can be marked.
+#[tokio::test]
+async fn the_operator_may_do_what_scaling_takes_and_no_more() -> Result<()> {
+    let node = TestEnv::node().await?;
+    install::operator(&node)?;
+    let account = format!("--as=system:serviceaccount:{NAMESPACE}:{RELEASE}");
+    let may = |verb: &str, resource: &str| {
+        let mut kubectl = node.control_plane.kubectl();
+        install::run(kubectl.args(["auth", "can-i", verb, resource, "-n", "default", &account])).is_ok()
+    };
+    let autoscalers = "horizontalpodautoscalers.autoscaling";
+    for (verb, resource) in [
+        ("list", autoscalers),
+        ("watch", autoscalers),
+        ("list", "pods"),
+        ("patch", "pods"),
+        ("get", "deployments.apps"),
+    ] {
+        assert!(may(verb, resource), "it may not {verb} {resource}");
+    }
+    for (verb, resource) in
+        [("patch", autoscalers), ("delete", "pods"), ("patch", "deployments.apps"), ("list", "secrets")]
+    {
+        assert!(!may(verb, resource), "it may {verb} {resource}");
+    }
+    Ok(())
 }
 
 /// Whoever may edit Deployments in a namespace may edit topics there, and not the clusters of the platform.

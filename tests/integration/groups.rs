@@ -7,6 +7,7 @@ mod faults;
 mod interrupted;
 mod kubelet;
 mod lag;
+mod marks;
 mod scaling;
 mod targets;
 mod world;

@@ -13,7 +13,9 @@ use mq_core::{
 use mq_crds::{Lag, LagState, LimitedBy, ScalingChange, ScalingStatus, TargetRef};
 
 use super::{
-    DesiredGroup, DesiredScaling, GroupView, pods, schedule,
+    DesiredGroup, DesiredScaling, GroupView,
+    marks::Loads,
+    pods, schedule,
     target::{Deployed, Refused},
 };
 use crate::{events::Event, push::index::Said};
@@ -32,6 +34,8 @@ pub(super) struct Entry {
     pub(super) view: GroupView,
     pub(super) events: Vec<Event>,
     pub(super) seen: bool,
+    /// How much each pod has to do.
+    pub(super) loads: Loads,
     tracker: GroupTracker,
     history: History,
     members: Option<Members>,
@@ -70,6 +74,7 @@ impl Entry {
             view: GroupView::default(),
             events: Vec::new(),
             seen: false,
+            loads: Loads::new(),
             tracker: GroupTracker::new(),
             history: History::new(),
             members: None,

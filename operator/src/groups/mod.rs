@@ -12,6 +12,7 @@ mod asks;
 mod census;
 pub mod collect;
 mod entry;
+mod marks;
 mod metrics;
 pub(crate) mod object;
 mod pods;
@@ -30,6 +31,7 @@ use collect::{Offsets, Wanted};
 use entry::{Entry, STANDS, Step};
 use futures::{StreamExt, stream};
 use kube::{Client, runtime::reflector::ObjectRef};
+use marks::{Loads, Marks};
 use metrics::GroupMetrics;
 use mq_core::{
     condition::{Condition, Verdict},
@@ -161,6 +163,7 @@ impl std::fmt::Debug for Environment {
 pub(crate) struct Groups {
     environment: Environment,
     targets: Targets,
+    marks: Marks,
     metrics: GroupMetrics,
     started: Instant,
     tasks: TaskTracker,
@@ -187,6 +190,7 @@ impl Groups {
         }
         Ok(Arc::new(Self {
             metrics: GroupMetrics::new(environment.metrics.registry())?,
+            marks: Marks::new(environment.writer.clone()),
             environment,
             targets,
             started: Instant::now(),
@@ -403,6 +407,7 @@ impl Groups {
         let lag = entry.observe(at, &readings, offsets.members(&group.group_id, &group.topics), &pods);
         self.metrics.lag(&group, &lag, group.scaling.as_ref().map(|scaling| scaling.objective));
         self.metrics.health(&group, &pods);
+        entry.loads = marks::loads(&pods);
         let target = target_of(&group).and_then(|target| {
             let found = targets.get(&target).cloned()?;
             let alone = if acts(&group) { self.targets.uncontested(&target.0, &target.1) } else { Ok(()) };
@@ -434,15 +439,31 @@ impl Groups {
     }
 
     /// Tells the other groups of the target of a step, whichever cluster they are of.
-    fn others(&self, key: &ObjectKey, step: &Step, tell: impl Fn(&mut Entry)) {
+    fn others(&self, key: &ObjectKey, step: &Step, mut tell: impl FnMut(&mut Entry)) {
+        self.each_of(key, step, |other, entry| {
+            if other != key {
+                tell(entry);
+            }
+        });
+    }
+
+    /// How much the pods of the target have to do, for all of its groups.
+    fn loads(&self, key: &ObjectKey, step: &Step) -> Loads {
+        let mut sum = Loads::new();
+        self.each_of(key, step, |_, entry| marks::add(&mut sum, &entry.loads));
+        sum
+    }
+
+    /// All groups of the step's target, that of `key` among them.
+    fn each_of(&self, key: &ObjectKey, step: &Step, mut visit: impl FnMut(&ObjectKey, &mut Entry)) {
         let place = asks::place(&key.namespace, &step.target);
         let placed =
             |group: &DesiredGroup| target_of(group).map(|(namespace, target)| asks::place(&namespace, &target));
         let clusters: Vec<Arc<Cluster>> = lock(&self.clusters).values().cloned().collect();
         for cluster in clusters {
-            for (other, entry) in lock(&cluster.entries).iter_mut() {
-                if other != key && placed(&entry.desired).as_ref() == Some(&place) {
-                    tell(entry);
+            for (group, entry) in lock(&cluster.entries).iter_mut() {
+                if placed(&entry.desired).as_ref() == Some(&place) {
+                    visit(group, entry);
                 }
             }
         }
@@ -451,6 +472,7 @@ impl Groups {
     /// False: the target was changed meanwhile, which makes the write void; the next cycle looks anew.
     async fn write(&self, key: &ObjectKey, step: &Step) -> Result<bool, Refused> {
         let Environment { client, writer, .. } = &self.environment;
+        self.marks.set(client, key, step, &self.loads(key, step)).await;
         let replicas = step.decision.desired;
         let written = target::scale(client.clone(), writer, key, &step.target.name, &step.seen, replicas).await;
         match written {

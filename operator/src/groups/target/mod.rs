@@ -41,6 +41,13 @@ pub(super) struct Deployed {
     pub(super) target: Target,
 }
 
+impl Deployed {
+    /// The workloads of its kind in this namespace.
+    pub(super) fn api(&self, client: Client, namespace: &str) -> Api<DynamicObject> {
+        Api::namespaced_with(client, namespace, &*self.resource)
+    }
+}
+
 #[cfg(test)]
 impl Deployed {
     pub(super) fn for_test(uid: &str, target: Target) -> Self {
@@ -170,7 +177,7 @@ pub(super) async fn scale(
     });
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
     let patch = Patch::Merge(&body);
-    let api: Api<DynamicObject> = Api::namespaced_with(client, &group.namespace, &*seen.resource);
+    let api = seen.api(client, &group.namespace);
     writer.write("scale", group, api.patch_scale(name, &params, &patch)).await.map(drop)
 }
 
