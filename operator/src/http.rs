@@ -1,10 +1,19 @@
-//! `/metrics`, `/healthz` and `/readyz`.
+//! `/metrics`, `/healthz`, `/readyz`, and `/groups`: what the last cycle found of each group, as JSON.
 //!
 //! Ready = the caches are filled; it does not depend on Kafka, because restarting the operator would not bring Kafka back. Alive =
 //! the loop around the Lease still turns.
 
-use crate::{lease::Lease, metrics::Metrics};
-use axum::{Router, extract::State, http::StatusCode, routing::get};
+use crate::{
+    groups::{Groups, live::Filter},
+    lease::Lease,
+    metrics::Metrics,
+};
+use axum::{
+    Router,
+    extract::{RawQuery, State},
+    http::{HeaderName, StatusCode, header::CONTENT_TYPE},
+    routing::get,
+};
 use std::{net::SocketAddr, sync::Arc};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
@@ -13,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Served {
     pub(crate) metrics: Metrics,
     pub(crate) lease: Arc<Lease>,
+    pub(crate) groups: Arc<Groups>,
     pub(crate) synced: watch::Receiver<bool>,
 }
 
@@ -28,6 +38,7 @@ pub(crate) async fn serve(
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route("/groups", get(groups))
         .with_state(served);
     Ok(async move { axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await })
 }
@@ -50,4 +61,13 @@ async fn readyz(State(served): State<Served>) -> (StatusCode, &'static str) {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "the caches are not filled yet\n")
     }
+}
+
+async fn groups(
+    State(served): State<Served>,
+    RawQuery(query): RawQuery,
+) -> Result<([(HeaderName, &'static str); 1], String), (StatusCode, String)> {
+    let live = served.groups.live(&Filter::of(&query.unwrap_or_default()));
+    let json = serde_json::to_string(&live).map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(([(CONTENT_TYPE, "application/json")], json))
 }

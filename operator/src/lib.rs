@@ -110,25 +110,8 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
     };
     let sessions = Arc::new(Sessions::new(environment, vec![dependents(&topics), clients], stop.clone()));
     let (synced, is_synced) = channel::channel(false);
-    let served = http::Served { metrics: metrics.clone(), lease: Arc::clone(&lease), synced: is_synced };
-    let bind = |source| RunError::Bind { address: options.metrics_addr, source };
-    let serving = http::serve(options.metrics_addr, served, stop.clone()).await.map_err(bind)?;
-
     let shared =
         Shared { options: Arc::new(options), lease: Arc::clone(&lease), writer, events, metrics: metrics.clone() };
-    let caches = [clusters.filled.clone(), topics.filled.clone(), producers.filled.clone(), groups.filled.clone()];
-    let secrets = Secrets::new(client.clone(), shared.options.lease_namespace.clone(), clusters.waker.clone());
-    let cluster_kind = ClusterKind { sessions: Arc::clone(&sessions), secrets };
-    let topic_kind = TopicKind { clusters: clusters.cache.clone(), sessions: Arc::clone(&sessions) };
-    let mut runners = JoinSet::new();
-    spawn(&mut runners, cluster_kind, clusters, std::future::ready(()), &shared, &stop);
-    spawn(&mut runners, topic_kind, topics, std::future::ready(()), &shared, &stop);
-    let configs = || Configs {
-        index: push.index(),
-        client: client.clone(),
-        writer: shared.writer.clone(),
-        sessions: Arc::clone(&sessions),
-    };
     let watched = Groups::start(
         groups::Environment {
             client: client.clone(),
@@ -143,6 +126,28 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
         },
         stop.clone(),
     )?;
+    let address = shared.options.metrics_addr;
+    let served = http::Served {
+        metrics: metrics.clone(),
+        lease: Arc::clone(&lease),
+        groups: Arc::clone(&watched),
+        synced: is_synced,
+    };
+    let serving =
+        http::serve(address, served, stop.clone()).await.map_err(|source| RunError::Bind { address, source })?;
+    let caches = [clusters.filled.clone(), topics.filled.clone(), producers.filled.clone(), groups.filled.clone()];
+    let secrets = Secrets::new(client.clone(), shared.options.lease_namespace.clone(), clusters.waker.clone());
+    let cluster_kind = ClusterKind { sessions: Arc::clone(&sessions), secrets };
+    let topic_kind = TopicKind { clusters: clusters.cache.clone(), sessions: Arc::clone(&sessions) };
+    let mut runners = JoinSet::new();
+    spawn(&mut runners, cluster_kind, clusters, std::future::ready(()), &shared, &stop);
+    spawn(&mut runners, topic_kind, topics, std::future::ready(()), &shared, &stop);
+    let configs = || Configs {
+        index: push.index(),
+        client: client.clone(),
+        writer: shared.writer.clone(),
+        sessions: Arc::clone(&sessions),
+    };
     let producer_kind = ProducerConfigKind { configs: configs() };
     let group_kind = ConsumerGroupKind { configs: configs(), groups: Arc::clone(&watched) };
     let wakers = (producers.waker.clone(), groups.waker.clone());

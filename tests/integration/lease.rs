@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use mq_testkit::wait_until;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::world::World;
 
@@ -35,6 +35,9 @@ async fn a_follower_is_ready_writes_nothing_and_takes_over_at_once() -> Result<(
     wait_until("the follower is ready", Duration::from_secs(30), async || second.get("/readyz").await).await?;
     assert!(second.metric("mq_kubernetes_writes_total", "").await? < 0.5);
     assert!(second.metric("mq_leader", "").await? < 0.5);
+    let groups: Value = serde_json::from_str(&second.get("/groups").await?)?;
+    assert_eq!((&groups["leader"], &groups["groups"]), (&json!(false), &json!([])));
+    assert!(groups["message"].as_str().is_some_and(|said| said.contains("does not lead")), "{groups}");
 
     let asked = Instant::now();
     first.stop().await?;

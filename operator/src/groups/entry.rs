@@ -14,6 +14,7 @@ use mq_crds::{Lag, LagState, LimitedBy, ScalingChange, ScalingStatus, TargetRef}
 
 use super::{
     DesiredGroup, DesiredScaling, GroupView,
+    live::Live,
     marks::Loads,
     pods, schedule,
     target::{Deployed, Refused},
@@ -36,6 +37,8 @@ pub(super) struct Entry {
     pub(super) seen: bool,
     /// How much each pod has to do.
     pub(super) loads: Loads,
+    /// What the last cycle found; nothing before the first.
+    pub(super) live: Option<Live>,
     tracker: GroupTracker,
     history: History,
     members: Option<Members>,
@@ -52,8 +55,9 @@ pub(super) struct Entry {
     attempted: Option<Step>,
     /// The same for the last step that another group of the target asked for, from before its write on.
     following: Option<Step>,
-    /// What was decided in this cycle for this group alone.
+    /// What was decided in this cycle for this group alone, and which keys the busiest pod has in hand.
     judged: Option<Step>,
+    hot: Option<String>,
     /// The last changes, the newest first; nothing before the status was read.
     changes: Option<Vec<ScalingChange>>,
 }
@@ -75,6 +79,7 @@ impl Entry {
             events: Vec::new(),
             seen: false,
             loads: Loads::new(),
+            live: None,
             tracker: GroupTracker::new(),
             history: History::new(),
             members: None,
@@ -86,6 +91,7 @@ impl Entry {
             attempted: None,
             following: None,
             judged: None,
+            hot: None,
             changes: None,
         }
     }
@@ -139,7 +145,11 @@ impl Entry {
         // Not asked for, or not answered: they are as they were.
         self.members = members.or_else(|| self.members.take());
         self.seen = true;
-        self.show_lag(at, status_of(&lag));
+        let shown = status_of(&lag);
+        let messages = shown.messages.map(|_| i64::try_from(lag.outstanding).unwrap_or(i64::MAX));
+        let exact = Lag { messages, ..shown.clone() };
+        self.live = Some(Live { looked_at: Timestamp::now(), lag: exact, scaling: None });
+        self.show_lag(at, shown);
         let objective = self.desired.scaling.as_ref().map(|scaling| scaling.objective);
         self.show_keeping_up(keeping_up(&lag, objective, &pods::consumers(pods)));
         lag
@@ -225,10 +235,8 @@ impl Entry {
         let (target, work) = (deployed.target.clone(), pods::work(pods));
         let seen = Observation { at, lag, target, members: self.members.clone(), config, work };
         self.history.observe(&policy, &seen);
-        let mut decision = decide(&policy, &self.history.situation(&policy, &seen));
-        if let Some(hot) = pods::hot_keys(pods, decision.terms.imbalance) {
-            decision.message = format!("{}; {hot}", decision.message);
-        }
+        let decision = decide(&policy, &self.history.situation(&policy, &seen));
+        self.hot = pods::hot_keys(pods, decision.terms.imbalance);
         self.judged = Some(Step { at, target: scaling.target, seen: deployed, decision });
     }
 
@@ -241,12 +249,22 @@ impl Entry {
     pub(super) fn conclude(&mut self, others: &[Ask]) -> Option<(Decision, Option<Step>)> {
         let judged = self.judged.take()?;
         let mode = self.desired.scaling.as_ref()?.mode;
-        let (decision, carries) = together(&self.desired.object.name, judged.decision, others);
+        let (mut decision, carries) = together(&self.desired.object.name, judged.decision, others);
+        self.found(scaling_status(&decision));
+        if let Some(hot) = self.hot.take() {
+            decision.message = format!("{}; {hot}", decision.message);
+        }
         if !decision.is_step() || !carries || mode == Mode::Observe {
             self.show(&decision, None);
             return Some((decision, None));
         }
         Some((decision.clone(), Some(Step { decision, ..judged })))
+    }
+
+    fn found(&mut self, scaling: ScalingStatus) {
+        if let Some(live) = &mut self.live {
+            live.scaling = Some(scaling);
+        }
     }
 
     /// A step whose write got no answer shows in the target: it was the operator's, not a person's.
@@ -305,22 +323,24 @@ impl Entry {
 
     /// There is no deciding, for a reason outside of the numbers.
     pub(super) fn cannot(&mut self, Refused { reason, message }: Refused) {
+        let mut now = ScalingStatus {
+            current: None,
+            desired: None,
+            reason: reason.as_str().to_owned(),
+            message: message.clone(),
+            terms: mq_crds::Terms::default(),
+            limited_by: None,
+            history: Vec::new(),
+        };
+        self.found(now.clone());
         let stands =
             self.view.problem.as_ref().is_some_and(|problem| problem.reason == reason && problem.message == message);
         if stands {
             return;
         }
         self.events.push(Event::warning(reason, &message));
-        let (current, desired) = (None, None);
-        self.view.scaling = Some(ScalingStatus {
-            current,
-            desired,
-            reason: reason.as_str().to_owned(),
-            message: message.clone(),
-            terms: mq_crds::Terms::default(),
-            limited_by: None,
-            history: self.changes.clone().unwrap_or_default(),
-        });
+        now.history = self.changes.clone().unwrap_or_default();
+        self.view.scaling = Some(now);
         self.view.active = Some(active(Status::False, reason, message.clone()));
         self.view.problem = Some(Verdict::reconciling(reason, message));
     }

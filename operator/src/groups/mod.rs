@@ -12,6 +12,7 @@ mod asks;
 mod census;
 pub mod collect;
 mod entry;
+pub(crate) mod live;
 mod marks;
 mod metrics;
 pub(crate) mod object;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use mq_crds::{LagState, MqConsumerGroupStatus};
 use mq_testkit::{unique, wait_until};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    bounds, target,
+    bounds, kubelet, target,
     world::{SOON, World},
 };
 
@@ -27,6 +27,44 @@ async fn lag_is_what_is_not_committed() -> Result<()> {
     assert_eq!((lag.state, lag.messages, lag.late, lag.reason), (LagState::Known, Some(35), None, None));
     assert_eq!(status.scaling, None);
     Ok(())
+}
+
+#[tokio::test]
+async fn what_the_last_cycle_found_is_served_as_it_is() -> Result<()> {
+    let world = World::new("live").await?;
+    let topic = world.topic(3).await?;
+    world.fill(&topic, 3, 50).await?;
+    for group in ["watched", "scaled"] {
+        world.commit(group, &topic, &[50, 20, 4]).await?;
+    }
+    world.declare("watched", &topic, None).await?;
+    world.declare("scaled", &topic, Some(bounds(&target("apps/v1", "Deployment"), 1, 2))).await?;
+    let asked =
+        async |query: &str| anyhow::Ok(serde_json::from_str::<Value>(&world.get(&format!("/groups{query}")).await?)?);
+    let answer = wait_until("both groups were looked at", SOON, async || {
+        let answer = asked("").await?;
+        let groups = answer["groups"].as_array().map(Vec::len);
+        ensure!(groups == Some(2) && answer["groups"][0]["scaling"]["reason"] == "TargetNotFound", "{answer}");
+        Ok(answer)
+    })
+    .await?;
+    assert_eq!(answer["leader"], true);
+    let (scaled, watched) = (&answer["groups"][0], &answer["groups"][1]);
+    assert_eq!((&scaled["name"], &watched["name"]), (&json!("scaled"), &json!("watched")));
+    assert_eq!(watched["namespace"], world.namespace.name());
+    // To the message: a status rounds.
+    assert_eq!(watched["lag"], json!({"state": "Known", "messages": 76}));
+    assert_eq!(watched["scaling"], Value::Null);
+
+    kubelet::deploy(&world.client, world.namespace.name(), "worker", 1).await?;
+    wait_until("its decision is there", SOON, async || {
+        let answer = asked(&format!("?namespace={}&name=scaled", world.namespace.name())).await?;
+        let group = &answer["groups"][0];
+        ensure!(group["scaling"]["current"] == 1 && group["scaling"]["terms"]["backlog"].is_number(), "{answer}");
+        ensure!(answer["groups"].as_array().map(Vec::len) == Some(1) && group["lookedAt"] != scaled["lookedAt"]);
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]

@@ -203,15 +203,22 @@ impl World {
 
     /// One value of the operator's metrics by one of its labels; an error while there is none.
     pub(super) async fn series(&self, metric: &str, label: &str, value: &str) -> Result<f64> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.operator.metrics)).await?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: operator\r\n\r\n").await?;
-        let mut page = String::new();
-        stream.read_to_string(&mut page).await?;
+        let page = self.get("/metrics").await?;
         let label = format!("{label}=\"{value}\"");
         let line = page.lines().find(|line| line.starts_with(&format!("{metric}{{")) && line.contains(&label));
         let value =
             line.and_then(|line| line.rsplit(' ').next()).ok_or_else(|| anyhow!("no {metric} with {label} yet"))?;
         Ok(value.parse()?)
+    }
+
+    /// What the operator's own server answers.
+    pub(super) async fn get(&self, path: &str) -> Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.metrics)).await?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: operator\r\n\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
+        Ok(body.to_owned())
     }
 
     pub(super) async fn delete_topic(&self, topic: &str) -> Result<()> {
