@@ -7,6 +7,7 @@ use crate::{
     groups::{Groups, live::Filter},
     lease::Lease,
     metrics::Metrics,
+    reconcile::Shared,
 };
 use axum::{
     Router,
@@ -14,31 +15,33 @@ use axum::{
     http::{HeaderName, StatusCode, header::CONTENT_TYPE},
     routing::get,
 };
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, Clone)]
-pub(crate) struct Served {
-    pub(crate) metrics: Metrics,
-    pub(crate) lease: Arc<Lease>,
-    pub(crate) groups: Arc<Groups>,
-    pub(crate) synced: watch::Receiver<bool>,
+struct Served {
+    metrics: Metrics,
+    lease: Arc<Lease>,
+    groups: Arc<Groups>,
+    synced: watch::Receiver<bool>,
 }
 
 /// Binds at once, so that a taken port is an error at the start; the future serves until `shutdown`.
 pub(crate) async fn serve(
-    address: SocketAddr,
-    served: Served,
+    shared: &Shared,
+    groups: Arc<Groups>,
+    synced: watch::Receiver<bool>,
     shutdown: CancellationToken,
-) -> std::io::Result<impl Future<Output = std::io::Result<()>> + Send> {
-    let listener = TcpListener::bind(address).await?;
+) -> std::io::Result<impl Future<Output = std::io::Result<()>> + Send + use<>> {
+    let served = Served { metrics: shared.metrics.clone(), lease: Arc::clone(&shared.lease), groups, synced };
+    let listener = TcpListener::bind(shared.options.metrics_addr).await?;
     tracing::info!(address = %listener.local_addr()?, "serving metrics");
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .route("/groups", get(groups))
+        .route("/groups", get(live))
         .with_state(served);
     Ok(async move { axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await })
 }
@@ -63,11 +66,11 @@ async fn readyz(State(served): State<Served>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn groups(
+async fn live(
     State(served): State<Served>,
     RawQuery(query): RawQuery,
 ) -> Result<([(HeaderName, &'static str); 1], String), (StatusCode, String)> {
-    let live = served.groups.live(&Filter::of(&query.unwrap_or_default()));
-    let json = serde_json::to_string(&live).map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let found = served.groups.live(&Filter::of(&query.unwrap_or_default()));
+    let json = serde_json::to_string(&found).map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     Ok(([(CONTENT_TYPE, "application/json")], json))
 }

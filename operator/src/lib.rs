@@ -127,14 +127,8 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
         stop.clone(),
     )?;
     let address = shared.options.metrics_addr;
-    let served = http::Served {
-        metrics: metrics.clone(),
-        lease: Arc::clone(&lease),
-        groups: Arc::clone(&watched),
-        synced: is_synced,
-    };
-    let serving =
-        http::serve(address, served, stop.clone()).await.map_err(|source| RunError::Bind { address, source })?;
+    let bind = |source| RunError::Bind { address, source };
+    let serving = http::serve(&shared, Arc::clone(&watched), is_synced, stop.clone()).await.map_err(bind)?;
     let caches = [clusters.filled.clone(), topics.filled.clone(), producers.filled.clone(), groups.filled.clone()];
     let secrets = Secrets::new(client.clone(), shared.options.lease_namespace.clone(), clusters.waker.clone());
     let cluster_kind = ClusterKind { sessions: Arc::clone(&sessions), secrets };

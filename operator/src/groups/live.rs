@@ -68,8 +68,8 @@ impl Filter {
     }
 
     fn admits(&self, object: &ObjectKey) -> bool {
-        let admits = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
-        admits(&self.namespace, &object.namespace) && admits(&self.name, &object.name)
+        let admits = |wanted: Option<&str>, found: &str| wanted.is_none_or(|wanted| wanted == found);
+        admits(self.namespace.as_deref(), &object.namespace) && admits(self.name.as_deref(), &object.name)
     }
 }
 

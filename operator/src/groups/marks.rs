@@ -121,9 +121,9 @@ impl Marks {
     async fn try_set(&self, client: &Client, group: &ObjectKey, step: &Step, loads: &Loads) -> Result<(), NotMarked> {
         let unread = |what| move |source| NotMarked::Unread { what, source: Box::new(source) };
         let target = step.seen.api(client.clone(), &group.namespace).get(&step.target.name).await;
-        let mut target = target.map_err(unread("selector"))?;
+        let target = target.map_err(unread("selector"))?;
         let selector: LabelSelector =
-            serde_json::from_value(target.data["spec"]["selector"].take()).map_err(|_| NotMarked::NoSelector)?;
+            serde_json::from_value(target.data["spec"]["selector"].clone()).map_err(|_| NotMarked::NoSelector)?;
         let selector = Selector::try_from(selector).map_err(|_| NotMarked::NoSelector)?;
         let api: Api<Pod> = Api::namespaced(client.clone(), &group.namespace);
         let found = api.list_metadata(&ListParams::default().labels_from(&selector)).await.map_err(unread("pods"))?;
@@ -238,14 +238,12 @@ mod tests {
         metrics::Metrics,
     };
 
-    fn load(busy: f64, outstanding: u64) -> Option<Load> {
-        Some(Load { busy, outstanding })
-    }
-
     #[test]
     fn those_that_have_least_to_do_are_marked_and_only_changes_are_written() {
         type Pods<'a> = &'a [(&'a str, Option<Load>, bool)];
-        let cases: [(&str, Pods<'_>, usize, &[(&str, bool)]); 11] = [
+        type Case<'a> = (&'a str, Pods<'a>, usize, &'a [(&'a str, bool)]);
+        let load = |busy, outstanding| Some(Load { busy, outstanding });
+        let cases: [Case<'_>; 11] = [
             ("least busy", &[("a", load(0.9, 9), false), ("b", load(0.2, 9), false)], 1, &[("b", true)]),
             ("fewest in hand", &[("a", load(0.5, 9), false), ("b", load(0.5, 3), false)], 1, &[("b", true)]),
             ("tenths count", &[("a", load(0.51, 3), false), ("b", load(0.49, 9), false)], 1, &[("a", true)]),
