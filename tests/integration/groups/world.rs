@@ -213,7 +213,7 @@ impl World {
 
     /// What the operator's own server answers.
     pub(super) async fn get(&self, path: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.metrics)).await?;
+        let mut stream = TcpStream::connect(("127.0.0.1", self.operator.metrics)).await?;
         stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: operator\r\n\r\n").as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
