@@ -46,20 +46,16 @@ impl Oracle {
                 }
                 pods_load
             };
-            let busiest = |pods: usize| {
-                load(pods).into_iter().fold(0.0, f64::max)
-                    / plant.pace(pods, f64::from(u32::try_from(second).unwrap_or(u32::MAX)))
-            };
+            let now = f64::from(u32::try_from(second).unwrap_or(u32::MAX));
+            let busiest = |pods: usize| load(pods).into_iter().fold(0.0, f64::max) / plant.pace(pods, now);
             let best = counts.iter().map(|pods| busiest(*pods)).fold(f64::INFINITY, f64::min);
             let enough = utilisation.max(best + 1e-9);
             let pods = counts.iter().copied().find(|pods| busiest(*pods) <= enough).unwrap_or(plant.partitions);
             // What even that many cannot handle waits for the next second.
             let loads = load(pods);
             for (n, left) in left.iter_mut().enumerate() {
-                let over = plant.owner(n, pods).map_or(0.0, |owner| {
-                    1.0 - plant.pace(pods, f64::from(u32::try_from(second).unwrap_or(u32::MAX)))
-                        / loads[owner].max(1e-9)
-                });
+                let over =
+                    plant.owner(n, pods).map_or(0.0, |owner| 1.0 - plant.pace(pods, now) / loads[owner].max(1e-9));
                 *left = demand[n] * over.max(0.0);
             }
             needs.push(u32::try_from(pods).unwrap_or(u32::MAX));

@@ -34,8 +34,8 @@ const CHAIN: &[Rule] = &[
 
 /// An arrival below this part of an earlier one is another load.
 const LESS: f64 = 0.7;
-/// From so many times its share on, it is said that the busiest replica has more than others.
-const UNEVEN: f64 = 1.1;
+/// From so many times its share on, it is worth saying that the busiest replica has more to do than others.
+pub const UNEVEN: f64 = 1.1;
 
 /// Judges a situation. The same situation always gives the same decision.
 pub fn decide(policy: &Policy, now: &Situation) -> Decision {

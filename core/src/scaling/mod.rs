@@ -24,7 +24,7 @@ mod work;
 use std::time::Duration;
 
 pub use capacity::Capacity;
-pub use decide::decide;
+pub use decide::{UNEVEN, decide};
 pub use downstream::Ineffective;
 pub use history::History;
 pub use need::{Load, Need, useful};

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use mq_core::{alert, lag::TopicPartition, scaling::Work};
+use mq_core::{
+    alert,
+    lag::TopicPartition,
+    scaling::{UNEVEN, Work},
+};
 use mq_protocol::{
     limits::MAX_KEY_BYTES,
     message::{Health, HotKey, Standing},
 };
 
 use crate::push::index::Said;
-
-/// So unevenly is the load spread before keys are named.
-const UNEVEN: f64 = 1.1;
 
 /// The sum of what agents say. Not all of them speak in each cycle: how unevenly they are busy is told by the last word of each.
 pub(super) fn work(pods: &[Said]) -> Option<Work> {
