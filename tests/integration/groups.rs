@@ -2,6 +2,7 @@
 //!
 //! The control plane has no kubelet: [`kubelet`] makes pods ready and runs a real consumer for each of them.
 
+mod between;
 mod breaker;
 mod faults;
 mod interrupted;

@@ -1,30 +1,22 @@
 //! Faults around a group that is scaled: what is asked for, and what is said, while they last.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll},
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use futures::future::BoxFuture;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ResourceQuota};
 use kube::{
-    Api, Client,
+    Api,
     api::{Patch, PatchParams, PostParams},
-    client::Body,
 };
 use mq_crds::MqConsumerGroupStatus;
 use mq_testkit::{unique, wait_until};
 use serde_json::json;
-use tonic::codegen::{
-    Service,
-    http::{Request, Response},
-};
 
 use super::{
+    between::between,
     bounds, kubelet, reason, target,
     world::{SOON, World, until_scaled},
 };
@@ -61,40 +53,23 @@ async fn a_quota_that_prevents_pods_is_waited_for_and_a_paused_deployment_scaled
     until_scaled(&deployments, 5).await
 }
 
-/// The API server as it looks when the answer to the first write of `/scale` is lost.
-#[derive(Clone)]
-struct Lossy {
-    client: Client,
-    lost: Arc<AtomicBool>,
-}
-
-impl Service<Request<Body>> for Lossy {
-    type Response = Response<Body>;
-    type Error = kube::Error;
-    type Future = BoxFuture<'static, kube::Result<Response<Body>>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<kube::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Self { client, lost } = self.clone();
-        Box::pin(async move {
+#[tokio::test]
+async fn a_step_whose_answer_is_lost_is_the_operators_and_no_persons() -> Result<()> {
+    let (client, lost) = (crate::crds::installed().await?.client()?, Arc::new(AtomicBool::new(false)));
+    let loses = Arc::clone(&lost);
+    // The answer to the first write of `/scale` is lost.
+    let lossy = between(client, move |client, request| {
+        let lost = Arc::clone(&loses);
+        async move {
             let scale = request.method() == "PATCH" && request.uri().path().ends_with("/scale");
             let answer = client.send(request).await?;
             if scale && !lost.swap(true, Ordering::Relaxed) {
                 return Err(kube::Error::Service("the connection broke".into()));
             }
             Ok(answer)
-        })
-    }
-}
-
-#[tokio::test]
-async fn a_step_whose_answer_is_lost_is_the_operators_and_no_persons() -> Result<()> {
-    let (client, lost) = (crate::crds::installed().await?.client()?, Arc::new(AtomicBool::new(false)));
-    let lossy = Lossy { client, lost: Arc::clone(&lost) };
-    let world = World::with_client("lost", Client::new(lossy, "default")).await?;
+        }
+    });
+    let world = World::with_client("lost", lossy).await?;
     let (topic, group) = (world.topic(8).await?, unique("lost"));
     kubelet::deploy(&world.client, world.namespace.name(), "worker", 1).await?;
     world.declare(&group, &topic, Some(bounds(&target("apps/v1", "Deployment"), 4, 8))).await?;

@@ -6,24 +6,18 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
 use anyhow::{Result, anyhow, ensure};
-use futures::future::BoxFuture;
-use kube::{Client, client::Body};
 use mq_testkit::{OwnBroker, TestEnv, unique, wait_until};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use serde_json::json;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::codegen::{
-    Service,
-    http::{Request, Response},
-};
 
 use super::{
+    between::between,
     condition, kubelet, reason,
     scaling::{keeps_up, lock, path, scaling, workers},
     world::{SOON, World},
@@ -90,38 +84,20 @@ async fn an_operator_that_is_killed_right_after_a_step_up_is_followed_by_one_tha
     loaded.has_what_it_needs().await
 }
 
-/// The API server, which is away at times.
-#[derive(Clone)]
-struct Server {
-    client: Client,
-    away: Arc<AtomicBool>,
-}
-
-impl Service<Request<Body>> for Server {
-    type Response = Response<Body>;
-    type Error = kube::Error;
-    type Future = BoxFuture<'static, kube::Result<Response<Body>>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<kube::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Self { client, away } = self.clone();
-        Box::pin(async move {
-            if away.load(Ordering::Relaxed) {
-                return Err(kube::Error::Service("nobody is there".into()));
-            }
-            client.send(request).await
-        })
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_server_that_is_away_for_longer_than_the_lease_costs_no_replicas() -> Result<()> {
     let away = Arc::new(AtomicBool::new(false));
-    let server = Server { client: crate::crds::installed().await?.client()?, away: Arc::clone(&away) };
-    let world = World::start("away", Client::new(server, "default"), TestEnv::kafka().await?, BRIEF).await?;
+    let is_away = Arc::clone(&away);
+    let server = between(crate::crds::installed().await?.client()?, move |client, request| {
+        let is_away = Arc::clone(&is_away);
+        async move {
+            if is_away.load(Ordering::Relaxed) {
+                return Err(kube::Error::Service("nobody is there".into()));
+            }
+            client.send(request).await
+        }
+    });
+    let world = World::start("away", server, TestEnv::kafka().await?, BRIEF).await?;
     let mut loaded = Loaded::start(world, "away").await?;
     until_it_grows(&loaded.path).await?;
     away.store(true, Ordering::Relaxed);
