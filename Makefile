@@ -105,6 +105,7 @@ bench: rust servers $(PEERS) $(if $(filter-out agent scaling,$(or $(BENCH),all))
 	@cargo build --release --locked -p mq-benches < /dev/null
 	@$(with_servers) --kafka -- $(CARGO_TARGET_DIR)/release/mq-bench --sources benches/peers --jars $(PEERS) \
 		--kafka-jars $(KAFKA)/lib --keda $(KEDA) $(BENCH)
+	@$(if $(filter agent all,$(or $(BENCH),all)),$(with_servers) --kafka -- $(CARGO_TARGET_DIR)/release/mq-bench-mimalloc)
 
 .PHONY: fuzz
 fuzz: rust ## the property tests of decoders and decisions with many more cases: CASES=20000

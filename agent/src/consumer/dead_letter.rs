@@ -175,7 +175,7 @@ impl DeadLetters {
 async fn send(client: &Client, message: &Message) -> Result<(), Undelivered> {
     let (sender, outcome) = oneshot::channel();
     let pending = Pending { completion: Completion::Waiter(sender), since: None };
-    match client.send(message, message.with_headers(&Missing::default()), Box::new(pending)) {
+    match client.send(message, message.with_headers(&Missing::default()), pending) {
         Ok(()) => {}
         Err(NotTaken::Refused(error)) => return Err(error.into()),
         Err(NotTaken::QueueFull(_)) => {

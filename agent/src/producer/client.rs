@@ -22,6 +22,7 @@ use crate::message::{Ack, Message};
 use crate::stats::ProducerCounters;
 
 use super::space::Space;
+use super::spare::Spare;
 
 /// How long the last handle's messages are waited for in the background after it was dropped without `close`.
 const FLUSH_ON_DROP: Duration = Duration::from_secs(30);
@@ -59,9 +60,9 @@ pub(crate) struct Pending {
 
 /// Why librdkafka did not take a message.
 pub(crate) enum NotTaken {
-    QueueFull(Box<Pending>),
+    QueueFull(Pending),
     /// The client can send nothing any more; see [`Client::fatal_error`].
-    Fatal(Box<Pending>),
+    Fatal(Pending),
     Refused(SendError),
 }
 
@@ -71,6 +72,7 @@ pub(crate) struct Deliveries {
     counters: Arc<ProducerCounters>,
     hooks: Hooks,
     space: Space,
+    spare: Spare<Pending>,
     /// Requests that this client sent again, as librdkafka counted them last.
     retries: AtomicU64,
     health: Health,
@@ -126,10 +128,10 @@ impl ClientContext for Deliveries {
 }
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = Box<Pending>;
+    type DeliveryOpaque = Box<Option<Pending>>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
-        let Pending { completion, since } = *pending;
+    fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Option<Pending>>) {
+        let Some(Pending { completion, since }) = self.spare.emptied(pending) else { return };
         let (Ok(message) | Err((_, message))) = result;
         let outcome = match result {
             Ok(_) => {
@@ -169,6 +171,7 @@ impl Client {
             counters,
             hooks,
             space: Space::default(),
+            spare: Spare::default(),
             retries: AtomicU64::default(),
             health: Health::default(),
         };
@@ -199,9 +202,11 @@ impl Client {
         &self,
         message: &Message,
         headers: Option<OwnedHeaders>,
-        pending: Box<Pending>,
+        pending: Pending,
     ) -> Result<(), NotTaken> {
-        let mut record: BaseRecord<'_, [u8], [u8], Box<Pending>> = BaseRecord::with_opaque_to(&message.topic, pending);
+        let spare = &self.base.client().context().spare;
+        let mut record: BaseRecord<'_, [u8], [u8], Box<Option<Pending>>> =
+            BaseRecord::with_opaque_to(&message.topic, spare.boxed(pending));
         record.key = message.key.as_deref();
         record.payload = message.payload.as_deref();
         record.partition = message.partition;
@@ -215,10 +220,11 @@ impl Client {
             }
             Err(not_taken) => not_taken,
         };
-        Err(match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::QueueFull) => NotTaken::QueueFull(record.delivery_opaque),
-            Some(RDKafkaErrorCode::Fatal) => NotTaken::Fatal(record.delivery_opaque),
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+        let code = error.rdkafka_error_code();
+        Err(match (code, *record.delivery_opaque) {
+            (Some(RDKafkaErrorCode::QueueFull), Some(pending)) => NotTaken::QueueFull(pending),
+            (Some(RDKafkaErrorCode::Fatal), Some(pending)) => NotTaken::Fatal(pending),
+            (Some(RDKafkaErrorCode::MessageSizeTooLarge), _) => {
                 counters.refused();
                 let limit = self.property("message.max.bytes").unwrap_or_default();
                 let detail = format!("it has {} bytes, the limit is {limit} (message.max.bytes)", message.size());

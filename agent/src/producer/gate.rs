@@ -1,14 +1,25 @@
 //! The gate between senders and the client that takes their messages: closed while one client is exchanged for another.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use tokio::sync::{RwLock, RwLockReadGuard};
+use tokio::sync::Notify;
 
 /// Senders pass the gate side by side; an exchange closes it, waits until those inside have left, and opens it again on the new
-/// client or on the old one. The lock is fair, so an exchange does not starve under load and senders keep their order.
+/// client or on the old one. Inside nothing waits, so a lock of the standard library will do, and costs a sender the least.
 #[derive(Debug)]
 pub(crate) struct Gate<C> {
-    current: RwLock<Option<Arc<C>>>,
+    state: RwLock<State<C>>,
+    /// Told when the gate is no longer closed.
+    moved: Notify,
+    /// One exchange at a time.
+    exchanging: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+enum State<C> {
+    Open(Arc<C>),
+    Closed(Arc<C>),
+    Shut,
 }
 
 /// Why the client was not exchanged; the old one goes on.
@@ -20,19 +31,42 @@ pub(crate) enum NotExchanged<E> {
     Shut,
 }
 
+/// Opens the gate again on the client in it, also if the exchange is given up in the middle.
+struct Closed<'a, C>(&'a Gate<C>);
+
+impl<C> Drop for Closed<'_, C> {
+    fn drop(&mut self) {
+        let mut state = self.0.write();
+        if let State::Closed(client) = &*state {
+            *state = State::Open(Arc::clone(client));
+        }
+        drop(state);
+        self.0.moved.notify_waiters();
+    }
+}
+
 impl<C> Gate<C> {
     pub(crate) fn open_on(client: C) -> Self {
-        Self { current: RwLock::new(Some(Arc::new(client))) }
+        let state = RwLock::new(State::Open(Arc::new(client)));
+        Self { state, moved: Notify::new(), exchanging: tokio::sync::Mutex::default() }
     }
 
-    /// Passes the gate. While the guard lives, the client is not exchanged: hand the message over and leave.
-    pub(crate) async fn pass(&self) -> RwLockReadGuard<'_, Option<Arc<C>>> {
-        self.current.read().await
+    /// Passes the gate: hands the message over to the client, which is not exchanged meanwhile. `None` once shut.
+    pub(crate) async fn pass<T>(&self, hand_over: impl FnOnce(&Arc<C>) -> T) -> Option<T> {
+        loop {
+            let moved = match &*self.read() {
+                State::Open(client) => return Some(hand_over(client)),
+                State::Shut => return None,
+                // Made while the gate cannot move, so that nothing is missed.
+                State::Closed(_) => self.moved.notified(),
+            };
+            moved.await;
+        }
     }
 
     /// The client at this moment; `None` once shut.
     pub(crate) async fn current(&self) -> Option<Arc<C>> {
-        self.current.read().await.clone()
+        self.pass(Arc::clone).await
     }
 
     /// Closes the gate, lets `empty` finish everything that the old client holds, and opens on `new`. If the old client cannot be
@@ -42,24 +76,46 @@ impl<C> Gate<C> {
         new: Arc<C>,
         empty: impl AsyncFnOnce(&Arc<C>) -> Result<(), E>,
     ) -> Result<Arc<C>, NotExchanged<E>> {
-        let mut current = self.current.write().await;
-        let Some(old) = current.as_mut() else {
-            return Err(NotExchanged::Shut);
-        };
-        match empty(old).await {
-            Ok(()) => Ok(std::mem::replace(old, new)),
-            Err(error) => Err(NotExchanged::NotEmptied(error)),
+        let _alone = self.exchanging.lock().await;
+        let (old, closed) = self.close().ok_or(NotExchanged::Shut)?;
+        let emptied = empty(&old).await;
+        if emptied.is_ok() {
+            *self.write() = State::Closed(new);
         }
+        drop(closed);
+        emptied.map(|()| old).map_err(NotExchanged::NotEmptied)
     }
 
     /// Whether the gate was shut for good. While it is being exchanged it is not.
     pub(crate) fn is_shut(&self) -> bool {
-        self.current.try_read().is_ok_and(|current| current.is_none())
+        matches!(*self.read(), State::Shut)
     }
 
     /// Shuts the gate for good and returns the client, the first time.
     pub(crate) async fn shut(&self) -> Option<Arc<C>> {
-        self.current.write().await.take()
+        let _alone = self.exchanging.lock().await;
+        let was = std::mem::replace(&mut *self.write(), State::Shut);
+        self.moved.notify_waiters();
+        match was {
+            State::Open(client) | State::Closed(client) => Some(client),
+            State::Shut => None,
+        }
+    }
+
+    fn close(&self) -> Option<(Arc<C>, Closed<'_, C>)> {
+        let mut state = self.write();
+        let State::Open(client) = &*state else { return None };
+        let client = Arc::clone(client);
+        *state = State::Closed(Arc::clone(&client));
+        Some((client, Closed(self)))
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State<C>> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State<C>> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -94,8 +150,7 @@ mod tests {
     }
 
     async fn send(gate: &Gate<Fake>, message: (u8, u32)) {
-        let client = gate.pass().await;
-        client.as_ref().unwrap().held.lock().unwrap().push(message);
+        gate.pass(|client| client.held.lock().unwrap().push(message)).await.unwrap();
     }
 
     proptest! {
@@ -164,7 +219,7 @@ mod tests {
             }
         });
         reached.await.unwrap();
-        assert!(tokio::time::timeout(Duration::from_mins(1), gate.pass()).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_mins(1), gate.current()).await.is_err());
         release.send(()).unwrap();
         assert!(exchange.await.unwrap());
         send(&gate, (0, 0)).await;
@@ -175,7 +230,7 @@ mod tests {
         let log = Arc::default();
         let gate = Gate::open_on(Fake::new(&log));
         assert!(gate.shut().await.is_some());
-        assert!(gate.pass().await.is_none());
+        assert!(gate.current().await.is_none());
         assert!(matches!(
             gate.exchange(Arc::new(Fake::new(&log)), async |_: &Arc<Fake>| Ok::<(), ()>(())).await,
             Err(NotExchanged::Shut)

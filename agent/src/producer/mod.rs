@@ -4,6 +4,7 @@ mod apply;
 mod client;
 mod gate;
 mod space;
+mod spare;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -250,18 +251,15 @@ impl Producer {
         completion: Completion,
         since: Option<Instant>,
     ) -> Result<(), SendError> {
-        let mut pending = Box::new(Pending { completion, since });
+        let mut pending = Pending { completion, since };
         let mut space = None;
         loop {
-            let (not_taken, client) = {
-                let current = self.0.gate.pass().await;
-                let client = current.as_ref().ok_or_else(|| SendError::Closed { name: self.0.name.clone() })?;
+            let handed_over = self.0.gate.pass(|client| {
                 let headers = TraceContext::missing_now(&message.headers, |missing| message.with_headers(missing));
-                match client.send(message, headers, pending) {
-                    Ok(()) => return Ok(()),
-                    Err(not_taken) => (not_taken, Arc::clone(client)),
-                }
-            };
+                client.send(message, headers, pending).err().map(|not_taken| (not_taken, Arc::clone(client)))
+            });
+            let handed_over = handed_over.await.ok_or_else(|| SendError::Closed { name: self.0.name.clone() })?;
+            let Some((not_taken, client)) = handed_over else { return Ok(()) };
             pending = match not_taken {
                 NotTaken::Refused(error) => return Err(error),
                 NotTaken::QueueFull(pending) => {

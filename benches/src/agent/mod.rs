@@ -23,13 +23,21 @@ const PARTITIONS: i32 = 12;
 
 pub(crate) async fn run(shrink: usize, peers: &Peers) -> Result<Section> {
     let kafka = TestEnv::kafka().await?;
-    let mut rows = produce::run(&kafka, shrink).await?;
+    let mut rows = produce::run(&kafka, shrink, "").await?;
     let records = 1_000_000 / shrink;
     let topic = consume::filled(&kafka, records, 100).await?;
     rows.extend(consume::run(&kafka, &topic, records).await?);
     rows.extend(parallel_consumer::run(&kafka, peers, &topic, records).await?);
     rows.extend(held::run(&kafka, &topic, records).await?);
     Ok(Section { name: "agent", rows, notes: String::new() })
+}
+
+/// The rows of sending once more, in a program whose allocator is mimalloc.
+pub(crate) async fn sending_with_mimalloc(shrink: usize) -> Result<Section> {
+    let rows = produce::run(&TestEnv::kafka().await?, shrink, "_mimalloc").await?;
+    let notes = "\nThe figures of sending above, with mimalloc instead of glibc's allocator under both sides, librdkafka's C included: what the \
+                 thread that sends allocates, the one that is told of deliveries frees, and that is where glibc's is slow.\n";
+    Ok(Section { name: "agent, sending with mimalloc", rows, notes: notes.to_owned() })
 }
 
 /// An agent without operator and files: it takes its configuration from here at once.
