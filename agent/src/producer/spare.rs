@@ -36,20 +36,18 @@ impl<T> Default for Spare<T> {
 }
 
 impl<T> Spare<T> {
+    /// Whoever finds another sender at it asks the allocator: to wait would cost more.
     pub(crate) fn boxed(&self, value: T) -> Box<Option<T>> {
-        let mut lot = lock(&self.senders.0);
+        let Ok(mut lot) = self.senders.0.try_lock() else { return Box::new(Some(value)) };
         if lot.is_empty()
             && let Some(full) = lock(&self.full).pop()
         {
             *lot = full;
         }
-        match lot.pop() {
-            Some(mut spare) => {
-                *spare = Some(value);
-                spare
-            }
-            None => Box::new(Some(value)),
-        }
+        let Some(mut spare) = lot.pop() else { return Box::new(Some(value)) };
+        drop(lot);
+        *spare = Some(value);
+        spare
     }
 
     /// What was in it. Called by the one thread that is told of deliveries.
