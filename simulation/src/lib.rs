@@ -24,7 +24,7 @@ mod runs;
 mod world;
 
 pub use drive::{Change, Run, Scaler, drive};
-pub use ours::{CYCLE, Ours};
+pub use ours::{CYCLE, Ours, Seen};
 pub use plant::Plant;
 pub use world::World;
 

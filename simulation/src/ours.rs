@@ -3,20 +3,37 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use mq_core::lag::{GroupTracker, ResetPolicy, Watch};
-use mq_core::scaling::{Decision, History, Objective, Observation, Policy, decide};
+use mq_core::lag::{GroupTracker, Reading, ResetPolicy, Watch};
+use mq_core::scaling::{Decision, History, Members, Objective, Observation, Policy, Target, Work, decide};
 
 use crate::{Scaler, World};
 
 /// Time between two looks.
 pub const CYCLE: Duration = Duration::from_secs(5);
 
+/// What the operator reads in one cycle.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// When, by the operator's clock.
+    pub at: Duration,
+    /// The group's offsets.
+    pub readings: Vec<Reading>,
+    /// The workload.
+    pub target: Target,
+    /// The group, if it was asked for.
+    pub members: Option<Members>,
+    /// What the agents said, if there are any.
+    pub work: Option<Work>,
+}
+
 /// Decides as the operator does.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Ours {
     policy: Policy,
     /// Seconds at which the operator loses its memory.
     restarts: Vec<u32>,
+    /// By how much its looks come too early or too late, and the seed of that.
+    jitter: (Duration, u64),
     tracker: GroupTracker,
     history: History,
     /// What was decided last.
@@ -31,6 +48,7 @@ impl Ours {
         Self {
             policy,
             restarts: Vec::new(),
+            jitter: (Duration::ZERO, 0),
             tracker: GroupTracker::new(),
             history: History::new(),
             last: None,
@@ -43,17 +61,27 @@ impl Ours {
     pub fn restarted(self, restarts: &[u32]) -> Self {
         Self { restarts: restarts.to_vec(), ..self }
     }
-}
 
-impl Scaler for Ours {
-    fn look(&mut self, second: u32, world: &mut World<'_>) -> Option<(u32, String)> {
-        let at = Duration::from_secs(second.into());
+    /// Its clock and what it reads are up to so much apart, as answers take their time.
+    #[must_use]
+    pub fn with_jitter(self, most: Duration, seed: u64) -> Self {
+        Self { jitter: (most, seed), ..self }
+    }
+
+    /// What it would read now; `None` between two cycles.
+    pub fn read(&self, second: u32, world: &mut World<'_>) -> Option<Seen> {
         if !u64::from(second).is_multiple_of(CYCLE.as_secs()) {
             return None;
         }
-        if self.restarts.contains(&second) {
-            (self.tracker, self.history) = (GroupTracker::new(), History::new());
-        }
+        let (most, seed) = self.jitter;
+        let at = Duration::from_secs(second.into()) + most.mul_f64(1.0 + crate::noise(seed, second));
+        let (target, members) = (world.target(), Some(world.members()));
+        Some(Seen { at, readings: world.readings(), target, members, work: world.work(CYCLE) })
+    }
+
+    /// Decides on what was read, and takes the step for done.
+    pub fn decide(&mut self, seen: Seen) -> &Decision {
+        let Seen { at, readings, target, members, work } = seen;
         let age = match self.policy.objective {
             Objective::Age(age) => Some(age),
             Objective::Lag(_) => None,
@@ -64,17 +92,25 @@ impl Scaler for Ours {
             commit_interval: self.policy.commit_interval,
             longest: Duration::ZERO,
         };
-        let lag = self.tracker.observe(at, &watch, &world.readings());
-        let (target, members) = (world.target(), Some(world.members()));
-        let seen = Observation { at, lag, target, members, config: "one".into(), work: world.work(CYCLE) };
+        let lag = self.tracker.observe(at, &watch, &readings);
+        let seen = Observation { at, lag, target, members, config: "one".into(), work };
         self.history.observe(&self.policy, &seen);
         let decision = decide(&self.policy, &self.history.situation(&self.policy, &seen));
         self.reasons.insert(decision.reason.as_str());
-        let step = decision.is_step().then(|| {
+        if decision.is_step() {
             self.history.applied(at, &decision);
-            (decision.desired, format!("{:?}: {}", decision.reason, decision.message))
-        });
-        self.last = Some(decision);
-        step
+        }
+        self.last.insert(decision)
+    }
+}
+
+impl Scaler for Ours {
+    fn look(&mut self, second: u32, world: &mut World<'_>) -> Option<(u32, String)> {
+        let seen = self.read(second, world)?;
+        if self.restarts.contains(&second) {
+            (self.tracker, self.history) = (GroupTracker::new(), History::new());
+        }
+        let decision = self.decide(seen);
+        decision.is_step().then(|| (decision.desired, format!("{:?}: {}", decision.reason, decision.message)))
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mq_core::scaling::{Mode, Objective, Policy};
 use proptest::prelude::*;
 
-use crate::{CYCLE, Change, Ours, Plant, Run, drive, noise};
+use crate::{CYCLE, Change, Ours, Plant, Run, Scaler, Seen, World, drive, noise};
 
 /// One run, and what was decided in it.
 #[derive(Debug)]
@@ -37,6 +37,69 @@ fn policy(age: u64, max: u32, window: u64) -> Policy {
         commit_interval: Duration::from_secs(1),
         paused: false,
     }
+}
+
+/// What is not seen for a while.
+#[derive(Debug, Clone, Copy)]
+enum Hidden {
+    Commit(usize),
+    End(usize),
+    Everything,
+    Members,
+}
+
+impl Hidden {
+    fn from(self, mut seen: Seen) -> Seen {
+        let away = || "away".to_owned();
+        match self {
+            Self::Commit(n) => seen.readings[n].committed = Err(away()),
+            Self::End(n) => seen.readings[n].end = Err(away()),
+            Self::Everything => seen.readings.iter_mut().for_each(|reading| reading.end = Err(away())),
+            Self::Members => seen.members = None,
+        }
+        seen
+    }
+}
+
+/// Decides twice in some cycles: once with everything, which is what counts, and once without what is hidden.
+struct Blindfolded {
+    ours: Ours,
+    hidden: Hidden,
+    /// Every so many cycles, for so many of them.
+    every: (u32, u32),
+    blind: Option<Ours>,
+    /// What it took away for no other reason than that it did not see.
+    taken: Vec<String>,
+}
+
+impl Scaler for Blindfolded {
+    fn look(&mut self, second: u32, world: &mut World<'_>) -> Option<(u32, String)> {
+        let seen = self.ours.read(second, world)?;
+        let (replicas, cycle) = (seen.target.replicas, second / 5);
+        let blind = if cycle % self.every.0 < self.every.1 {
+            let blind = self.blind.get_or_insert_with(|| self.ours.clone());
+            Some(blind.decide(self.hidden.from(seen.clone())).clone())
+        } else {
+            self.blind = None;
+            None
+        };
+        let decision = self.ours.decide(seen);
+        if let Some(blind) = blind.filter(|blind| blind.desired < decision.desired.min(replicas)) {
+            self.taken.push(format!("at {second}: {blind:?} instead of {decision:?}"));
+        }
+        let step = decision.is_step().then(|| (decision.desired, decision.message.clone()));
+        if step.is_some() {
+            // It does not know of the step.
+            self.blind = None;
+        }
+        step
+    }
+}
+
+/// A run is long; `PROPTEST_CASES` asks for more of them.
+fn cases(few: u32) -> ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    ProptestConfig::with_cases(asked.unwrap_or(few))
 }
 
 /// Drives the plant for so many seconds. `restarts` are seconds at which the operator loses its memory.
@@ -287,14 +350,68 @@ fn all_of_64_partitions_are_used_where_they_are_needed() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(cases(32))]
 
     /// From any start: at most one step up for the load and one down when its backlog is gone, then nothing.
     #[test]
     fn noise_changes_nothing_once_the_replicas_fit(seed in any::<u64>(), start in 1_u32..=24, arrival in 100.0..6_000.0) {
         let load = |second| arrival * (1.0 + 0.1 * noise(seed, second / 5));
-        let done = run(&Plant::default(), &stated(policy(30, 24, 60)), start, 2_000, &[], load);
+        let done = run(&Plant::default(), &stated(policy(30, 24, 60)), start, 5_500, &[], load);
         prop_assert!(done.path.len() <= 2, "{:?}", done.path);
+    }
+
+    /// Commits that come in another phase each cycle, and looks that come up to half a second too early or too late.
+    #[test]
+    fn nor_does_what_is_measured_between_two_commits(
+        seed in any::<u64>(), start in 1_u32..=24, arrival in 100.0..6_000.0, commits in prop::sample::select(vec![1_u64, 2, 3, 7]),
+    ) {
+        let load = |second| arrival * (1.0 + 0.1 * noise(seed, second / 5));
+        let policy = Policy { commit_interval: Duration::from_secs(commits), ..stated(policy(30, 24, 60)) };
+        let mut ours = Ours::new(policy).with_jitter(Duration::from_millis(500), seed);
+        let promised = (policy.objective.drain_time(), policy.commit_interval);
+        let run = drive(&Plant::default(), &mut ours, promised, start, 5_500, load);
+        prop_assert!(run.path.len() <= 2, "{:?}", run.path);
+    }
+
+    /// In the middle of whatever happens, for one cycle or several.
+    #[test]
+    fn what_is_hidden_takes_nothing_away(
+        seed in any::<u64>(), start in 1_u32..=24, period in 5_u32..200, skew in 0.8..1.0, agents in any::<bool>(),
+        hidden in prop_oneof![
+            (0_usize..24).prop_map(Hidden::Commit),
+            (0_usize..24).prop_map(Hidden::End),
+            Just(Hidden::Everything),
+            Just(Hidden::Members),
+        ],
+        for_cycles in 1_u32..8,
+    ) {
+        let load = |second: u32| 2_500.0 * noise(seed, second / period).abs() + 300.0 * noise(seed, second).abs();
+        let plant = Plant { skew, agents, ..Plant::default() };
+        let policy = Policy { capacity: (!agents).then_some(480.0), ..policy(30, 24, 60) };
+        let every = (12, for_cycles);
+        let mut scaler = Blindfolded { ours: Ours::new(policy), hidden, every, blind: None, taken: Vec::new() };
+        let promised = (policy.objective.drain_time(), policy.commit_interval);
+        drive(&plant, &mut scaler, promised, start, 2_000, load);
+        prop_assert!(scaler.taken.is_empty(), "{:#?}", scaler.taken);
+    }
+
+    /// Whatever happened before, what stands against another count ends: without a load the fewest replicas are reached, and with one
+    /// that the partitions can carry, enough of them.
+    #[test]
+    fn every_hold_ends(
+        seed in any::<u64>(), start in 1_u32..=24, period in 5_u32..200, skew in 0.9..1.0, agents in any::<bool>(),
+        (narrow, pods) in (50.0_f64..1_200.0, prop::sample::select(vec![2.0, 60.0])), overload in any::<bool>(), restart in 1_u32..240,
+    ) {
+        let then = if overload { 3_500.0 } else { 0.0 };
+        let load = |second: u32| if second < 1_200 { 3_000.0 * noise(seed, second / period).abs() } else { then };
+        let plant = Plant { skew, agents, start: pods, narrow: narrow..1_200.0, downstream: 700.0, ..Plant::default() };
+        let policy = Policy { capacity: (!agents).then_some(480.0), ..policy(30, 24, 60) };
+        let done = run(&plant, &policy, start, 4_000, &[restart * 5], load);
+        if overload {
+            prop_assert!(done.seconds.last().is_some_and(|(age, ..)| *age < 30.0), "{:#?} {:?}", done.path, done.ours.last);
+        } else {
+            prop_assert_eq!(done.replicas, 1, "{:#?} {:?}", done.path, done.ours.last);
+        }
     }
 
     /// The same with uneven loads: hot partitions may bring the busiest replica to the brink of what it can do. As long as the capacity is

@@ -85,8 +85,6 @@ fn frames_are_cut_off_one_by_one() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
-
     #[test]
     fn garbage_never_panics(frame in prop::collection::vec(any::<u8>(), 0..300)) {
         decode_all(&frame.into());
