@@ -28,6 +28,8 @@ const FRESH: u32 = 6;
 pub(super) const SOON: u32 = 4;
 /// Windows for which it is remembered that a number of replicas was too few for how the load was spread.
 const MET: u32 = 24;
+/// So many commits in a cycle make the rate of two cycles one to go by.
+const OFTEN: u32 = 4;
 /// Windows for which a twice contested target is left alone.
 const HANDS_OFF: u32 = 6;
 
@@ -93,6 +95,8 @@ pub struct History {
     /// So many replicas broke the promise at such an arrival while their capacity was not known.
     broke: Option<(u32, f64)>,
     spec_capacity: Option<f64>,
+    /// Whether each cycle sees several commits.
+    often: bool,
     stuck: BTreeSet<TopicPartition>,
 }
 
@@ -129,6 +133,7 @@ impl History {
             self.watched_since = Some(at);
         }
         self.spec_capacity = policy.capacity;
+        self.often = policy.commit_interval * OFTEN <= policy.cycle;
 
         self.note_foreign_change(at, policy, seen.target.replicas);
         if let Some(rate) = seen.lag.arrival {
@@ -237,7 +242,7 @@ impl History {
         }
         let (from, to) = (decision.current, decision.desired);
         // Who could do more than he did is expected to go on as he did: that is what the step has to show.
-        let before = self.mean_handled();
+        let before = self.handled_before(from, to);
         let each = (from > 0).then(|| before / f64::from(from));
         let each = each.map(|each| decision.terms.capacity.map_or(each, |capacity| each.min(capacity)));
         if decision.reason == Reason::CapacityUnknown {
@@ -253,6 +258,15 @@ impl History {
     /// Notes that the target was scaled at `at` for another group that consumes with the same replicas.
     pub fn followed(&mut self, at: Duration, from: u32, to: u32) {
         self.moved(Step::new(at, from, to, self.mean_handled()));
+    }
+
+    /// What a step is measured by. A load that has just risen was handled already, as far as the replicas could; what the longer mean says
+    /// of it is too little. The short one is believed where a step promises so much more that its noise does not matter.
+    fn handled_before(&self, from: u32, to: u32) -> f64 {
+        let large = to.saturating_mul(2) >= from.saturating_mul(3);
+        let lately = self.throughputs.iter().rev().take(2);
+        let lately = lately.copied().reduce(|one, other| (one + other) / 2.0).filter(|_| large && self.often);
+        self.mean_handled().max(lately.unwrap_or_default())
     }
 
     /// Messages per second that were handled, as the mean of so many cycles that rare commits do not matter.
