@@ -287,6 +287,21 @@ fn replicas_that_become_slower_are_believed() {
     assert!(late.is_empty(), "{late:?} {:?}", done.path);
 }
 
+/// More than the load alone needs, for what had gathered until they came; that leaves the window bit by bit.
+#[test]
+fn what_a_backlog_asked_for_is_taken_back_in_one_step() {
+    for (begins, start, load) in
+        [(1_200, 10.0, 450.0), (1_200, 60.0, 600.0), (1_204, 10.0, 450.0), (1_202, 60.0, 600.0)]
+    {
+        let plant = Plant { start, ..Plant::default() };
+        let load = |second| if (begins..begins + 1_200).contains(&second) { load * 4.0 } else { load };
+        let done = run(&plant, &policy(30, 24, 300), 2, 3_600, &[], load);
+        let counts = done.counts();
+        let top = counts.iter().position(|n| Some(n) == counts.iter().max()).unwrap();
+        assert_eq!(counts.len() - top, 3, "the top, what the load needs, what it needs afterwards: {:#?}", done.path);
+    }
+}
+
 #[test]
 fn nothing_to_do_reaches_the_minimum() {
     for capacity in [None, Some(480.0)] {

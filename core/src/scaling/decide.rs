@@ -298,7 +298,8 @@ fn down(policy: &Policy, now: &Situation) -> Option<Verdict> {
         return None;
     }
     // A load that fell leaves the window bit by bit: one change of replicas is enough for it.
-    let bounded = now.fewer_for < policy.window / SOON;
+    let since_possible = now.unchanged_for.map(|unchanged| unchanged.saturating_sub(policy.window));
+    let bounded = since_possible.map_or(now.fewer_for, |since| since.min(now.fewer_for)) < policy.window / SOON;
     if let Some(soon) = now.coming_need.map(fitting).filter(|soon| *soon < desired && bounded) {
         let says = format!("{desired} replicas would do, and soon {soon}; waiting for that");
         return Some(hold(now, Reason::WindowNotOver, says));
