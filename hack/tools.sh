@@ -2,7 +2,7 @@
 # hack/tools.sh TOOL…: checks that the named tools are there, installs what it can, and else says in one sentence what to do.
 #   rust   the pinned toolchain and a C compiler (librdkafka and OpenSSL are built from source)
 #   go     Go 1.26 or newer
-#   java   Java 17 or newer and Maven
+#   java   a JDK of Java 17 or newer, and Maven
 #   node   what a node with real pods needs of the machine
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -79,12 +79,12 @@ go_() {
 
 java_() {
     local missing=()
-    has java || missing+=(openjdk-17-jre-headless)
+    { has java && has javac; } || missing+=(openjdk-17-jdk-headless)
     has mvn || missing+=(maven)
     [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
     local found
     found=$(java -version 2>&1 | sed -n 's/.* version "\([0-9.]*\).*/\1/p')
-    at_least 17 "$found" || die "Java 17 or newer is needed, this is $found: install openjdk-17-jre-headless"
+    at_least 17 "$found" || die "Java 17 or newer is needed, this is $found: install openjdk-17-jdk-headless"
 }
 
 node() {

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
+use tokio::process::Command;
 
 use crate::{Audit, Broker, ControlPlane, KafkaCluster, Process, Secure};
 
@@ -94,6 +95,17 @@ impl TestEnv {
     /// The program that started the servers.
     pub(crate) fn launcher() -> Result<PathBuf> {
         Ok(read()?.bin.join("mq-cluster"))
+    }
+
+    /// A Java program, run from its source, that finds the classes of the brokers' version of Kafka.
+    ///
+    /// # Errors
+    /// Without a run.
+    pub fn java(source: &Path) -> Result<Command> {
+        let mut java = Command::new("java");
+        java.args(["-XX:TieredStopAtLevel=1", "-cp"]).arg(read()?.bin.join("kafka-home/lib/*")).arg(source);
+        java.kill_on_drop(true);
+        Ok(java)
     }
 
     /// Three Kafka brokers on the loopback interface, all of them up and with every copy in place: what an earlier test left stopped

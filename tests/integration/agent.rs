@@ -17,6 +17,7 @@ mod fake_operator;
 mod finished;
 mod hooks;
 mod ordering;
+mod partitions;
 mod patterns;
 mod processes;
 mod producer;
