@@ -23,9 +23,19 @@ impl OwnBroker {
     /// # Errors
     /// Without a run, or if the broker does not start.
     pub async fn start(folder: &Path) -> Result<Self> {
+        Self::configured(folder, &[]).await
+    }
+
+    /// The same, with these lines (`name=value`) in its configuration.
+    ///
+    /// # Errors
+    /// See [`Self::start`].
+    pub async fn configured(folder: &Path, config: &[&str]) -> Result<Self> {
         let attempt = || format!("starting a broker in {}", folder.display());
         let mut command = Command::new(TestEnv::launcher()?);
-        command.args(["run", "--kafka", "--", "sh", "-c", "echo $MQ_TESTKIT; exec cat"]);
+        command.args(["run", "--kafka"]);
+        command.args(config.iter().flat_map(|line| ["--kafka-config", line]));
+        command.args(["--", "sh", "-c", "echo $MQ_TESTKIT; exec cat"]);
         command.env("MQ_RUN", folder).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut launcher = command.spawn().with_context(attempt)?;
         let output = launcher.stdout.take().with_context(attempt)?;

@@ -27,6 +27,7 @@ type kafka struct {
 
 	Secure *secureListeners `json:"-"` // beside the plain one, if it has them
 	Peer   *kafkaPeer       `json:"-"` // its place among others, if it has one
+	Config []string         `json:"-"` // more lines of its configuration
 
 	mayArchive bool // this broker writes the class archive if there is none
 

@@ -11,12 +11,15 @@ import (
 )
 
 const usage = `usage:
-  mq-cluster run [--control-plane] [--kafka] [--kafka-cluster] [--node] [--image FILE]… [--keep] -- CMD…
+  mq-cluster run [--control-plane] [--kafka] [--kafka-cluster] [--node] [--kafka-config NAME=VALUE]… [--image FILE]… [--keep]
+                 -- CMD…
         starts servers, runs CMD with MQ_TESTKIT=<description of the servers>, stops them; exits as CMD did
         --control-plane  API server with built-in controllers, no node (no root)
         --kafka          one broker on the loopback interface (no root)
         --kafka-cluster  three brokers on the loopback interface that keep copies of each other's data (no root)
         --node           a node with real pods, cluster DNS and one broker (root)
+        --kafka-config NAME=VALUE
+                         a line more in the configuration of the broker of --kafka
         --image FILE     import an image (see below) into the node
         --keep           leave the servers running after CMD
   mq-cluster down [--all]        clean what crashed or kept runs left; with --all also what still runs

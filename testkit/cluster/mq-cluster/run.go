@@ -18,6 +18,7 @@ import (
 // options say which servers a run has.
 type options struct {
 	controlPlane, kafka, kafkaCluster, node, keep bool
+	kafkaConfig                                   []string
 	images                                        []string
 	command                                       []string
 }
@@ -30,6 +31,10 @@ func parseRun(args []string) (*options, error) {
 	flags.BoolVar(&o.kafkaCluster, "kafka-cluster", false, "")
 	flags.BoolVar(&o.node, "node", false, "")
 	flags.BoolVar(&o.keep, "keep", false, "")
+	flags.Func("kafka-config", "", func(line string) error {
+		o.kafkaConfig = append(o.kafkaConfig, line)
+		return nil
+	})
 	flags.Func("image", "", func(path string) error {
 		path, err := filepath.Abs(path)
 		o.images = append(o.images, path)
@@ -43,6 +48,8 @@ func parseRun(args []string) (*options, error) {
 	switch {
 	case !o.controlPlane && !o.kafka && !o.kafkaCluster && !o.node:
 		return nil, errors.New("`run` needs --control-plane, --kafka, --kafka-cluster or --node")
+	case len(o.kafkaConfig) > 0 && !o.kafka:
+		return nil, errors.New("--kafka-config needs --kafka: it is a line of that broker's configuration")
 	case len(o.images) > 0 && !o.node:
 		return nil, errors.New("--image needs --node: nothing else runs images")
 	case len(o.command) == 0:

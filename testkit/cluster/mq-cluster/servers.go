@@ -72,7 +72,7 @@ func (s *servers) start(ctx context.Context, o *options, bin string) error {
 	}
 	if o.kafka {
 		s.broker = &kafka{Root: s.inst.root, Home: filepath.Join(bin, "kafka-home"), Bind: "127.0.0.1", Address: "127.0.0.1",
-			Port: ports[5], ControllerPort: ports[6], MetricsPort: ports[7], mayArchive: true}
+			Port: ports[5], ControllerPort: ports[6], MetricsPort: ports[7], Config: o.kafkaConfig, mayArchive: true}
 		s.broker.Secure = &secureListeners{Folder: s.inst.path("kafka-tls"), Address: s.broker.Address,
 			TLS: ports[8], MutualTLS: ports[9], SASL: ports[10], SASLTLS: ports[11]}
 		access := s.broker.access()

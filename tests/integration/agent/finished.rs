@@ -1,18 +1,20 @@
 //! What is committed beside the offset: which records beyond it are finished.
 
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mq_agent::{Config, Consumer, Env, Message, Options, Producer};
-use mq_testkit::{Broker, TestEnv, wait_until};
+use mq_agent::{Config, Consumer, Env, Failure, Message, Options, Producer};
+use mq_testkit::{Broker, OwnBroker, TestEnv, wait_until};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+use tokio::sync::Semaphore;
 
-use super::stage::{Log, Stage, subscribe_log};
+use super::stage::{Log, Stage, subscribe, subscribe_log};
 use super::{DRAIN, PATIENCE, create_topic, produce_numbered, wait_committed};
 
 const SETTINGS: &str = r#"{"sessionTimeoutMs": 6000, "autoCommitIntervalMs": 100}"#;
@@ -177,6 +179,58 @@ async fn a_map_is_void_for_a_topic_that_was_created_anew() -> Result<()> {
     consumer.close(DRAIN).await;
     subscription.await??;
     Ok(())
+}
+
+/// It refuses the whole commit. The prefix must not wait for what it does not take.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_takes_no_map_is_given_the_offset_alone() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let own = OwnBroker::configured(folder.path(), &["offset.metadata.max.bytes=16"]).await?;
+    let (kafka, topic, group) = (&own.kafka, "no-map", "no-map");
+    create_topic(kafka, topic, 1, &[]).await?;
+    for stuck in ["stuck-0", "stuck-1"] {
+        kafka.produce(topic, [(stuck, "0")]).await?;
+        produce_numbered(kafka, topic, 8, 5).await?;
+    }
+    let mut config = Config::for_env(Env::Development).brokers([kafka.bootstrap()]);
+    config.consumer = serde_json::from_str(SETTINGS)?;
+    let consumer = Consumer::new(&config, group, [topic], &Options::default().concurrency(4)).await?;
+    let (log, gates) = (Log::default(), Arc::new([Semaphore::new(0), Semaphore::new(0)]));
+    let subscription = subscribe(&consumer, {
+        let (log, gates) = (log.clone(), Arc::clone(&gates));
+        move |record| {
+            let (log, gates) = (log.clone(), Arc::clone(&gates));
+            async move {
+                let gate = match record.key() {
+                    Some(b"stuck-0") => Some(&gates[0]),
+                    Some(b"stuck-1") => Some(&gates[1]),
+                    _ => None,
+                };
+                if let Some(gate) = gate {
+                    gate.acquire().await.map_err(Failure::reject)?.forget();
+                }
+                log.add(&record);
+                Ok(())
+            }
+        }
+    });
+    log.wait_len(80).await?;
+    wait_until("a commit is refused", PATIENCE, async || {
+        let stats = consumer.stats();
+        ensure!(stats.commit_errors > 0, "{stats:?}");
+        Ok(())
+    })
+    .await?;
+    gates[0].add_permits(1);
+    // Forty records are finished beyond it.
+    wait_committed(kafka, group, topic, 41).await?;
+    assert_eq!(committed(kafka, group, topic).await?, (41, String::new()));
+    gates[1].add_permits(1);
+    wait_committed(kafka, group, topic, 82).await?;
+    assert_eq!((log.len(), consumer.stats().commit_errors), (82, 1), "once is enough to know");
+    consumer.close(DRAIN).await;
+    subscription.await??;
+    own.end().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
