@@ -81,15 +81,6 @@ impl Agent {
         };
         let mut tasks = vec![tokio::spawn(watch_config), tokio::spawn(watch_credentials)];
         tasks.push(tokio::spawn(stream::run(Arc::clone(&hub), options.clone())));
-        if let Some(report) = options.report.clone() {
-            let metrics = options.metrics.clone();
-            tasks.push(tokio::spawn(async move {
-                loop {
-                    tokio::time::sleep(report.every).await;
-                    (report.to)(&metrics.read());
-                }
-            }));
-        }
         let last_good = LastGood::new(options.state_folder.clone());
         let given = Given::new(files, options.source.clone().map(|source| source.0));
         Self(Arc::new(Inner { options, hub, given, credentials, last_good, clients: Mutex::default(), tasks }))

@@ -64,6 +64,7 @@ mod producer;
 mod record;
 mod security;
 mod source;
+mod report;
 mod stats;
 mod stream;
 #[cfg(feature = "testing")]

@@ -15,6 +15,7 @@ use crate::consumer::{DeadLetterBreaker, Ordering, StaticMember};
 use crate::error::Error;
 use crate::hook::{Hook, Hooks};
 use crate::metrics::{ClientStats, Metrics};
+use crate::report::{Report, Watch};
 use crate::source::ConfigSource;
 
 /// Where the projected volume of a pod is mounted.
@@ -59,21 +60,6 @@ pub(crate) struct OwnSource(pub(crate) Arc<dyn ConfigSource>);
 impl std::fmt::Debug for OwnSource {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("OwnSource")
-    }
-}
-
-/// What is told the counters, and how often.
-#[derive(Clone)]
-pub(crate) struct Report {
-    pub(crate) every: Duration,
-    pub(crate) to: Arc<ReportTo>,
-}
-
-type ReportTo = dyn Fn(&[ClientStats]) + Send + Sync;
-
-impl std::fmt::Debug for Report {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Report").field("every", &self.every).finish_non_exhaustive()
     }
 }
 
@@ -221,11 +207,13 @@ impl Options {
     #[must_use]
     pub fn metrics(mut self, metrics: Metrics) -> Self {
         self.metrics = metrics;
+        self.report = self.report.map(Report::anew);
         self
     }
 
-    /// Tells `report` the counters of all clients again and again, for those who have no registry; every 30 s is usual. It runs on
-    /// the runtime: it must be quick and never block.
+    /// Tells `report` the counters of all clients that are made with these options and their clones again and again, as long as there is
+    /// one of them, for those who have no registry. Every 30 s is usual; less than 10 ms counts as 10 ms. It runs on the runtime: it must
+    /// be quick and never block. A panic in it is logged.
     ///
     /// ```
     /// use std::time::Duration;
@@ -238,8 +226,12 @@ impl Options {
     /// ```
     #[must_use]
     pub fn report_stats(mut self, every: Duration, report: impl Fn(&[ClientStats]) + Send + Sync + 'static) -> Self {
-        self.report = Some(Report { every, to: Arc::new(report) });
+        self.report = Some(Report::new(every, report));
         self
+    }
+
+    pub(crate) fn watch(&self) -> Watch {
+        Watch { metrics: self.metrics.clone(), report: self.report.clone() }
     }
 
     pub(crate) fn kept(&self) -> Result<Keep, Error> {

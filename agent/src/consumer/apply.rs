@@ -17,8 +17,8 @@ use crate::drive::{Applied, Apply, NotApplied, rejected};
 use crate::effective::effective;
 use crate::error::Error;
 use crate::hook::Hooks;
-use crate::metrics::Metrics;
 use crate::options::{Keep, Options};
+use crate::report::Watch;
 use crate::source::Value;
 
 /// How long handlers may take to end before the consumer leaves its group to join with another configuration.
@@ -32,7 +32,7 @@ pub(crate) struct ApplyConsumer {
     concurrency: usize,
     hooks: Hooks,
     fixed: Fixed,
-    metrics: Metrics,
+    watch: Watch,
     running: Option<Running>,
 }
 
@@ -47,9 +47,9 @@ struct Running {
 
 impl ApplyConsumer {
     pub(crate) fn new(name: &str, options: &Options) -> Result<Self, Error> {
-        let (keep, hooks, metrics) = (options.kept()?, options.hooks.clone(), options.metrics.clone());
+        let (keep, hooks, watch) = (options.kept()?, options.hooks.clone(), options.watch());
         let (concurrency, fixed) = (options.concurrency, Fixed::of(options)?);
-        Ok(Self { name: name.to_owned(), keep, concurrency, fixed, hooks, metrics, running: None })
+        Ok(Self { name: name.to_owned(), keep, concurrency, fixed, hooks, watch, running: None })
     }
 
     async fn run_with(&mut self, body: connect::Consumer, credentials: &Credentials) -> Result<(), NotApplied> {
@@ -66,7 +66,7 @@ impl ApplyConsumer {
             let properties = read_back(&prepared, &body.settings);
             let (topics, target, hooks) = (body.topics.clone(), dead_letters.clone(), self.hooks.clone());
             let consumer = Consumer::with_client(shared, prepared, topics, target, hooks);
-            self.metrics.watch_consumer(&consumer);
+            self.watch.consumer(&consumer);
             self.running = Some(Running { consumer, body, config, dead_letters, properties });
             return Ok(());
         };

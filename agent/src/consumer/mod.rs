@@ -200,8 +200,8 @@ impl Drop for CloseOnDrop {
 
 impl Consumer {
     /// A consumer without an agent: configured by `config` alone, for as long as it lives. Its dead letters go to `<group id>.dlq`. Of
-    /// the options it takes the metrics, where its name is the group id, the concurrency, the ordering, and the folder of credentials,
-    /// which is read once, the memory, the dead-letter breaker and the static membership.
+    /// the options it takes the metrics, where its name is the group id, who is told of them, the hooks, the concurrency, the ordering, the
+    /// memory, the dead-letter breaker, the static membership, and the folder of credentials, which is read once.
     ///
     /// A topic that begins with `^` is a pattern, a POSIX extended regular expression: the consumer reads every topic in whose name it is
     /// found, and those made later within 30 s (`topic.metadata.refresh.interval.ms` of the overrides). End it with `$` if the whole name

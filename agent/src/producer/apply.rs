@@ -14,8 +14,8 @@ use crate::drive::{Applied, Apply, NotApplied, rejected};
 use crate::effective::effective;
 use crate::error::Error;
 use crate::hook::Hooks;
-use crate::metrics::Metrics;
 use crate::options::{Keep, Options};
+use crate::report::Watch;
 use crate::source::Value;
 
 /// How long sends may wait at the closed gate while the old client is emptied.
@@ -28,7 +28,7 @@ pub(crate) struct ApplyProducer {
     name: String,
     keep: Keep,
     hooks: Hooks,
-    metrics: Metrics,
+    watch: Watch,
     running: Option<Running>,
 }
 
@@ -39,8 +39,8 @@ struct Running {
 
 impl ApplyProducer {
     pub(crate) fn new(name: &str, options: &Options) -> Result<Self, Error> {
-        let (keep, hooks, metrics) = (options.kept()?, options.hooks.clone(), options.metrics.clone());
-        Ok(Self { name: name.to_owned(), keep, hooks, metrics, running: None })
+        let (keep, hooks, watch) = (options.kept()?, options.hooks.clone(), options.watch());
+        Ok(Self { name: name.to_owned(), keep, hooks, watch, running: None })
     }
 
     async fn run_with(&mut self, config: ClientConfig) -> Result<Arc<Client>, NotApplied> {
@@ -49,7 +49,7 @@ impl ApplyProducer {
             // No probe: a service must start while its brokers are down, and there is nothing to fall back to.
             let producer = Producer::with_client(&self.name, &config, &self.hooks).map_err(refused)?;
             let client = producer.client().await.ok_or(NotApplied::Closed)?;
-            self.metrics.watch_producer(&producer);
+            self.watch.producer(&producer);
             self.running = Some(Running { producer, config });
             return Ok(client);
         };

@@ -98,8 +98,9 @@ fn left(deadline: Instant) -> Duration {
 }
 
 impl Producer {
-    /// A producer without an agent: configured by `config` alone, for as long as it lives. Of the options it takes the metrics, where
-    /// its name is `producer-1`, `producer-2` and so on, and the folder of credentials, which is read once.
+    /// A producer without an agent: configured by `config` alone, for as long as it lives. Of the options it takes the metrics,
+    /// where its name is `producer-1`, `producer-2` and so on, who is told of them, the hooks, and the folder of credentials, which is read
+    /// once.
     ///
     /// Needs a running tokio runtime and contacts no broker: a service starts while its brokers are down.
     ///
