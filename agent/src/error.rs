@@ -70,6 +70,14 @@ pub enum SendError {
         /// librdkafka's words.
         detail: String,
     },
+    /// The producer's client failed for good and none could take its place; the message was not taken.
+    #[error("the producer {name} can send nothing any more: {detail}")]
+    Fatal {
+        /// The producer's name.
+        name: String,
+        /// librdkafka's words.
+        detail: String,
+    },
     /// The producer was closed before it took the message.
     #[error("the producer {name} is closed")]
     Closed {
@@ -78,10 +86,45 @@ pub enum SendError {
     },
 }
 
+/// What the sender can do about a [`SendError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SendErrorKind {
+    /// Send the same message again: that can succeed, and may write it a second time.
+    Retriable,
+    /// Mend the message, its topic or what is granted for it: other messages of the producer are not concerned.
+    Refused,
+    /// Make another producer: this one sends nothing any more.
+    Fatal,
+}
+
 impl SendError {
+    /// What the sender can do about it.
+    ///
+    /// ```
+    /// use mq_agent::{SendError, SendErrorKind};
+    ///
+    /// fn what_to_do(error: &SendError) -> &'static str {
+    ///     match error.kind() {
+    ///         SendErrorKind::Retriable => "keep the message and send it again later",
+    ///         SendErrorKind::Refused => "put the message aside",
+    ///         SendErrorKind::Fatal => "end the service, so that it starts anew",
+    ///     }
+    /// }
+    ///
+    /// let lost = SendError::NotAcknowledged { topic: "orders".into(), detail: "timed out".into() };
+    /// assert_eq!(what_to_do(&lost), "keep the message and send it again later");
+    /// ```
+    pub fn kind(&self) -> SendErrorKind {
+        match self {
+            Self::NotAcknowledged { .. } => SendErrorKind::Retriable,
+            Self::Refused { .. } | Self::TooLarge { .. } => SendErrorKind::Refused,
+            Self::Fatal { .. } | Self::Closed { .. } => SendErrorKind::Fatal,
+        }
+    }
+
     /// Whether sending the same message again can succeed.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::NotAcknowledged { .. })
+        self.kind() == SendErrorKind::Retriable
     }
 
     /// With what is known about its connections.
@@ -223,5 +266,29 @@ impl Failure {
 impl<E: std::error::Error> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::retry(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_broker_or_the_client_says_tells_what_can_be_done() {
+        use RDKafkaErrorCode as Code;
+        use SendErrorKind::{Refused, Retriable};
+        for (code, kind) in [
+            (Code::MessageTimedOut, Retriable),
+            (Code::NotEnoughReplicas, Retriable),
+            (Code::Fatal, Retriable), // of one client; another one took its place
+            (Code::PurgeQueue, Retriable),
+            (Code::MessageSizeTooLarge, Refused),
+            (Code::UnknownPartition, Refused),
+            (Code::TopicAuthorizationFailed, Refused),
+            (Code::PolicyViolation, Refused),
+        ] {
+            let error = SendError::new("t", &KafkaError::MessageProduction(code));
+            assert_eq!((error.kind(), error.is_retryable()), (kind, kind == Retriable), "{error}");
+        }
     }
 }

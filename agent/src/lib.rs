@@ -81,7 +81,7 @@ pub use consumer::{
     Acker, BatchFailure, Batches, Consumer, DeadLetterBreaker, Delivered, Deliveries, Ordering, StaticMember,
 };
 pub use credentials::Password;
-pub use error::{ConsumeError, Error, Failure, FlushError, SendError};
+pub use error::{ConsumeError, Error, Failure, FlushError, SendError, SendErrorKind};
 pub use hook::{Handled, Hook, Sent};
 pub use message::{Ack, Header, Message};
 pub use metrics::{ClientStats, Metrics};

@@ -93,6 +93,7 @@ impl Hook for OpenTelemetry {
             SendError::Refused { .. } => "Refused",
             SendError::TooLarge { .. } => "TooLarge",
             SendError::NotAcknowledged { .. } => "NotAcknowledged",
+            SendError::Fatal { .. } => "Fatal",
             SendError::Closed { .. } => "Closed",
         });
         let mut attributes = attributes("send", sent.topic, None, error);

@@ -144,8 +144,8 @@ impl Producer {
     /// no order. If the future is dropped before it is done, the message was not taken.
     ///
     /// # Errors
-    /// [`SendError::Refused`] for a message that can never be sent, [`SendError::Closed`] after `close`. Everything that happens
-    /// later is told by the [`Delivery`].
+    /// [`SendError::Refused`] and [`SendError::TooLarge`] for a message that can never be sent, [`SendError::Closed`] after `close`,
+    /// [`SendError::Fatal`]. Everything that happens later is told by the [`Delivery`].
     pub async fn send(&self, message: Message) -> Result<Delivery, SendError> {
         let message = self.0.hooks.before_send(&self.0.name, message);
         let topic = message.topic.clone();
@@ -275,10 +275,9 @@ impl Producer {
                     pending
                 }
                 NotTaken::Fatal(pending) => {
-                    self.renew(&client).await.map_err(|error| SendError::Refused {
-                        topic: message.topic.clone(),
-                        detail: error.to_string(),
-                    })?;
+                    self.renew(&client)
+                        .await
+                        .map_err(|error| SendError::Fatal { name: self.0.name.clone(), detail: error.to_string() })?;
                     pending
                 }
             };
