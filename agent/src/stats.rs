@@ -69,7 +69,8 @@ pub struct ConsumerStats {
     /// Keys that stand still until somebody mends something: their record is held, or its dead letter cannot be delivered because the
     /// topic is missing or refuses it.
     pub stopped_keys: usize,
-    /// Partitions that pause because 50 000 records were taken in beyond one that is not finished.
+    /// Partitions that pause because of one record that is not finished: 50 000 were taken in from it on, or so many fewer that a commit
+    /// might have no room to say which of them are finished.
     pub paused_partitions: usize,
 }
 

@@ -203,7 +203,8 @@ pub const AUTO_OFFSET_RESET: Knob = Knob {
     presets: &[same(Value::Word("earliest"))],
     change: Change::ConsumerRecreate,
     doc: "Where a partition begins that has no committed offset, or whose offset is not in its log (retention passed it, or \
-          the topic was created anew): earliest (nothing is skipped) or latest.",
+          the topic was created anew): earliest (nothing is skipped) or latest. A partition that is added while the group runs \
+          begins at its first record with either.",
 };
 
 /// `enableAutoCommit`.
