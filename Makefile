@@ -107,8 +107,16 @@ bench: rust servers $(PEERS) $(if $(filter-out agent scaling,$(or $(BENCH),all))
 		--kafka-jars $(KAFKA)/lib --keda $(KEDA) $(BENCH)
 	@$(if $(filter agent all,$(or $(BENCH),all)),$(with_servers) --kafka -- $(CARGO_TARGET_DIR)/release/mq-bench-mimalloc)
 
+# What libFuzzer finds out about a target it keeps in the cache. Input that breaks one it writes into the corpus, where the unit tests
+# read it from then on.
 .PHONY: fuzz
-fuzz: rust ## the property tests of decoders and decisions with many more cases: CASES=20000
+fuzz: rust ## look for input that the decoders do not expect: SECONDS=60 for each target; and the property tests with CASES=20000
+	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/fuzz/rustc.sh cargo build --locked -p mq-fuzz --features libfuzzer < /dev/null
+	@for target in $(notdir $(wildcard fuzz/corpus/*)); do \
+		echo "mq: fuzzing $$target"; mkdir -p $(MQ_CACHE)/fuzz/$$target; \
+		$(CARGO_TARGET_DIR)/debug/fuzz-$${target//_/-} -max_total_time=$(or $(SECONDS),60) -max_len=8192 -timeout=10 -rss_limit_mb=1024 \
+			-verbosity=0 -print_final_stats=1 -artifact_prefix=fuzz/corpus/$$target/ $(MQ_CACHE)/fuzz/$$target fuzz/corpus/$$target; \
+	done
 	@PROPTEST_CASES=$(or $(CASES),20000) cargo test --locked -p mq-core -p mq-simulation -p mq-kafka -p mq-protocol -p mq-agent --lib < /dev/null
 
 CARGO_DENY_VERSION := 0.20.2

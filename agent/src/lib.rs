@@ -50,6 +50,8 @@ mod credentials;
 mod drive;
 mod effective;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod guard;
 mod hook;
 mod hub;
@@ -62,9 +64,9 @@ mod options;
 mod payload;
 mod producer;
 mod record;
+mod report;
 mod security;
 mod source;
-mod report;
 mod stats;
 mod stream;
 #[cfg(feature = "testing")]

@@ -342,7 +342,7 @@ impl Filler {
     }
 }
 
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, fuzzing, feature = "testing"))]
 impl Record {
     /// The record that this message would become.
     pub(crate) fn of(message: Message, offset: i64) -> Self {

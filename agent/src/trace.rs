@@ -160,7 +160,7 @@ impl TraceContext {
         CURRENT.try_with(|context| call(&context.missing(headers))).unwrap_or_else(|_| call(&Missing::default()))
     }
 
-    fn missing(&self, headers: &[Header]) -> Missing<'_> {
+    pub(crate) fn missing(&self, headers: &[Header]) -> Missing<'_> {
         let not_there = |name: &str| headers.iter().all(|header| header.name != name);
         let id = self.id.as_ref().filter(|_| not_there(TRACE_HEADER)).map(|id| (TRACE_HEADER, id.as_str()));
         let parent = self.traceparent().filter(|_| not_there(TRACEPARENT)).map(|parent| (TRACEPARENT, parent));

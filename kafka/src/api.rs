@@ -28,6 +28,20 @@ pub(crate) trait Api: Message + Encodable + HeaderVersion {
     const READ: bool;
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) struct Decoder {
+    pub(crate) versions: std::ops::RangeInclusive<i16>,
+    pub(crate) decode: fn(bytes::Bytes, i16) -> Result<(), crate::ErrorKind>,
+}
+
+#[cfg(any(test, fuzzing))]
+const fn decoder<A: Api>() -> Decoder {
+    Decoder {
+        versions: A::OLDEST..=A::NEWEST,
+        decode: |frame, version| crate::frame::decode::<A::Response>(frame, version).map(drop),
+    }
+}
+
 macro_rules! apis {
     ($($name:ident $request:ident $response:ident $read:literal $oldest:literal..=$newest:literal)*) => {
         $(impl Api for $request {
@@ -38,6 +52,10 @@ macro_rules! apis {
             const NEWEST: i16 = $newest;
             const READ: bool = $read;
         })*
+
+        /// A decoder for the answer to each request, with the versions that it is for.
+        #[cfg(any(test, fuzzing))]
+        pub(crate) const DECODERS: &[Decoder] = &[$(decoder::<$request>()),*];
     };
 }
 

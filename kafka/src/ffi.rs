@@ -4,26 +4,28 @@
 #![allow(unsafe_code, reason = "the calls exist in C alone; the rest of the crate has none")]
 
 mod committed;
+mod headers;
 
-use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_char};
 use std::time::Duration;
 
 use rdkafka::bindings::{
     rd_kafka_commit_queue, rd_kafka_conf, rd_kafka_conf_get, rd_kafka_error_code, rd_kafka_error_destroy,
     rd_kafka_event_destroy, rd_kafka_event_error, rd_kafka_event_error_string, rd_kafka_event_log,
-    rd_kafka_event_topic_partition_list, rd_kafka_flush, rd_kafka_header_get_all, rd_kafka_mem_free, rd_kafka_memberid,
-    rd_kafka_message_headers, rd_kafka_outq_len, rd_kafka_queue_destroy, rd_kafka_queue_get_consumer,
-    rd_kafka_queue_new, rd_kafka_queue_poll, rd_kafka_sasl_set_credentials, rd_kafka_topic_partition_list_find,
+    rd_kafka_event_topic_partition_list, rd_kafka_flush, rd_kafka_mem_free, rd_kafka_memberid, rd_kafka_outq_len,
+    rd_kafka_queue_destroy, rd_kafka_queue_get_consumer, rd_kafka_queue_new, rd_kafka_queue_poll,
+    rd_kafka_sasl_set_credentials, rd_kafka_topic_partition_list_find,
 };
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::{RDKafkaConfRes, RDKafkaRespErr};
 
 pub use committed::{Committed, committed, positions, topic_ids};
+pub use headers::headers;
+#[cfg(any(test, fuzzing))]
+pub(crate) use headers::with_headers;
 
 /// The value of a property in the *running* client, not in the configuration that it was asked to have. `None`: librdkafka has no
 /// such property, or it has no value.
@@ -210,31 +212,6 @@ pub fn events<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Vec<Event> {
         rd_kafka_queue_destroy(queue);
     }
     events
-}
-
-/// The headers of a message in their order. What is no UTF-8 in a name is replaced by U+FFFD: Kafka takes any bytes, and the wrapper's own
-/// access panics at them.
-pub fn headers<'a>(message: &'a BorrowedMessage<'_>) -> Vec<(Cow<'a, str>, Option<&'a [u8]>)> {
-    let mut found = Vec::new();
-    let mut headers = std::ptr::null_mut();
-    // SAFETY: the message lives as long as `message`, and its headers belong to it.
-    if unsafe { rd_kafka_message_headers(message.ptr(), &raw mut headers) }
-        != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
-    {
-        return found;
-    }
-    let (mut name, mut value, mut size) = (std::ptr::null(), std::ptr::null(), 0);
-    // SAFETY: as above. An index beyond the last one is an error and nothing is written; name, which ends with a zero, and value, which
-    // has `size` bytes or is null, belong to the headers.
-    unsafe {
-        while rd_kafka_header_get_all(headers, found.len(), &raw mut name, &raw mut value, &raw mut size)
-            == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
-        {
-            let bytes = (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), size));
-            found.push((CStr::from_ptr(name).to_string_lossy(), bytes));
-        }
-    }
-    found
 }
 
 /// Messages of a producer that wait for their acknowledgement, with the events that wait to be polled.

@@ -33,6 +33,8 @@ mod fake;
 #[cfg(feature = "librdkafka")]
 pub mod ffi;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod groups;
 mod offsets;
 mod options;

@@ -12,6 +12,8 @@
 #![forbid(unsafe_code)]
 
 pub mod body;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod limits;
 pub mod message;
 

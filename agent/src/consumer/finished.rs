@@ -57,7 +57,7 @@ pub(super) fn fits(runs: usize, span: i64, share: usize) -> bool {
     length + ONE_MORE <= limit || bits_len(span) <= limit
 }
 
-fn header(topic: TopicId, prefix: i64) -> String {
+pub(super) fn header(topic: TopicId, prefix: i64) -> String {
     format!("mq1:{topic}:{prefix}:")
 }
 
@@ -133,11 +133,11 @@ fn as_bits(prefix: i64, runs: &[Range<i64>]) -> String {
 }
 
 fn from_bits(prefix: i64, digits: &[u8]) -> Option<Vec<Range<i64>>> {
-    // Past the last offset that there can be.
-    prefix.checked_add(i64::try_from(6 * digits.len()).ok()?)?;
+    // Not past the last offset that there can be.
+    let end = prefix.checked_add(i64::try_from(6 * digits.len()).ok()?)?;
     let mut runs: Vec<Range<i64>> = Vec::new();
     let bits = digits.iter().flat_map(|digit| (0..6).map(move |bit| (digit >> bit) & 1 == 1));
-    for (offset, finished) in (prefix..).zip(bits) {
+    for (offset, finished) in (prefix..end).zip(bits) {
         match runs.last_mut() {
             _ if !finished => {}
             Some(run) if run.end == offset => run.end = offset + 1,

@@ -1,5 +1,7 @@
 //! The consumer that a service holds: at least once, in order per key, and only finished work is committed.
 
+#[cfg(any(test, fuzzing))]
+mod any_metadata;
 mod apply;
 mod arrivals;
 mod breaker;
@@ -44,6 +46,8 @@ use rdkafka::error::KafkaError;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
+#[cfg(any(test, fuzzing))]
+pub use any_metadata::commit_metadata;
 pub(crate) use apply::ApplyConsumer;
 pub use breaker::DeadLetterBreaker;
 pub use bulk::{BatchFailure, Batches};

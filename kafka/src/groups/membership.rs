@@ -6,14 +6,14 @@ use std::collections::BTreeSet;
 use crate::Partitions;
 
 /// Topics that a member has subscribed to; `None` if the bytes are not a subscription.
-pub(super) fn subscription(bytes: &[u8]) -> Option<BTreeSet<String>> {
+pub(crate) fn subscription(bytes: &[u8]) -> Option<BTreeSet<String>> {
     let mut reader = Reader(bytes);
     reader.version()?;
     (0..reader.length()?).map(|_| reader.string()).collect()
 }
 
 /// Partitions that a member was given; `None` if the bytes are not an assignment.
-pub(super) fn assignment(bytes: &[u8]) -> Option<Partitions> {
+pub(crate) fn assignment(bytes: &[u8]) -> Option<Partitions> {
     let mut reader = Reader(bytes);
     reader.version()?;
     let mut assigned = Partitions::new();

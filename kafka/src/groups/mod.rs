@@ -12,4 +12,6 @@ pub use committed::{CommittedOffset, GroupOffsets};
 pub use describe::{Group, Member};
 pub use error::GroupError;
 pub use list::{GroupKind, GroupListing, GroupState, ListedGroup};
+#[cfg(any(test, fuzzing))]
+pub(crate) use membership::{assignment, subscription};
 pub use users::TopicUsers;

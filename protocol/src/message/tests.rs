@@ -177,11 +177,6 @@ fn file_names_go_both_ways() {
 proptest! {
     #[test]
     fn any_bytes_are_read_without_a_panic(bytes: Vec<u8>) {
-        if let Ok(message) = wire::AgentMessage::decode(bytes.as_slice()) {
-            let _ = FromAgent::try_from(message);
-        }
-        if let Ok(message) = wire::ServerMessage::decode(bytes.as_slice()) {
-            let _ = FromServer::try_from(message);
-        }
+        crate::fuzzing::messages(&bytes);
     }
 }
