@@ -260,6 +260,16 @@ mod tests {
             assert_eq!(buried(&mut breaker, after, now), dead_letters);
             assert_eq!(breaker.news(), Some(true));
         }
+    #[test]
+    fn what_failed_before_it_closed_does_not_count_afterwards() {
+        let now = Instant::now();
+        let mut breaker = Breaker::new(DeadLetterBreaker::default());
+        assert_eq!(buried(&mut breaker, [true, false].repeat(50), now), 49, "half of a hundred fail");
+        assert_eq!((breaker.held_handled(), breaker.news()), (Held::Release, None));
+        assert_eq!(buried(&mut breaker, [true, false].repeat(49), now), 49);
+        assert_eq!(breaker.news(), None);
+    }
+
     }
 
     proptest! {

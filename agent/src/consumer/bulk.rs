@@ -452,6 +452,17 @@ mod tests {
             if record.key() == Some(b"b") { ControlFlow::Break(Ok(())) } else { ControlFlow::Continue(()) }
         }
 
+    #[tokio::test(start_paused = true)]
+    async fn one_key_fills_a_batch() {
+        let (mut stage, seen) = stage(Batches::of(4).max_wait(Duration::from_mins(1)), |_, _| async { Ok(()) });
+        stage.read(keys("aaa"));
+        stage.serve(Instant::now());
+        assert!(offsets(&seen).is_empty());
+        stage.read(keys("a"));
+        stage.finished(4).await;
+        assert_eq!(offsets(&seen), [vec![0, 1, 2, 3]]);
+    }
+
         fn handled(&self, handled: &Handled<'_>) {
             let said = handled.outcome.as_ref().map_or_else(Failure::message, |()| "ok");
             self.0.lock().unwrap().push(format!("{} of {}: {said}", handled.record.offset(), handled.batch));
