@@ -113,9 +113,10 @@ bench: rust servers $(PEERS) $(if $(filter-out agent scaling,$(or $(BENCH),all))
 fuzz: rust ## look for input that the decoders do not expect: SECONDS=60 for each target; and the property tests with CASES=20000
 	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/fuzz/rustc.sh cargo build --locked -p mq-fuzz --features libfuzzer < /dev/null
 	@for target in $(notdir $(wildcard fuzz/corpus/*)); do \
-		echo "mq: fuzzing $$target"; mkdir -p $(MQ_CACHE)/fuzz/$$target; \
+		found=$(MQ_CACHE)/fuzz/$$target; mkdir -p $$found; echo "mq: fuzzing $$target"; \
 		$(CARGO_TARGET_DIR)/debug/fuzz-$${target//_/-} -max_total_time=$(or $(SECONDS),60) -max_len=8192 -timeout=10 -rss_limit_mb=1024 \
-			-verbosity=0 -print_final_stats=1 -artifact_prefix=fuzz/corpus/$$target/ $(MQ_CACHE)/fuzz/$$target fuzz/corpus/$$target; \
+			-artifact_prefix=fuzz/corpus/$$target/ $$found fuzz/corpus/$$target > $$found.log 2>&1 || { tail -n 40 $$found.log; exit 1; }; \
+		grep DONE $$found.log; \
 	done
 	@PROPTEST_CASES=$(or $(CASES),20000) cargo test --locked -p mq-core -p mq-simulation -p mq-kafka -p mq-protocol -p mq-agent --lib < /dev/null
 
