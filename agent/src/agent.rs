@@ -25,6 +25,23 @@ const REMIND: Duration = Duration::from_secs(10);
 
 /// The agent of a process. Cheap to clone: clones are the same agent. One is enough for a process, and its clients share one stream
 /// to the operator. Its clients outlive its handles and stay configured; [`Agent::drain`] ends them.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let broker = mq_agent::testing::Broker::start()?;
+/// # broker.create_topic("orders", 1)?;
+/// use std::time::Duration;
+///
+/// use mq_agent::{Agent, Message, Options};
+///
+/// let options = Options::in_pod().config(broker.config().group("notifications", "notifications", ["orders"]));
+/// let agent = Agent::connect_with(options).await;
+/// agent.producer("orders").await?.send_sync(Message::to("orders").payload("{}")).await?;
+/// let consumer = agent.consumer("notifications").await?;
+/// agent.drain(Duration::from_secs(10)).await;
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Agent(Arc<Inner>);
 
@@ -61,11 +78,29 @@ impl<C> Named<C> {
 
 impl Agent {
     /// Starts the agent of a pod. Never fails and never waits: an operator that is not there is looked for in the background.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let agent = mq_agent::Agent::connect().await;
+    /// assert!(agent.ready(), "no client was asked for");
+    /// # Ok(()) }
+    /// ```
     pub async fn connect() -> Self {
         Self::connect_with(Options::in_pod()).await
     }
 
     /// Starts an agent with other files, folders or defaults.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use mq_agent::{Agent, Config, Env, Options};
+    ///
+    /// let config = Config::for_env(Env::Development).brokers(["kafka:9092"]);
+    /// let agent = Agent::connect_with(Options::in_pod().config(config)).await;
+    /// # Ok(()) }
+    /// ```
     #[expect(clippy::unused_async, reason = "it starts tasks, which needs a runtime; `async` says so in the signature")]
     pub async fn connect_with(options: Options) -> Self {
         let hub = Arc::new(Hub::default());
@@ -92,6 +127,18 @@ impl Agent {
     ///
     /// Waits until there is a configuration; the log says every 10 s where none was found. It may be dropped and called again.
     ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let agent = mq_agent::Agent::connect_with(mq_agent::Options::in_pod().config(broker.config())).await;
+    /// let (one, two) = (agent.producer("orders").await?, agent.producer("orders").await?);
+    /// one.send_sync(mq_agent::Message::to("orders").payload("{}")).await?;
+    /// assert_eq!(two.stats().messages_sent, 1, "one name is one producer");
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::InvalidName`], [`Error::InvalidConfig`] for settings in code that cannot be used, [`Error::Closed`] after a drain.
     pub async fn producer(&self, name: &str) -> Result<Producer, Error> {
@@ -107,6 +154,17 @@ impl Agent {
     ///
     /// Waits until there is a configuration; the log says every 10 s where none was found. It may be dropped and called again.
     ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// let config = broker.config().group("notifications", "group-7", ["orders"]);
+    /// let agent = mq_agent::Agent::connect_with(mq_agent::Options::in_pod().config(config)).await;
+    /// let consumer = agent.consumer("notifications").await?;
+    /// assert_eq!(consumer.name(), "notifications");
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::InvalidName`], [`Error::InvalidConfig`] for settings in code that cannot be used, [`Error::Closed`] after a drain.
     pub async fn consumer(&self, name: &str) -> Result<Consumer, Error> {
@@ -120,6 +178,17 @@ impl Agent {
     ///
     /// A service that has asked for no client is ready. A broker that does not answer makes nobody unready: all pods would be taken out
     /// at once, and what they have to do besides Kafka with them.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let agent = mq_agent::Agent::connect().await;
+    /// let status = if agent.ready() { "200 OK" } else { "503 Service Unavailable" };
+    /// assert_eq!(status, "200 OK");
+    /// agent.drain(std::time::Duration::from_secs(1)).await;
+    /// assert!(!agent.ready());
+    /// # Ok(()) }
+    /// ```
     pub fn ready(&self) -> bool {
         let clients = self.clients();
         !clients.closed
@@ -128,6 +197,14 @@ impl Agent {
     }
 
     /// Whether every consumer is alive, for a liveness probe; see [`Consumer::live`].
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let agent = mq_agent::Agent::connect().await;
+    /// assert!(agent.live(), "there is no consumer that could stand still");
+    /// # Ok(()) }
+    /// ```
     pub fn live(&self) -> bool {
         self.clients().consumers.values().all(|named| named.ready.borrow().as_ref().is_none_or(Consumer::live))
     }
@@ -158,6 +235,15 @@ impl Agent {
     }
 
     /// As [`Agent::drain_on`], now. Ends the agent: it gives no clients afterwards. A second call returns at once.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let agent = mq_agent::Agent::connect().await;
+    /// agent.drain(std::time::Duration::from_secs(20)).await;
+    /// assert!(agent.producer("orders").await.is_err(), "it gives no clients any more");
+    /// # Ok(()) }
+    /// ```
     pub async fn drain(&self, budget: Duration) {
         let began = Instant::now();
         let Clients { producers, consumers, .. } = {
@@ -286,6 +372,13 @@ fn check(kind: Kind, name: &str) -> Result<ClientRef, Error> {
 }
 
 /// Completes at the first SIGTERM. For [`Agent::drain_on`]; the library installs no signal handler unasked.
+///
+/// ```no_run
+/// # async fn example() -> () {
+/// mq_agent::sigterm().await;
+/// println!("the pod is to end");
+/// # }
+/// ```
 ///
 /// # Panics
 /// Never. If the handler cannot be installed, the log says so and the future never completes.

@@ -58,6 +58,13 @@ pub enum CloudEventError {
 impl CloudEvent {
     /// An event with the three required attributes. `source` and `id` together name one event.
     ///
+    /// ```
+    /// use mq_agent::{CloudEvent, CloudEventError};
+    ///
+    /// assert!(CloudEvent::new("7", "/shop/orders", "placed").is_ok());
+    /// assert_eq!(CloudEvent::new("", "/shop/orders", "placed"), Err(CloudEventError::Missing { name: "id" }));
+    /// ```
+    ///
     /// # Errors
     /// [`CloudEventError::Missing`] if one of them is empty.
     pub fn new(
@@ -73,6 +80,12 @@ impl CloudEvent {
     /// Sets an optional attribute (`subject`, `time`, `dataschema`) or an extension. The content type is the message's own,
     /// [`Message::content_type`].
     ///
+    /// ```
+    /// let event = mq_agent::CloudEvent::new("7", "/shop/orders", "placed")?.attribute("subject", "customer-7")?;
+    /// assert_eq!(event.get("subject"), Some("customer-7"));
+    /// # Ok::<(), mq_agent::CloudEventError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`CloudEventError::Name`].
     pub fn attribute(mut self, name: impl Into<String>, value: impl Into<String>) -> Result<Self, CloudEventError> {
@@ -86,6 +99,12 @@ impl CloudEvent {
     }
 
     /// An attribute other than `specversion`.
+    ///
+    /// ```
+    /// let event = mq_agent::CloudEvent::new("7", "/shop/orders", "placed")?;
+    /// assert_eq!((event.get("id"), event.get("subject")), (Some("7"), None));
+    /// # Ok::<(), mq_agent::CloudEventError>(())
+    /// ```
     pub fn get(&self, name: &str) -> Option<&str> {
         self.attributes.get(name).map(String::as_str)
     }
@@ -100,6 +119,14 @@ impl CloudEvent {
 
 impl Message {
     /// Makes the message a CloudEvent in binary mode: its attributes become headers, the payload stays as it is.
+    ///
+    /// ```
+    /// use mq_agent::{CloudEvent, Message};
+    ///
+    /// let event = CloudEvent::new("7", "/shop/orders", "placed")?;
+    /// let message = Message::to("orders").cloud_event(&event).content_type("application/json").payload("{}");
+    /// # Ok::<(), mq_agent::CloudEventError>(())
+    /// ```
     pub fn cloud_event(mut self, event: &CloudEvent) -> Self {
         self = self.only_header(&format!("{PREFIX}{SPECVERSION}"), SPEC_VERSION);
         for (name, value) in &event.attributes {
@@ -116,6 +143,17 @@ impl Message {
 
 impl Record {
     /// The attributes, if the record is a CloudEvent in binary mode; `None` if it says nothing of CloudEvents.
+    ///
+    /// ```
+    /// use mq_agent::{Failure, Record};
+    ///
+    /// async fn handle(record: Record) -> Result<(), Failure> {
+    ///     if let Some(event) = record.cloud_event().map_err(Failure::reject)? {
+    ///         println!("{:?} from {:?}", event.get("type"), event.get("source"));
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Errors
     /// [`CloudEventError`] if it says that it is one and is not.

@@ -77,6 +77,13 @@ struct Group {
 
 impl Config {
     /// The defaults of an environment: the same presets as in the custom resources.
+    ///
+    /// ```
+    /// use mq_agent::{Config, Env};
+    ///
+    /// let config = Config::for_env(Env::Staging);
+    /// assert_eq!(config.producer.preset, Some(Env::Staging));
+    /// ```
     pub fn for_env(env: Env) -> Self {
         let mut config = Self::default();
         config.producer.preset = Some(env);
@@ -87,6 +94,11 @@ impl Config {
     /// From the environment variables `MQ_BROKERS` (comma-separated addresses), `MQ_ENV` (`development`, `staging` or `production`;
     /// absent: production), `MQ_SECURITY_PROTOCOL` (absent: `PLAINTEXT`) and `MQ_SASL_MECHANISM`. Credentials are never taken from the
     /// environment: mount them.
+    ///
+    /// ```
+    /// let config = mq_agent::Config::from_env()?; // MQ_BROKERS=kafka-0:9092,kafka-1:9092 MQ_ENV=staging
+    /// # Ok::<(), mq_agent::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] when one of them is another word than those that are possible.
@@ -115,6 +127,11 @@ impl Config {
     }
 
     /// Sets the addresses of the brokers.
+    ///
+    /// ```
+    /// let config = mq_agent::Config::default().brokers(["kafka-0:9092", "kafka-1:9092"]);
+    /// assert_eq!(config.brokers.len(), 2);
+    /// ```
     #[must_use]
     pub fn brokers<B: Into<String>>(mut self, brokers: impl IntoIterator<Item = B>) -> Self {
         self.brokers = brokers.into_iter().map(Into::into).collect();
@@ -123,6 +140,12 @@ impl Config {
 
     /// Configures the consumer `name`: Kafka's group id and the topics it reads, by name or, as in
     /// [`Consumer::new`](crate::Consumer::new), by pattern. Its dead letters go to `<group id>.dlq`.
+    ///
+    /// ```
+    /// let config = mq_agent::Config::default()
+    ///     .brokers(["kafka:9092"])
+    ///     .group("notifications", "shop-notifications", ["orders", "^returns-"]);
+    /// ```
     #[must_use]
     pub fn group<T: Into<String>>(
         mut self,

@@ -8,6 +8,19 @@ use thiserror::Error;
 use crate::librdkafka::Trouble;
 
 /// The agent could not give or change a client.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use mq_agent::{Config, Env, Error, Options, Producer};
+///
+/// let no_brokers = Config::for_env(Env::Production);
+/// match Producer::new(&no_brokers, &Options::default()).await {
+///     Err(Error::InvalidConfig { detail }) => assert!(detail.contains("names no brokers")),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Error)]
 pub enum Error {
     /// The name cannot be the name of a Kubernetes object.
@@ -123,6 +136,11 @@ impl SendError {
     }
 
     /// Whether sending the same message again can succeed.
+    ///
+    /// ```
+    /// let lost = mq_agent::SendError::NotAcknowledged { topic: "orders".into(), detail: "timed out".into() };
+    /// assert!(lost.is_retryable());
+    /// ```
     pub fn is_retryable(&self) -> bool {
         self.kind() == SendErrorKind::Retriable
     }
@@ -165,6 +183,14 @@ impl SendError {
 }
 
 /// A flush or a close did not finish.
+///
+/// ```no_run
+/// # async fn example(producer: mq_agent::Producer) -> () {
+/// if let Err(error) = producer.flush(std::time::Duration::from_secs(10)).await {
+///     eprintln!("{error}"); // "3 messages of the producer orders were not acknowledged within 10000 ms"
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, Error)]
 pub enum FlushError {
     /// Messages are still waiting for their acknowledgement. They go on being sent while the producer lives.
@@ -180,6 +206,18 @@ pub enum FlushError {
 }
 
 /// A consumer ended or could not do what was asked.
+///
+/// ```no_run
+/// # async fn example(consumer: mq_agent::Consumer) -> () {
+/// use mq_agent::ConsumeError;
+///
+/// match consumer.subscribe(|_| async { Ok(()) }).await {
+///     Ok(()) => println!("closed or drained"),
+///     Err(ConsumeError::Fatal { detail, .. }) => eprintln!("end the process: {detail}"),
+///     Err(error) => eprintln!("{error}"),
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, Error)]
 pub enum ConsumeError {
     /// `subscribe` runs already; a consumer has one handler.
@@ -223,6 +261,16 @@ pub enum ConsumeError {
 /// Why a handler did not handle a record.
 ///
 /// Not an [`std::error::Error`] itself, so that `?` turns any error inside a handler into [`Failure::retry`].
+///
+/// ```
+/// use mq_agent::{Failure, Record};
+///
+/// async fn handle(record: Record) -> Result<(), Failure> {
+///     let text = std::str::from_utf8(record.payload()).map_err(Failure::reject)?; // never: to the dead-letter topic
+///     tokio::fs::write("/tmp/last", text).await?; // later perhaps: tried again
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     pub(crate) kind: FailureKind,
@@ -243,16 +291,30 @@ impl Failure {
     }
 
     /// Try again: up to 3 attempts in all, 1 s and then 2 s apart, while later records of the same key wait; then the dead-letter topic.
+    ///
+    /// ```
+    /// let failure = mq_agent::Failure::retry("the database does not answer");
+    /// assert!(failure.is_retryable());
+    /// ```
     pub fn retry(error: impl fmt::Display) -> Self {
         Self { kind: FailureKind::Retry, message: error.to_string() }
     }
 
     /// Trying again cannot help: to the dead-letter topic at once.
+    ///
+    /// ```
+    /// let failure = mq_agent::Failure::reject("there is no such customer");
+    /// assert!(!failure.is_retryable());
+    /// ```
     pub fn reject(error: impl fmt::Display) -> Self {
         Self { kind: FailureKind::Reject, message: error.to_string() }
     }
 
     /// What went wrong.
+    ///
+    /// ```
+    /// assert_eq!(mq_agent::Failure::retry("no answer").message(), "no answer");
+    /// ```
     pub fn message(&self) -> &str {
         &self.message
     }

@@ -7,6 +7,13 @@ use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
 use crate::trace::Missing;
 
 /// One header of a record. Kafka allows a header without a value and several headers of one name.
+///
+/// ```
+/// use mq_agent::{Header, Message};
+///
+/// let message = Message::to("orders").header("tenant", "7");
+/// assert_eq!(message.headers(), [Header { name: "tenant".into(), value: Some("7".into()) }]);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     /// The header's name.
@@ -36,23 +43,45 @@ pub struct Message {
 
 impl Message {
     /// A message for `topic`: no key, no payload (Kafka's null: a tombstone in a compacted topic), no headers.
+    ///
+    /// ```
+    /// use mq_agent::Message;
+    ///
+    /// let tombstone = Message::to("customers").key("7"); // deletes 7 from a compacted topic
+    /// assert_eq!(tombstone.payload_bytes(), None);
+    /// ```
     pub fn to(topic: impl Into<String>) -> Self {
         Self { topic: topic.into(), key: None, payload: None, headers: Vec::new(), timestamp: None, partition: None }
     }
 
     /// The key. Messages of one key go to one partition and keep the order in which `send` took them.
+    ///
+    /// ```
+    /// let message = mq_agent::Message::to("orders").key("customer-7");
+    /// assert_eq!(message.key_bytes(), Some(&b"customer-7"[..]));
+    /// ```
     pub fn key(mut self, key: impl AsRef<[u8]>) -> Self {
         self.key = Some(Bytes::copy_from_slice(key.as_ref()));
         self
     }
 
     /// The payload.
+    ///
+    /// ```
+    /// let message = mq_agent::Message::to("orders").payload(vec![1, 2, 3]);
+    /// assert_eq!(message.payload_bytes(), Some(&[1, 2, 3][..]));
+    /// ```
     pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
         self.payload = Some(payload.into());
         self
     }
 
     /// Adds a header; earlier headers of the same name stay.
+    ///
+    /// ```
+    /// let message = mq_agent::Message::to("orders").header("tenant", "7").header("tenant", "8");
+    /// assert_eq!(message.headers().len(), 2);
+    /// ```
     pub fn header(mut self, name: impl Into<String>, value: impl AsRef<[u8]>) -> Self {
         self.headers.push(Header { name: name.into(), value: Some(Bytes::copy_from_slice(value.as_ref())) });
         self
@@ -80,12 +109,20 @@ impl Message {
     }
 
     /// The record's time in milliseconds since the Unix epoch; without it, the time at which the client takes the message.
+    ///
+    /// ```
+    /// let message = mq_agent::Message::to("orders").timestamp(1_700_000_000_000);
+    /// ```
     pub fn timestamp(mut self, milliseconds: i64) -> Self {
         self.timestamp = Some(milliseconds);
         self
     }
 
     /// Sends to this partition instead of the one that the key's hash gives.
+    ///
+    /// ```
+    /// let message = mq_agent::Message::to("orders").partition(3);
+    /// ```
     pub fn partition(mut self, partition: i32) -> Self {
         self.partition = Some(partition);
         self
@@ -114,6 +151,17 @@ impl Message {
 }
 
 /// Where an acknowledged message is.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let broker = mq_agent::testing::Broker::start()?;
+/// # broker.create_topic("orders", 1)?;
+/// # let producer = mq_agent::Producer::new(&broker.config(), &mq_agent::Options::default()).await?;
+/// let ack = producer.send_sync(mq_agent::Message::to("orders").payload("{}")).await?;
+/// assert_eq!((ack.topic.as_str(), ack.partition, ack.offset), ("orders", 0, Some(0)));
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ack {
     /// The topic.

@@ -33,6 +33,24 @@ struct Clients {
 }
 
 /// The counters of one client.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let broker = mq_agent::testing::Broker::start()?;
+/// use mq_agent::{ClientStats, Metrics, Options, Producer};
+///
+/// let metrics = Metrics::default();
+/// let producer = Producer::new(&broker.config(), &Options::default().metrics(metrics.clone())).await?;
+/// for client in metrics.read() {
+///     match client {
+///         ClientStats::Producer { name, stats } => println!("{name} sent {}", stats.messages_sent),
+///         ClientStats::Consumer { name, stats } => println!("{name} handled {}", stats.messages_consumed),
+///         _ => {}
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientStats {
@@ -63,6 +81,19 @@ impl ClientStats {
 
 impl Metrics {
     /// The counters of every client that lives, producers first, by name.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// let metrics = mq_agent::Metrics::default();
+    /// let options = mq_agent::Options::default().metrics(metrics.clone());
+    /// let producer = mq_agent::Producer::new(&broker.config(), &options).await?;
+    /// assert_eq!(metrics.read().len(), 1);
+    /// drop(producer);
+    /// assert!(metrics.read().is_empty());
+    /// # Ok(()) }
+    /// ```
     pub fn read(&self) -> Vec<ClientStats> {
         let mut clients = self.clients();
         clients.producers.retain(|_, producer| producer.upgrade().is_some());

@@ -75,6 +75,10 @@ impl Options {
     /// `MQ_STATE_DIR` and those of [`Config::from_env`]. Every part may be absent.
     ///
     /// Variables that cannot be used are reported in the log, and none of them counts.
+    ///
+    /// ```
+    /// let options = mq_agent::Options::in_pod(); // the same as Options::default()
+    /// ```
     pub fn in_pod() -> Self {
         let config = Config::from_env().unwrap_or_else(|error| {
             tracing::error!(%error, "the environment variables are not used");
@@ -85,6 +89,12 @@ impl Options {
     }
 
     /// The same files in other folders, and nothing from the environment.
+    ///
+    /// ```
+    /// use std::path::Path;
+    ///
+    /// let options = mq_agent::Options::in_folders(Path::new("run"), Path::new("config"));
+    /// ```
     pub fn in_folders(run: &Path, config: &Path) -> Self {
         Self {
             endpoint: run.join("endpoint"),
@@ -109,6 +119,12 @@ impl Options {
     }
 
     /// What clients run with when nothing else configures them.
+    ///
+    /// ```
+    /// use mq_agent::{Config, Env, Options};
+    ///
+    /// let options = Options::in_pod().config(Config::for_env(Env::Production).brokers(["kafka:9092"]));
+    /// ```
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
@@ -117,6 +133,11 @@ impl Options {
 
     /// Where clients of an [`Agent`](crate::Agent) get their configuration from when the operator says nothing: before the files, after
     /// the operator's last good value. A later call replaces the source of an earlier one.
+    ///
+    /// ```
+    /// let configurations = mq_agent::testing::Configurations::default(); // or one of the service's own
+    /// let options = mq_agent::Options::in_pod().source(configurations);
+    /// ```
     #[must_use]
     pub fn source(mut self, source: impl ConfigSource + 'static) -> Self {
         self.source = Some(OwnSource(Arc::new(source)));
@@ -126,6 +147,10 @@ impl Options {
     /// Where the credentials of the clients lie (`/var/run/mq/credentials`): `username` and `password` for SASL, `tls.crt` and
     /// `tls.key` for a client certificate, `ca.crt` for the authorities of the brokers; every one may be absent. The pair of files is
     /// used before the one in [`Options::config`]. Changes are noticed and taken over by the clients of an [`Agent`](crate::Agent).
+    ///
+    /// ```
+    /// let options = mq_agent::Options::in_pod().credentials_folder("/etc/kafka-user");
+    /// ```
     #[must_use]
     pub fn credentials_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.credentials_folder = folder.into();
@@ -133,6 +158,10 @@ impl Options {
     }
 
     /// Keeps the last configuration that worked there, for a start without the operator. `None`: not kept.
+    ///
+    /// ```
+    /// let options = mq_agent::Options::in_pod().state_folder(Some("/var/lib/mq".into()));
+    /// ```
     #[must_use]
     pub fn state_folder(mut self, folder: Option<PathBuf>) -> Self {
         self.state_folder = folder;
@@ -140,6 +169,10 @@ impl Options {
     }
 
     /// How long a new client waits for the operator's first word before it starts with a weaker source (3 s).
+    ///
+    /// ```
+    /// let options = mq_agent::Options::in_pod().patience(std::time::Duration::from_secs(10));
+    /// ```
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -148,6 +181,10 @@ impl Options {
 
     /// Handlers of one consumer that may run at the same time (8). [`Consumer::set_concurrency`](crate::Consumer::set_concurrency)
     /// changes it later.
+    ///
+    /// ```
+    /// let options = mq_agent::Options::in_pod().concurrency(100);
+    /// ```
     #[must_use]
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency;
@@ -155,6 +192,10 @@ impl Options {
     }
 
     /// Which records of a consumer wait for each other ([`Ordering::Key`]).
+    ///
+    /// ```
+    /// let options = mq_agent::Options::in_pod().ordering(mq_agent::Ordering::Partition);
+    /// ```
     #[must_use]
     pub fn ordering(mut self, ordering: Ordering) -> Self {
         self.ordering = ordering;
@@ -162,6 +203,10 @@ impl Options {
     }
 
     /// When a consumer stops sending dead letters and waits for what seems broken (20 in a row, or 50 of the last 100 records).
+    ///
+    /// ```
+    /// let options = mq_agent::Options::in_pod().dead_letter_breaker(mq_agent::DeadLetterBreaker::new(200, 90));
+    /// ```
     #[must_use]
     pub fn dead_letter_breaker(mut self, breaker: DeadLetterBreaker) -> Self {
         self.dead_letter_breaker = breaker;
@@ -170,6 +215,10 @@ impl Options {
 
     /// Makes consumers static members of their groups; without it they are dynamic ones. The id is for this process alone, and its
     /// consumers have to be in different groups.
+    ///
+    /// ```
+    /// let options = mq_agent::Options::in_pod().static_membership(mq_agent::StaticMember::new("orders-0"));
+    /// ```
     #[must_use]
     pub fn static_membership(mut self, member: StaticMember) -> Self {
         self.member = Some(member);
@@ -181,6 +230,10 @@ impl Options {
     /// (`queued.max.messages.kbytes`). As much is fetched at once from *each* broker (`fetch.max.bytes`), but no less than
     /// `message.max.bytes` (1 MB) and no more than 50 MiB: what is on its way may exceed the queue. One record that is larger is taken
     /// nevertheless, alone. What handlers keep counts no more once they have ended.
+    ///
+    /// ```
+    /// let options = mq_agent::Options::in_pod().memory_mib(256);
+    /// ```
     #[must_use]
     pub fn memory_mib(mut self, mebibytes: usize) -> Self {
         self.memory_mib = mebibytes;
@@ -190,6 +243,10 @@ impl Options {
     /// Keeps these settings (`lingerMs`, …) as [`Options::config`] has them, whatever is pushed. The operator sees them as not
     /// applied. A name that is no setting makes [`Agent::producer`](crate::Agent::producer) and
     /// [`Agent::consumer`](crate::Agent::consumer) fail.
+    ///
+    /// ```
+    /// let options = mq_agent::Options::in_pod().keep(["maxPollRecords"]);
+    /// ```
     #[must_use]
     pub fn keep<N: Into<String>>(mut self, settings: impl IntoIterator<Item = N>) -> Self {
         self.keep = settings.into_iter().map(Into::into).collect();
@@ -197,6 +254,20 @@ impl Options {
     }
 
     /// Calls the hook around everything that the clients send and handle, after the hooks that are there already.
+    ///
+    /// ```
+    /// use mq_agent::{Hook, Message, Options};
+    ///
+    /// struct Tenant;
+    ///
+    /// impl Hook for Tenant {
+    ///     fn before_send(&self, _producer: &str, message: Message) -> Message {
+    ///         message.header("tenant", "7")
+    ///     }
+    /// }
+    ///
+    /// let options = Options::in_pod().hook(Tenant);
+    /// ```
     #[must_use]
     pub fn hook(mut self, hook: impl Hook + 'static) -> Self {
         self.hooks.add(hook);
@@ -204,6 +275,12 @@ impl Options {
     }
 
     /// Shows the counters of the clients there, beside what it shows already.
+    ///
+    /// ```
+    /// let metrics = mq_agent::Metrics::default();
+    /// let options = mq_agent::Options::in_pod().metrics(metrics.clone());
+    /// assert!(metrics.read().is_empty()); // of the clients that are made with these options
+    /// ```
     #[must_use]
     pub fn metrics(mut self, metrics: Metrics) -> Self {
         self.metrics = metrics;

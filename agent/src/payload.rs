@@ -16,16 +16,37 @@ pub const RETRY_COUNT_HEADER: &str = "Retry-Count";
 
 impl Message {
     /// Sets `Content-Type`.
+    ///
+    /// ```
+    /// use mq_agent::{Message, testing};
+    ///
+    /// let record = testing::record(Message::to("orders").content_type("text/plain").payload("7"));
+    /// assert_eq!(record.content_type(), Some("text/plain"));
+    /// ```
     pub fn content_type(self, content_type: impl AsRef<str>) -> Self {
         self.only_header(CONTENT_TYPE_HEADER, content_type.as_ref())
     }
 
     /// Sets `Version`, the version of the payload's schema.
+    ///
+    /// ```
+    /// use mq_agent::{Message, testing};
+    ///
+    /// let record = testing::record(Message::to("orders").version("2"));
+    /// assert_eq!(record.version(), Some("2"));
+    /// ```
     pub fn version(self, version: impl AsRef<str>) -> Self {
         self.only_header(VERSION_HEADER, version.as_ref())
     }
 
     /// Sets `Event-Type`.
+    ///
+    /// ```
+    /// use mq_agent::{Message, testing};
+    ///
+    /// let record = testing::record(Message::to("orders").event_type("placed"));
+    /// assert_eq!(record.event_type(), Some("placed"));
+    /// ```
     pub fn event_type(self, event_type: impl AsRef<str>) -> Self {
         self.only_header(EVENT_TYPE_HEADER, event_type.as_ref())
     }
@@ -65,6 +86,13 @@ impl Message {
     }
 
     /// The value as Protobuf, with its `Content-Type`.
+    ///
+    /// ```
+    /// use mq_agent::{Message, testing};
+    ///
+    /// let message = Message::to("orders").protobuf(&"a message of prost".to_owned());
+    /// assert_eq!(testing::record(message).protobuf::<String>().as_deref(), Ok("a message of prost"));
+    /// ```
     #[cfg(feature = "protobuf")]
     pub fn protobuf<M: prost::Message>(self, value: &M) -> Self {
         self.payload(value.encode_to_vec()).content_type("application/protobuf")
@@ -73,6 +101,13 @@ impl Message {
 
 impl Record {
     /// `Content-Type`, or what CloudEvents writes in its place.
+    ///
+    /// ```
+    /// use mq_agent::{Message, testing};
+    ///
+    /// let record = testing::record(Message::to("orders").header("content-type", "text/plain")); // of CloudEvents
+    /// assert_eq!(record.content_type(), Some("text/plain"));
+    /// ```
     pub fn content_type(&self) -> Option<&str> {
         let mut named =
             self.headers().iter().rev().filter(|header| header.name.eq_ignore_ascii_case(CONTENT_TYPE_HEADER));
@@ -80,17 +115,46 @@ impl Record {
     }
 
     /// `Version`, the version of the payload's schema.
+    ///
+    /// ```
+    /// use mq_agent::{Failure, Record};
+    ///
+    /// async fn handle(record: Record) -> Result<(), Failure> {
+    ///     match record.version() {
+    ///         Some("1") | None => Ok(()),
+    ///         Some(version) => Err(Failure::reject(format!("version {version} is not known"))),
+    ///     }
+    /// }
+    /// ```
     pub fn version(&self) -> Option<&str> {
         self.text(VERSION_HEADER)
     }
 
     /// `Event-Type`, what happened.
+    ///
+    /// ```
+    /// use mq_agent::{Failure, Record};
+    ///
+    /// async fn handle(record: Record) -> Result<(), Failure> {
+    ///     if record.event_type() == Some("placed") {
+    ///         println!("an order was placed");
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn event_type(&self) -> Option<&str> {
         self.text(EVENT_TYPE_HEADER)
     }
 
     /// How often it was tried before: what `Retry-Count` says, and the earlier attempts of this process. A header that is no number counts
     /// as none.
+    ///
+    /// ```
+    /// use mq_agent::{Message, testing};
+    ///
+    /// let record = testing::record(Message::to("orders").retry_count(2));
+    /// assert_eq!(record.retry_count(), 2);
+    /// ```
     pub fn retry_count(&self) -> u32 {
         let sent = self.text(RETRY_COUNT_HEADER).and_then(|text| text.parse().ok()).unwrap_or(0_u32);
         sent.saturating_add(self.attempt().saturating_sub(1))
@@ -120,6 +184,16 @@ impl Record {
     }
 
     /// The payload read as Protobuf. Made for `?` in a handler, as [`Record::json`].
+    ///
+    /// ```
+    /// use mq_agent::{Failure, Record};
+    ///
+    /// async fn handle(record: Record) -> Result<(), Failure> {
+    ///     let text: String = record.protobuf()?; // any message of prost
+    ///     println!("{text}");
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Errors
     /// [`Failure::reject`]: reading the same bytes again cannot help.

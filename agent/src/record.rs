@@ -15,6 +15,13 @@ const IN_HAND: usize = 160;
 pub(crate) const BUFFER: usize = 32 * 1024;
 
 /// Where a record was read.
+///
+/// ```
+/// use mq_agent::{Message, testing};
+///
+/// let metadata = testing::record(Message::to("orders").partition(3)).metadata();
+/// assert_eq!((metadata.topic.as_str(), metadata.partition, metadata.offset), ("orders", 3, 0));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConsumerMetadata {
@@ -34,6 +41,15 @@ pub struct ConsumerMetadata {
 ///
 /// Records that were read together share one buffer of at most 32 KiB, or of the record's own size if it is larger. One that is kept
 /// keeps that buffer, and so do its [`Record::to_message`]s.
+///
+/// ```
+/// use mq_agent::{Message, testing};
+///
+/// let record = testing::record(Message::to("orders").key("7").payload("{}").header("tenant", "1"));
+/// assert_eq!((record.topic(), record.partition(), record.offset()), ("orders", 0, 0));
+/// assert_eq!((record.key(), record.payload()), (Some(&b"7"[..]), &b"{}"[..]));
+/// assert_eq!(record.header("tenant"), Some(&b"1"[..]));
+/// ```
 #[derive(Clone)]
 pub struct Record {
     batch: Arc<Batch>,
@@ -90,11 +106,26 @@ impl Record {
     }
 
     /// Whether the payload is Kafka's null.
+    ///
+    /// ```
+    /// use mq_agent::{Message, testing};
+    ///
+    /// assert!(testing::record(Message::to("customers").key("7")).is_tombstone());
+    /// assert!(!testing::record(Message::to("customers").key("7").payload("")).is_tombstone());
+    /// ```
     pub fn is_tombstone(&self) -> bool {
         self.batch.entry(self.index).payload.is_none()
     }
 
     /// The headers in their order. The first call makes the list.
+    ///
+    /// ```
+    /// use mq_agent::{Message, testing};
+    ///
+    /// let record = testing::record(Message::to("orders").header("a", "1").header("b", "2"));
+    /// let names: Vec<&str> = record.headers().iter().map(|header| header.name.as_str()).collect();
+    /// assert_eq!(names, ["a", "b"]);
+    /// ```
     pub fn headers(&self) -> &[Header] {
         let Some(headed) = self.batch.headed(self.index) else { return &[] };
         headed.list.get_or_init(|| {
@@ -107,6 +138,13 @@ impl Record {
     }
 
     /// The bytes of the last header of that name.
+    ///
+    /// ```
+    /// use mq_agent::{Message, testing};
+    ///
+    /// let record = testing::record(Message::to("orders").header("tenant", "7").header("tenant", "8"));
+    /// assert_eq!((record.header("tenant"), record.header("other")), (Some(&b"8"[..]), None));
+    /// ```
     pub fn header(&self, name: &str) -> Option<&[u8]> {
         self.raw_headers().rev().find(|header| header.0 == name)?.1
     }
@@ -117,6 +155,13 @@ impl Record {
     }
 
     /// The trace id that the record carries: that of `X-Trace-ID`, else that of `traceparent`.
+    ///
+    /// ```
+    /// use mq_agent::{Message, TRACE_HEADER, testing};
+    ///
+    /// let record = testing::record(Message::to("orders").header(TRACE_HEADER, "4bf92f35"));
+    /// assert_eq!(record.trace_id().map(|id| id.to_string()).as_deref(), Some("4bf92f35"));
+    /// ```
     pub fn trace_id(&self) -> Option<TraceId> {
         self.trace_context()?.trace_id().cloned()
     }
@@ -134,6 +179,15 @@ impl Record {
 
     /// The message as it was sent, to be sent again as it is or changed: with key, payload, headers and time, for its topic, and for the
     /// partition that its key gives.
+    ///
+    /// ```
+    /// use mq_agent::{Failure, Producer, Record};
+    ///
+    /// async fn forward(producer: &Producer, record: Record) -> Result<(), Failure> {
+    ///     producer.send_sync(record.to_message().header("seen-by", "notifications")).await?;
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn to_message(&self) -> Message {
         Message {
             topic: self.topic().to_owned(),

@@ -9,6 +9,17 @@ use hdrhistogram::Histogram;
 use mq_protocol::message::Health;
 
 /// What a producer has done.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let broker = mq_agent::testing::Broker::start()?;
+/// # broker.create_topic("orders", 1)?;
+/// # let producer = mq_agent::Producer::new(&broker.config(), &mq_agent::Options::default()).await?;
+/// let stats = producer.stats();
+/// println!("{} sent, {} wait, half of them within {:?}", stats.messages_sent, stats.current_queue_size, stats.latency_p50);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProducerStats {
@@ -36,6 +47,17 @@ pub struct ProducerStats {
 }
 
 /// What a consumer has done.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let broker = mq_agent::testing::Broker::start()?;
+/// # broker.create_topic("orders", 1)?;
+/// # let consumer = mq_agent::Consumer::new(&broker.config(), "g", ["orders"], &mq_agent::Options::default()).await?;
+/// let stats = consumer.stats();
+/// println!("{} handled, {} in hand, lag {:?}", stats.messages_consumed, stats.in_flight, stats.lag);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConsumerStats {

@@ -29,6 +29,13 @@ use crate::record::Record;
 use crate::source::{ConfigBody, ConfigOutcome, ConfigSource};
 
 /// The message as the record that a handler gets: at offset 0 of the partition that the message chose, else of 0.
+///
+/// ```
+/// use mq_agent::{Message, testing};
+///
+/// let record = testing::record(Message::to("orders").key("7").partition(3));
+/// assert_eq!((record.key(), record.partition()), (Some(&b"7"[..]), 3));
+/// ```
 pub fn record(message: Message) -> Record {
     Record::of(message, 0)
 }
@@ -128,6 +135,17 @@ impl Default for Pushed {
 impl Configurations {
     /// Configures the client with what [`Config::for_client`] says of it; without brokers, or for a consumer that
     /// [`Config::group`] does not name, that is an error.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use mq_agent::{ClientKind, ClientRef, testing};
+    ///
+    /// let (broker, source) = (testing::Broker::start()?, testing::Configurations::default());
+    /// let body = source.push(&ClientRef::new(ClientKind::Producer, "orders"), &broker.config())?;
+    /// assert!(body.as_json().contains("settings"));
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::InvalidConfig`].

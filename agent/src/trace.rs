@@ -44,6 +44,10 @@ impl TraceId {
     }
 
     /// A new random trace id.
+    ///
+    /// ```
+    /// assert_ne!(mq_agent::TraceId::random(), mq_agent::TraceId::random());
+    /// ```
     pub fn random() -> Self {
         Self::new(uuid::Uuid::new_v4().simple().to_string())
     }
@@ -56,6 +60,19 @@ impl TraceId {
     }
 
     /// Runs `future` with this id as the current one. Every message that it sends carries the id, unless the message has one.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let producer = mq_agent::Producer::new(&broker.config(), &mq_agent::Options::default()).await?;
+    /// use mq_agent::{Message, TraceId};
+    ///
+    /// let request = TraceId::new("4bf92f35");
+    /// request.scope(producer.send_sync(Message::to("orders").payload("{}"))).await?; // carries X-Trace-ID: 4bf92f35
+    /// # Ok(()) }
+    /// ```
     pub async fn scope<F: Future>(self, future: F) -> F::Output {
         TraceContext { id: Some(self), ..TraceContext::default() }.scope(future).await
     }
@@ -105,6 +122,13 @@ impl TraceContext {
 
     /// Takes a W3C `traceparent`. The trace id becomes the one in it, unless there is one already. Text that is not of W3C's form is
     /// left out, as W3C asks.
+    ///
+    /// ```
+    /// use mq_agent::TraceContext;
+    ///
+    /// let context = TraceContext::default().with_traceparent("no traceparent");
+    /// assert_eq!(context.traceparent(), None);
+    /// ```
     #[must_use]
     pub fn with_traceparent(mut self, traceparent: &str) -> Self {
         if let Some(id) = trace_id_of(traceparent) {
@@ -115,6 +139,15 @@ impl TraceContext {
     }
 
     /// Takes a W3C `tracestate`; it travels only beside a `traceparent`.
+    ///
+    /// ```
+    /// use mq_agent::TraceContext;
+    ///
+    /// let context = TraceContext::default()
+    ///     .with_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    ///     .with_tracestate("vendor=1");
+    /// assert_eq!(context.tracestate(), Some("vendor=1"));
+    /// ```
     #[must_use]
     pub fn with_tracestate(mut self, tracestate: &str) -> Self {
         let fits = tracestate.len() <= MAX_TRACESTATE && tracestate.bytes().all(|byte| (b' '..=b'~').contains(&byte));

@@ -47,11 +47,22 @@ impl DeadLetterBreaker {
     /// Opens when so many records in a row (`in_a_row`), or so many of the last 100 (`of_hundred`), were to become dead letters, over all
     /// partitions of the consumer. The one with which that number is reached is held already. 0 counts as 1; above 100 `of_hundred` is
     /// never reached.
+    ///
+    /// ```
+    /// use mq_agent::DeadLetterBreaker;
+    ///
+    /// let default = DeadLetterBreaker::new(20, 50);
+    /// assert_eq!(default, DeadLetterBreaker::default());
+    /// ```
     pub fn new(in_a_row: u32, of_hundred: u32) -> Self {
         Self { in_a_row: in_a_row.max(1), of_hundred: of_hundred.max(1) }
     }
 
     /// Never opens.
+    ///
+    /// ```
+    /// let options = mq_agent::Options::in_pod().dead_letter_breaker(mq_agent::DeadLetterBreaker::off());
+    /// ```
     pub fn off() -> Self {
         Self::new(u32::MAX, u32::MAX)
     }
@@ -250,6 +261,16 @@ mod tests {
     }
 
     #[test]
+    fn what_failed_before_it_closed_does_not_count_afterwards() {
+        let now = Instant::now();
+        let mut breaker = Breaker::new(DeadLetterBreaker::default());
+        assert_eq!(buried(&mut breaker, [true, false].repeat(50), now), 49, "half of a hundred fail");
+        assert_eq!((breaker.held_handled(), breaker.news()), (Held::Release, None));
+        assert_eq!(buried(&mut breaker, [true, false].repeat(49), now), 49);
+        assert_eq!(breaker.news(), None);
+    }
+
+    #[test]
     fn without_held_records_the_next_one_tells_whether_it_is_over() {
         let now = Instant::now();
         for (after, dead_letters) in [(vec![false; 30], 0), ([vec![true], vec![false; 30]].concat(), 19)] {
@@ -260,16 +281,6 @@ mod tests {
             assert_eq!(buried(&mut breaker, after, now), dead_letters);
             assert_eq!(breaker.news(), Some(true));
         }
-    #[test]
-    fn what_failed_before_it_closed_does_not_count_afterwards() {
-        let now = Instant::now();
-        let mut breaker = Breaker::new(DeadLetterBreaker::default());
-        assert_eq!(buried(&mut breaker, [true, false].repeat(50), now), 49, "half of a hundred fail");
-        assert_eq!((breaker.held_handled(), breaker.news()), (Held::Release, None));
-        assert_eq!(buried(&mut breaker, [true, false].repeat(49), now), 49);
-        assert_eq!(breaker.news(), None);
-    }
-
     }
 
     proptest! {

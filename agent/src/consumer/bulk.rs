@@ -22,6 +22,16 @@ use crate::record::Record;
 /// Any error, and any [`Failure`], stands for the whole batch: its records are handed out again alone, each under the rules of
 /// [`Failure`], so that only what fails alone becomes a dead letter. [`BatchFailure::of`] names the records that failed; the others are
 /// done, except later ones of the same key, which come again after it.
+///
+/// ```
+/// use mq_agent::{BatchFailure, Failure, Record};
+///
+/// async fn insert_all(records: Vec<Record>) -> Result<(), BatchFailure> {
+///     let empty = records.iter().enumerate().filter(|(_, record)| record.payload().is_empty());
+///     let failed: Vec<_> = empty.map(|(place, _)| (place, Failure::reject("it is empty"))).collect();
+///     if failed.is_empty() { Ok(()) } else { Err(BatchFailure::of(failed)) }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchFailure(Failed);
 
@@ -81,6 +91,11 @@ pub struct Batches {
 
 impl Batches {
     /// Up to so many records; 0 counts as 1.
+    ///
+    /// ```
+    /// let batches = mq_agent::Batches::of(500);
+    /// assert_eq!(batches, mq_agent::Batches::from(500));
+    /// ```
     pub fn of(records: usize) -> Self {
         Self { records, wait: Duration::ZERO }
     }
@@ -88,6 +103,12 @@ impl Batches {
     /// A batch that is not full is handed over once its oldest record has waited for so long since it was taken from Kafka. A record
     /// that failed before does not wait, and nothing waits while the consumer holds all that it may. 0, the default: whatever is ready
     /// when a slot is free.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let batches = mq_agent::Batches::of(500).max_wait(Duration::from_millis(200));
+    /// ```
     #[must_use]
     pub fn max_wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
@@ -431,6 +452,17 @@ mod tests {
         assert_eq!(offsets(&seen), [vec![0, 1, 2, 3], vec![4]]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn one_key_fills_a_batch() {
+        let (mut stage, seen) = stage(Batches::of(4).max_wait(Duration::from_mins(1)), |_, _| async { Ok(()) });
+        stage.read(keys("aaa"));
+        stage.serve(Instant::now());
+        assert!(offsets(&seen).is_empty());
+        stage.read(keys("a"));
+        stage.finished(4).await;
+        assert_eq!(offsets(&seen), [vec![0, 1, 2, 3]]);
+    }
+
     #[tokio::test]
     async fn what_gathers_is_dropped_when_its_partition_leaves() {
         let (mut stage, seen) = stage(Batches::of(4).max_wait(Duration::from_mins(1)), |_, _| async { Ok(()) });
@@ -451,17 +483,6 @@ mod tests {
         fn before_handle(&self, _consumer: &str, record: &Record) -> ControlFlow<Result<(), Failure>> {
             if record.key() == Some(b"b") { ControlFlow::Break(Ok(())) } else { ControlFlow::Continue(()) }
         }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_key_fills_a_batch() {
-        let (mut stage, seen) = stage(Batches::of(4).max_wait(Duration::from_mins(1)), |_, _| async { Ok(()) });
-        stage.read(keys("aaa"));
-        stage.serve(Instant::now());
-        assert!(offsets(&seen).is_empty());
-        stage.read(keys("a"));
-        stage.finished(4).await;
-        assert_eq!(offsets(&seen), [vec![0, 1, 2, 3]]);
-    }
 
         fn handled(&self, handled: &Handled<'_>) {
             let said = handled.outcome.as_ref().map_or_else(Failure::message, |()| "ok");

@@ -27,6 +27,32 @@ pub struct Delivered {
 }
 
 /// Says what became of one record.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let broker = mq_agent::testing::Broker::start()?;
+/// # broker.create_topic("orders", 1)?;
+/// # let producer = mq_agent::Producer::new(&broker.config(), &mq_agent::Options::default()).await?;
+/// # producer.send_sync(mq_agent::Message::to("orders").key("7").payload("{}")).await?;
+/// # let consumer = mq_agent::Consumer::new(&broker.config(), "g", ["orders"], &mq_agent::Options::default()).await?;
+/// use futures::StreamExt as _;
+/// use mq_agent::{Delivered, Failure};
+///
+/// let mut deliveries = consumer.stream();
+/// while let Some(delivered) = deliveries.next().await {
+///     let Delivered { record, acker } = delivered?;
+///     match std::str::from_utf8(record.payload()) {
+///         Ok(text) => {
+///             println!("{text}");
+///             acker.ack();
+///         }
+///         Err(error) => acker.fail(Failure::reject(error)), // to the dead-letter topic
+///     }
+/// #     break;
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[must_use = "dropping it says that the record was not handled"]
 pub struct Acker(oneshot::Sender<Result<(), Failure>>);
@@ -125,6 +151,17 @@ impl Consumer {
     }
 
     /// As [`Consumer::subscribe`], with the message as it was sent and where it was read apart.
+    ///
+    /// ```no_run
+    /// # async fn example(consumer: mq_agent::Consumer) -> Result<(), mq_agent::ConsumeError> {
+    /// consumer
+    ///     .subscribe_with_metadata(|message, metadata| async move {
+    ///         println!("{:?} at {} of {}", message.payload_bytes(), metadata.offset, metadata.partition);
+    ///         Ok(())
+    ///     })
+    ///     .await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`Consumer::subscribe`].

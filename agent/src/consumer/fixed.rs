@@ -55,6 +55,10 @@ impl StaticMember {
 
     /// Keeps the place after a close or a drain too, for a process with the same id that follows within `sessionTimeoutMs`, as in a
     /// rolling update. Until then, and if none follows, nobody reads its partitions for that long.
+    ///
+    /// ```
+    /// let member = mq_agent::StaticMember::new("orders-0").stay_after_close();
+    /// ```
     #[must_use]
     pub fn stay_after_close(mut self) -> Self {
         self.stays = true;

@@ -14,6 +14,18 @@ const ENDING: Duration = Duration::from_secs(5);
 
 impl Consumer {
     /// The consumer's counters, and how it stands now.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let consumer = mq_agent::Consumer::new(&broker.config(), "g", ["orders"], &mq_agent::Options::default()).await?;
+    /// let stats = consumer.stats();
+    /// println!("{} handled, lag {:?}, {} keys stand still", stats.messages_consumed, stats.lag, stats.stopped_keys);
+    /// assert_eq!(stats.since_poll, None, "nobody is subscribed");
+    /// # Ok(()) }
+    /// ```
     pub fn stats(&self) -> ConsumerStats {
         let running = matches!(*self.phase(), Phase::Running(_));
         let gauges = {
@@ -55,6 +67,17 @@ impl Consumer {
     /// Whether the consumer is alive, for a liveness probe: false once its poll thread has had no turn for a minute, and while a handler
     /// keeps its thread for longer than `maxPollIntervalMs` (and 5 s) without waiting for anything. A drain and a rebalance, which wait
     /// for handlers, stay below that. A consumer that is not subscribed is alive.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let consumer = mq_agent::Consumer::new(&broker.config(), "g", ["orders"], &mq_agent::Options::default()).await?;
+    /// let status = if consumer.live() { "200 OK" } else { "503 Service Unavailable" };
+    /// assert_eq!(status, "200 OK");
+    /// # Ok(()) }
+    /// ```
     pub fn live(&self) -> bool {
         if !matches!(*self.phase(), Phase::Running(_)) {
             return true;

@@ -93,6 +93,29 @@ const DROP_BUDGET: Duration = Duration::from_secs(10);
 ///   what waits for it counts by its bytes alone, so that other keys are taken in. A partition is read at most 50 000 records beyond
 ///   its first unfinished one, fewer if so many of it are in hand that what is finished among them might not fit into a commit; then it
 ///   pauses.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+///
+/// use futures::StreamExt as _;
+/// use mq_agent::{Consumer, Delivered, Options, testing};
+///
+/// let broker = testing::Broker::start()?; // of a test; a service names its own brokers
+/// broker.create_topic("orders", 3)?;
+/// let consumer = Consumer::new(&broker.config(), "notifications", ["orders"], &Options::default()).await?;
+/// # let producer = mq_agent::Producer::new(&broker.config(), &Options::default()).await?;
+/// # producer.send_sync(mq_agent::Message::to("orders").payload("{}")).await?;
+/// let mut records = consumer.stream(); // or a handler: Consumer::subscribe
+/// if let Some(delivered) = records.next().await {
+///     let Delivered { record, acker } = delivered?;
+///     println!("{:?}", record.payload());
+///     acker.ack();
+/// }
+/// consumer.close(Duration::from_secs(10)).await;
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Consumer(Arc<Inner>);
 
@@ -261,6 +284,33 @@ impl Consumer {
     ///
     /// Dropping this future closes the consumer in the background.
     ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let producer = mq_agent::Producer::new(&broker.config(), &mq_agent::Options::default()).await?;
+    /// # producer.send_sync(mq_agent::Message::to("orders").key("7").payload("{}")).await?;
+    /// # let consumer = mq_agent::Consumer::new(&broker.config(), "g", ["orders"], &mq_agent::Options::default()).await?;
+    /// use std::time::Duration;
+    ///
+    /// use mq_agent::{Failure, Record};
+    ///
+    /// let this = consumer.clone();
+    /// let handler = move |record: Record| {
+    ///     let this = this.clone();
+    ///     async move {
+    ///         let text = std::str::from_utf8(record.payload()).map_err(Failure::reject)?; // no retry helps
+    ///         println!("{text}");
+    ///         tokio::spawn(async move { this.close(Duration::from_secs(10)).await }); // one is enough here
+    ///         Ok(())
+    ///     }
+    /// };
+    /// consumer.subscribe(handler).await?; // until it is closed
+    /// assert_eq!(consumer.stats().messages_consumed, 1);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`ConsumeError::AlreadySubscribed`], [`ConsumeError::Closed`], or [`ConsumeError::Fatal`] when librdkafka cannot go on.
     pub async fn subscribe<H, F>(&self, handler: H) -> Result<(), ConsumeError>
@@ -290,6 +340,24 @@ impl Consumer {
     /// Called inside a handler it does not include the record in that handler's hands: it is finished when the handler returns. It is
     /// answered in a drain and in a rebalance too. What is finished after the call is not waited for.
     ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let producer = mq_agent::Producer::new(&broker.config(), &mq_agent::Options::default()).await?;
+    /// # producer.send_sync(mq_agent::Message::to("orders").key("7").payload("{}")).await?;
+    /// # let consumer = mq_agent::Consumer::new(&broker.config(), "g", ["orders"], &mq_agent::Options::default()).await?;
+    /// use futures::StreamExt as _;
+    ///
+    /// let mut deliveries = consumer.stream();
+    /// if let Some(delivered) = deliveries.next().await {
+    ///     delivered?.acker.ack();
+    /// }
+    /// consumer.commit().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`ConsumeError::Commit`] with the broker's words; [`ConsumeError::Closed`] if the consumer is not running.
     pub async fn commit(&self) -> Result<(), ConsumeError> {
@@ -310,6 +378,20 @@ impl Consumer {
     /// A second call waits for the same end. A cluster that does not answer delays it by at most 10 s.
     ///
     /// Records whose handler has not ended by then are not committed and will be read again by another member.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let consumer = mq_agent::Consumer::new(&broker.config(), "g", ["orders"], &mq_agent::Options::default()).await?;
+    /// use mq_agent::ConsumeError;
+    ///
+    /// consumer.close(std::time::Duration::from_secs(10)).await;
+    /// let closed = consumer.subscribe(|_| async { Ok(()) }).await;
+    /// assert!(matches!(closed, Err(ConsumeError::Closed { .. })));
+    /// # Ok(()) }
+    /// ```
     pub async fn close(&self, budget: Duration) {
         let mut ended = self.0.ended.subscribe();
         if self.tell_to_close(Instant::now() + budget) {
@@ -326,12 +408,32 @@ impl Consumer {
 
     /// Handlers that may run at the same time, from now on. More: records that wait begin at once. Fewer: the surplus ends as
     /// handlers end.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let consumer = mq_agent::Consumer::new(&broker.config(), "g", ["orders"], &mq_agent::Options::default()).await?;
+    /// consumer.set_concurrency(64); // also while it runs
+    /// # Ok(()) }
+    /// ```
     pub fn set_concurrency(&self, concurrency: usize) {
         let limits = self.0.shared.limits();
         self.set_limits(Limits { concurrency, ..limits });
     }
 
     /// The name under which the consumer is configured.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let consumer = mq_agent::Consumer::new(&broker.config(), "g", ["orders"], &mq_agent::Options::default()).await?;
+    /// assert_eq!(consumer.name(), "g"); // without an agent, the group id
+    /// # Ok(()) }
+    /// ```
     pub fn name(&self) -> &str {
         &self.0.shared.name
     }

@@ -10,12 +10,35 @@ impl Consumer {
     /// Stops taking records in from these partitions, within 50 ms; those taken in already are still handled. It holds until
     /// [`Consumer::resume`], also for a partition that leaves and comes back. It pauses for this process: a member elsewhere that gets the
     /// partition reads it. A paused partition stays assigned, and its lag grows.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let consumer = mq_agent::Consumer::new(&broker.config(), "g", ["orders"], &mq_agent::Options::default()).await?;
+    /// consumer.pause([("orders", 0), ("orders", 1)]);
+    /// // … until there is room for more of them
+    /// consumer.resume([("orders", 0), ("orders", 1)]);
+    /// # Ok(()) }
+    /// ```
     pub fn pause<T: Into<String>>(&self, partitions: impl IntoIterator<Item = (T, i32)>) {
         let partitions = partitions.into_iter().map(|(topic, partition)| (topic.into(), partition));
         self.shared().lock().paused_by_service.extend(partitions);
     }
 
     /// Takes records in from these partitions again, where it left off. Up to a second passes before the first one comes.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let consumer = mq_agent::Consumer::new(&broker.config(), "g", ["orders"], &mq_agent::Options::default()).await?;
+    /// consumer.pause([("orders", 0)]);
+    /// consumer.resume([("orders", 0)]);
+    /// # Ok(()) }
+    /// ```
     pub fn resume<T: Into<String>>(&self, partitions: impl IntoIterator<Item = (T, i32)>) {
         let mut state = self.shared().lock();
         for (topic, partition) in partitions {
@@ -28,6 +51,12 @@ impl Consumer {
     /// committed offset there: until then a restart goes on where it was. An offset outside of the log goes where `autoOffsetReset` says.
     ///
     /// Not from inside a handler of the same partition: the two would wait for each other until the wait is given up.
+    ///
+    /// ```no_run
+    /// # async fn example(consumer: mq_agent::Consumer) -> Result<(), Box<dyn std::error::Error>> {
+    /// consumer.seek("orders", 0, 0).await?; // all of partition 0 once more
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`ConsumeError::Seek`] when the partition is not assigned to this consumer, when the offset is negative, or when librdkafka
@@ -42,6 +71,16 @@ impl Consumer {
     /// Goes on reading every assigned partition of `topic` at the first record of this time or later, in milliseconds since the Unix
     /// epoch, or at the end if there is none. Every member of the group has to do it for its own partitions. Otherwise as
     /// [`Consumer::seek`].
+    ///
+    /// ```no_run
+    /// # async fn example(consumer: mq_agent::Consumer) -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// let hour_ago = SystemTime::now() - Duration::from_secs(3_600);
+    /// let milliseconds = hour_ago.duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
+    /// consumer.seek_to_time("orders", i64::try_from(milliseconds)?).await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`Consumer::seek`], or when the broker does not say where that time is within 5 s. With several partitions those before the

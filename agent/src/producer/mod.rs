@@ -40,6 +40,22 @@ const RENEW_FLUSH: Duration = Duration::from_secs(5);
 ///
 /// Call [`Producer::close`] (or use [`Agent::drain_on`](crate::Agent::drain_on)) before the process ends: messages that wait in
 /// memory end with it.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+///
+/// use mq_agent::{Message, Options, Producer, testing};
+///
+/// let broker = testing::Broker::start()?; // of a test; a service names its own brokers
+/// broker.create_topic("orders", 3)?;
+/// let producer = Producer::new(&broker.config(), &Options::default()).await?;
+/// let ack = producer.send_sync(Message::to("orders").key("7").payload("{}")).await?;
+/// println!("written to partition {} at offset {:?}", ack.partition, ack.offset);
+/// producer.close(Duration::from_secs(10)).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Producer(Arc<Inner>);
 
@@ -65,6 +81,24 @@ impl WeakProducer {
 }
 
 /// The pending acknowledgement of one message. Dropping it does not take the message back.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let broker = mq_agent::testing::Broker::start()?;
+/// # broker.create_topic("orders", 1)?;
+/// # let producer = mq_agent::Producer::new(&broker.config(), &mq_agent::Options::default()).await?;
+/// use mq_agent::Message;
+///
+/// let mut deliveries = Vec::new();
+/// for number in 0..100 {
+///     deliveries.push(producer.send(Message::to("orders").key("7").payload(number.to_string())).await?);
+/// }
+/// for delivery in deliveries {
+///     delivery.await?;
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[must_use = "the message is sent either way, but only this tells whether it arrived"]
 pub struct Delivery {
@@ -143,6 +177,20 @@ impl Producer {
     /// Messages of one key arrive in the order in which their `send` calls *returned*; two calls that run at the same time have
     /// no order. If the future is dropped before it is done, the message was not taken.
     ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let producer = mq_agent::Producer::new(&broker.config(), &mq_agent::Options::default()).await?;
+    /// use mq_agent::Message;
+    ///
+    /// let delivery = producer.send(Message::to("orders").key("7").payload("{}")).await?; // it is the client's now
+    /// let ack = delivery.await?; // the broker has it
+    /// assert_eq!(ack.topic, "orders");
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`SendError::Refused`] and [`SendError::TooLarge`] for a message that can never be sent, [`SendError::Closed`] after `close`,
     /// [`SendError::Fatal`]. Everything that happens later is told by the [`Delivery`].
@@ -156,6 +204,24 @@ impl Producer {
 
     /// As [`Producer::send`], but `callback` is told the outcome. It runs on the client's own thread: it must be quick and never
     /// block. A panic in it is logged.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let producer = mq_agent::Producer::new(&broker.config(), &mq_agent::Options::default()).await?;
+    /// use mq_agent::Message;
+    ///
+    /// producer
+    ///     .send_with(Message::to("orders").payload("{}"), |outcome| match outcome {
+    ///         Ok(ack) => println!("at offset {:?}", ack.offset),
+    ///         Err(error) => eprintln!("{error}"),
+    ///     })
+    ///     .await?;
+    /// producer.flush(std::time::Duration::from_secs(10)).await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`Producer::send`]; the callback is then not called.
@@ -171,6 +237,17 @@ impl Producer {
     /// Sends and waits for the acknowledgement: one message per round trip and `lingerMs`. For throughput, `send` many and await
     /// their deliveries together.
     ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let producer = mq_agent::Producer::new(&broker.config(), &mq_agent::Options::default()).await?;
+    /// let ack = producer.send_sync(mq_agent::Message::to("orders").payload("{}")).await?;
+    /// assert_eq!(ack.offset, Some(0));
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// Any [`SendError`]. If the future is dropped while it waits, the message may still be written.
     pub async fn send_sync(&self, message: Message) -> Result<Ack, SendError> {
@@ -181,6 +258,21 @@ impl Producer {
     /// One that is refused does not hold up those after it.
     ///
     /// If the future is dropped while it waits, messages that were taken are still written.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let producer = mq_agent::Producer::new(&broker.config(), &mq_agent::Options::default()).await?;
+    /// use mq_agent::Message;
+    ///
+    /// let messages = ["a", "b", "c"].map(|key| Message::to("orders").key(key).payload("{}"));
+    /// for outcome in producer.send_batch(messages).await {
+    ///     println!("at offset {:?}", outcome?.offset);
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn send_batch<M>(&self, messages: M) -> Vec<Result<Ack, SendError>>
     where
         M: IntoIterator<Item = Message, IntoIter: Send> + Send,
@@ -194,6 +286,18 @@ impl Producer {
 
     /// Waits until every message taken so far is acknowledged or failed. New messages may be sent meanwhile and are waited for too.
     ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let producer = mq_agent::Producer::new(&broker.config(), &mq_agent::Options::default()).await?;
+    /// let delivery = producer.send(mq_agent::Message::to("orders").payload("{}")).await?;
+    /// producer.flush(std::time::Duration::from_secs(10)).await?;
+    /// assert_eq!(producer.stats().current_queue_size, 0);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`FlushError`] if messages still wait after `timeout`; they go on being sent.
     pub async fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
@@ -206,6 +310,20 @@ impl Producer {
     }
 
     /// Takes no more messages and waits for those taken. A second call returns at once.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let producer = mq_agent::Producer::new(&broker.config(), &mq_agent::Options::default()).await?;
+    /// use mq_agent::{Message, SendError};
+    ///
+    /// producer.close(std::time::Duration::from_secs(10)).await?;
+    /// let refused = producer.send_sync(Message::to("orders").payload("{}")).await;
+    /// assert!(matches!(refused, Err(SendError::Closed { .. })));
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`FlushError`] if messages still wait after `timeout`. They go on being sent while the process lives, up to 30 s.
@@ -226,11 +344,34 @@ impl Producer {
     }
 
     /// The producer's counters.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let producer = mq_agent::Producer::new(&broker.config(), &mq_agent::Options::default()).await?;
+    /// producer.send_sync(mq_agent::Message::to("orders").payload("{}")).await?;
+    /// let stats = producer.stats();
+    /// assert_eq!((stats.messages_sent, stats.bytes_sent, stats.send_errors), (1, 2, 0));
+    /// # Ok(()) }
+    /// ```
     pub fn stats(&self) -> ProducerStats {
         self.0.counters.read()
     }
 
     /// The name under which the producer is configured.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let source = mq_agent::testing::Configurations::default();
+    /// # let orders = mq_agent::ClientRef::new(mq_agent::ClientKind::Producer, "orders");
+    /// # source.push(&orders, &mq_agent::testing::Broker::start()?.config())?;
+    /// let agent = mq_agent::Agent::connect_with(mq_agent::Options::in_pod().source(source)).await;
+    /// assert_eq!(agent.producer("orders").await?.name(), "orders");
+    /// # Ok(()) }
+    /// ```
     pub fn name(&self) -> &str {
         &self.0.name
     }

@@ -18,11 +18,27 @@ use crate::guard::guarded;
 ///
 /// [`Config::for_client`](crate::Config::for_client) makes one from settings in code. Two of equal content are equal, however their text
 /// was laid out.
+///
+/// ```
+/// use mq_agent::{ClientKind, ClientRef, Config};
+///
+/// let orders = ClientRef::new(ClientKind::Producer, "orders");
+/// let body = Config::default().brokers(["kafka:9092"]).for_client(&orders)?;
+/// assert!(body.is_some_and(|body| body.as_json().starts_with(r#"{"brokers":["kafka:9092"]"#)));
+/// # Ok::<(), mq_agent::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigBody(body::Encoded);
 
 impl ConfigBody {
     /// Reads JSON text.
+    ///
+    /// ```
+    /// let body = mq_agent::ConfigBody::from_json(r#"{ "settings": {}, "brokers": ["kafka:9092"] }"#)?;
+    /// assert_eq!(body.as_json(), r#"{"brokers":["kafka:9092"],"settings":{}}"#);
+    /// assert!(mq_agent::ConfigBody::from_json("brokers: kafka").is_err());
+    /// # Ok::<(), mq_agent::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] if it is no JSON, or larger than a client accepts.
@@ -49,6 +65,19 @@ impl From<ConfigBody> for body::Encoded {
 }
 
 /// What became of a configuration.
+///
+/// ```
+/// use mq_agent::ConfigOutcome;
+///
+/// fn say(outcome: &ConfigOutcome) {
+///     match outcome {
+///         ConfigOutcome::Applied { effective, .. } => println!("it runs with {effective:?}"),
+///         ConfigOutcome::Rejected { detail } => eprintln!("refused: {detail}"),
+///         ConfigOutcome::Postponed { detail } => eprintln!("not yet: {detail}"),
+///         _ => {}
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigOutcome {
