@@ -8,11 +8,13 @@ mod faults;
 mod interrupted;
 mod kubelet;
 mod lag;
+mod loaded;
 mod marks;
 mod scaling;
 mod targets;
 mod world;
 
+mod stopped;
 use mq_crds::MqConsumerGroupStatus;
 use serde_json::{Value, json};
 

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Result, anyhow, ensure};
@@ -14,74 +14,29 @@ use mq_testkit::{OwnBroker, TestEnv, unique, wait_until};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use serde_json::json;
 use tokio::time::sleep;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     between::between,
-    condition, kubelet, reason,
-    scaling::{keeps_up, lock, path, scaling, workers},
+    condition, kubelet,
+    loaded::{Loaded, WINDOW},
+    reason,
+    scaling::{keeps_up, lock, path, scaling},
     world::{SOON, World},
 };
 
-/// Twice the window after which replicas may be taken away.
-const TWO_WINDOWS: Duration = Duration::from_secs(16);
-/// Messages per second, and the fewest members of 50 per second that carry them.
-const LOAD: u32 = 180;
-const CARRY: i32 = 4;
 /// A Lease that others need not wait for long.
 const BRIEF: &str = "6s";
-
-/// Waits until more replicas are asked for than the one that there was.
-async fn until_it_grows(path: &Mutex<Vec<i32>>) -> Result<()> {
-    wait_until("it grows", SOON, async || {
-        let path = lock(path).clone();
-        ensure!(path.len() > 1, "{path:?}");
-        Ok(())
-    })
-    .await
-}
-
-/// A group whose members keep up with a load that is more than one of them can do, once there are enough of them.
-struct Loaded {
-    world: World,
-    topic: String,
-    group: String,
-    path: Arc<Mutex<Vec<i32>>>,
-    _tasks: [AbortOnDropHandle<()>; 3],
-}
-
-impl Loaded {
-    async fn start(world: World, base: &str) -> Result<Self> {
-        let (topic, group) = (world.topic(12).await?, unique(base));
-        let workers = workers(&world, &group, &topic, 1, false).await?;
-        let (path, watching) = path(&world);
-        world.declare(&group, &topic, Some(scaling(Some(50)))).await?;
-        world.wait_for(&group, "one replica is enough", |s| reason(s) == "WithinBand").await?;
-        let load = kubelet::load(&world.kafka.client_config(), topic.clone(), LOAD)?;
-        Ok(Self { world, topic, group, path, _tasks: [workers, watching, load] })
-    }
-
-    /// Waits until it keeps up by the word of the operator that runs now, and looks on for two windows. On a busy machine it may have
-    /// been given more for a while; no step down has left it with less than it needs.
-    async fn has_what_it_needs(&self) -> Result<()> {
-        keeps_up(&self.world, &self.group, 400.0).await?;
-        sleep(TWO_WINDOWS).await;
-        let path = lock(&self.path).clone();
-        let down = path.windows(2).find(|step| step[1] < step[0] && step[1] < CARRY);
-        ensure!(down.is_none(), "{path:?}, {:?}", self.world.status(&self.group).await?.scaling);
-        Ok(())
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_that_is_killed_right_after_a_step_up_is_followed_by_one_that_takes_nothing_away() -> Result<()> {
     let client = crate::crds::installed().await?.client()?;
     let world = World::start("killed", client, TestEnv::kafka().await?, BRIEF).await?;
     let mut loaded = Loaded::start(world, "killed").await?;
-    until_it_grows(&loaded.path).await?;
+    loaded.until_it_grows().await?;
     loaded.world.kill();
+    let since = SystemTime::now();
     loaded.world.start_again()?;
-    loaded.has_what_it_needs().await
+    loaded.has_what_it_needs(since).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,21 +54,22 @@ async fn an_api_server_that_is_away_for_longer_than_the_lease_costs_no_replicas(
     });
     let world = World::start("away", server, TestEnv::kafka().await?, BRIEF).await?;
     let mut loaded = Loaded::start(world, "away").await?;
-    until_it_grows(&loaded.path).await?;
+    loaded.until_it_grows().await?;
     away.store(true, Ordering::Relaxed);
     loaded.world.until_ended().await?;
+    let since = SystemTime::now();
     // Its pod starts again while nobody is there yet.
     loaded.world.start_again()?;
     sleep(Duration::from_secs(3)).await;
     away.store(false, Ordering::Relaxed);
-    loaded.has_what_it_needs().await
+    loaded.has_what_it_needs(since).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_created_anew_under_load_costs_no_replicas() -> Result<()> {
     let loaded = Loaded::start(World::new("anew-loaded").await?, "anew-loaded").await?;
     let Loaded { world, topic, group, .. } = &loaded;
-    until_it_grows(&loaded.path).await?;
+    loaded.until_it_grows().await?;
     keeps_up(world, group, 400.0).await?;
 
     let most = Arc::new(Mutex::new(0.0_f64));
@@ -128,9 +84,10 @@ async fn a_topic_that_is_created_anew_under_load_costs_no_replicas() -> Result<(
         }
     };
     let anew = async {
+        let since = SystemTime::now();
         world.delete_topic(topic).await?;
         wait_until("the topic is made again", SOON, async || world.kafka.create_topic(topic, 12).await).await?;
-        loaded.has_what_it_needs().await
+        loaded.has_what_it_needs(since).await
     };
     tokio::select! {
         done = anew => done?,
@@ -151,19 +108,20 @@ async fn a_broker_that_is_lost_while_a_group_is_behind_costs_no_replicas() -> Re
     let world = World::start("lost-broker", client, own.kafka.clone(), BRIEF).await?;
     let loaded = Loaded::start(world, "lost-broker").await?;
     let Loaded { world, group, .. } = &loaded;
-    until_it_grows(&loaded.path).await?;
+    loaded.until_it_grows().await?;
 
     own.kafka.kill().await?;
+    let since = SystemTime::now();
     let lost = lock(&loaded.path).clone();
     let unknown = world.wait_for(group, "its lag is unknown", |s| reason(s) == "LagUnknown").await?;
     assert_eq!(condition(&unknown, "ScalingActive").0, "Unknown");
     assert!(world.metric("mq_group_lag_messages", group).await.is_err(), "what is not known is no number");
-    sleep(TWO_WINDOWS).await;
+    sleep(WINDOW * 2).await;
     assert_eq!(reason(&world.status(group).await?), "LagUnknown");
     assert_eq!(*lock(&loaded.path), lost, "what is not known asks for nothing");
     own.kafka.start().await?;
     world.wait_for(group, "its lag is known", |s| reason(s) != "LagUnknown").await?;
-    loaded.has_what_it_needs().await?;
+    loaded.has_what_it_needs(since).await?;
     drop(loaded);
     own.end().await
 }
@@ -187,7 +145,7 @@ async fn offsets_that_are_deleted_by_hand_are_owed_from_the_start_and_cost_no_re
     world.wait_for_metric("mq_group_lag_messages", &group, 180.0).await?;
     world.edit(&group, &json!({"spec": {"consumer": {"autoOffsetReset": "latest"}}})).await?;
     world.wait_for_metric("mq_group_lag_messages", &group, 0.0).await?;
-    sleep(TWO_WINDOWS).await;
+    sleep(WINDOW * 2).await;
     let path = lock(&path).clone();
     ensure!(path == [6], "{path:?}, {:?}", world.status(&group).await?.scaling);
     Ok(())

@@ -46,7 +46,26 @@ pub(super) struct World {
     pub(super) cluster: String,
     operators: Client,
     lease: &'static str,
-    operator: Operator,
+    operator: Option<Operator>,
+}
+
+/// What an operator is told that serves this cluster and this namespace alone, and where it serves its metrics. Its cycles last one second.
+fn arguments(cluster: &str, namespace: &str, lease: &str) -> Result<(u16, Vec<String>)> {
+    let free_port = || anyhow::Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
+    let (metrics, push) = (free_port()?, free_port()?);
+    let arguments = vec![
+        "mq-operator".to_owned(),
+        format!("--clusters={cluster}"),
+        format!("--namespace={namespace}"),
+        format!("--lease-name={cluster}"),
+        format!("--lease-namespace={namespace}"),
+        format!("--lease-duration={lease}"),
+        format!("--push-addr=127.0.0.1:{push}"),
+        format!("--push-endpoint=https://127.0.0.1:{push}"),
+        format!("--metrics-addr=127.0.0.1:{metrics}"),
+        "--lag-interval=1s".to_owned(),
+    ];
+    Ok((metrics, arguments))
 }
 
 struct Operator {
@@ -56,22 +75,9 @@ struct Operator {
 }
 
 impl Operator {
-    /// Serves this cluster and this namespace alone. Its cycles last one second.
     fn start(client: Client, cluster: &str, namespace: &str, lease: &str) -> Result<Self> {
-        let free_port = || anyhow::Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
-        let (metrics, push) = (free_port()?, free_port()?);
-        let options = Options::try_parse_from([
-            "mq-operator".to_owned(),
-            format!("--clusters={cluster}"),
-            format!("--namespace={namespace}"),
-            format!("--lease-name={cluster}"),
-            format!("--lease-namespace={namespace}"),
-            format!("--lease-duration={lease}"),
-            format!("--push-addr=127.0.0.1:{push}"),
-            format!("--push-endpoint=https://127.0.0.1:{push}"),
-            format!("--metrics-addr=127.0.0.1:{metrics}"),
-            "--lag-interval=1s".to_owned(),
-        ])?;
+        let (metrics, arguments) = arguments(cluster, namespace, lease)?;
+        let options = Options::try_parse_from(arguments)?;
         let stop = CancellationToken::new();
         let run = mq_operator::run(options, client, stop.clone());
         let task = tokio::spawn(async move {
@@ -96,6 +102,18 @@ impl World {
 
     /// The same with a broker, and a Lease of this duration.
     pub(super) async fn start(base: &str, operators: Client, kafka: Broker, lease: &'static str) -> Result<Self> {
+        let mut world = Self::without_operator(base, operators, kafka, lease).await?;
+        world.start_again()?;
+        Ok(world)
+    }
+
+    /// The same before there is an operator.
+    pub(super) async fn without_operator(
+        base: &str,
+        operators: Client,
+        kafka: Broker,
+        lease: &'static str,
+    ) -> Result<Self> {
         let control_plane = crate::crds::installed().await?;
         let namespace = control_plane.namespace(base).await?;
         let client = control_plane.client()?;
@@ -105,27 +123,38 @@ impl World {
             "spec": {"brokers": [kafka.bootstrap()], "namespaces": [{"name": namespace.name(), "topics": ["*"]}]},
         }))?;
         Api::<MqCluster>::all(client.clone()).create(&PostParams::default(), &object).await?;
-        let operator = Operator::start(operators.clone(), &cluster, namespace.name(), lease)?;
-        Ok(Self { client, kafka, namespace, cluster, operators, lease, operator })
+        Ok(Self { client, kafka, namespace, cluster, operators, lease, operator: None })
+    }
+
+    fn operator(&self) -> Result<&Operator> {
+        self.operator.as_ref().context("no operator was started")
+    }
+
+    /// What an operator is told that runs as a process of its own.
+    pub(super) fn arguments(&self) -> Result<Vec<String>> {
+        Ok(arguments(&self.cluster, self.namespace.name(), self.lease)?.1)
     }
 
     /// Ends the operator as SIGKILL does: its Lease stays held.
     pub(super) fn kill(&self) {
-        self.operator.task.abort();
+        if let Some(operator) = &self.operator {
+            operator.task.abort();
+        }
     }
 
     /// Waits until the operator has ended by itself.
     pub(super) async fn until_ended(&self) -> Result<()> {
         wait_until("the operator has ended", SOON, async || {
-            ensure!(self.operator.task.is_finished(), "it runs");
+            ensure!(self.operator()?.task.is_finished(), "it runs");
             Ok(())
         })
         .await
     }
 
-    /// Starts another operator in place of one that ended.
+    /// Starts an operator, in place of one that ended or as the first.
     pub(super) fn start_again(&mut self) -> Result<()> {
-        self.operator = Operator::start(self.operators.clone(), &self.cluster, self.namespace.name(), self.lease)?;
+        let operator = Operator::start(self.operators.clone(), &self.cluster, self.namespace.name(), self.lease)?;
+        self.operator = Some(operator);
         Ok(())
     }
 
@@ -170,7 +199,7 @@ impl World {
         check: impl Fn(&MqConsumerGroupStatus) -> bool,
     ) -> Result<MqConsumerGroupStatus> {
         wait_until(&format!("{name}: {what}"), SOON, async || {
-            ensure!(!self.operator.task.is_finished(), "the operator ended");
+            ensure!(self.operator.as_ref().is_none_or(|operator| !operator.task.is_finished()), "the operator ended");
             let status = self.status(name).await?;
             ensure!(check(&status), "{}", serde_json::to_string(&status)?);
             Ok(status)
@@ -213,7 +242,7 @@ impl World {
 
     /// What the operator's own server answers.
     pub(super) async fn get(&self, path: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.operator.metrics)).await?;
+        let mut stream = TcpStream::connect(("127.0.0.1", self.operator()?.metrics)).await?;
         stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: operator\r\n\r\n").as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
