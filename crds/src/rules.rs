@@ -39,14 +39,18 @@ pub(crate) fn session_within_poll_interval() -> Rule {
         .message("sessionTimeoutMs must not be more than maxPollIntervalMs: raise maxPollIntervalMs")
 }
 
-/// What is handled is seen when it is committed: a promise that is shorter could never be seen to be kept.
+/// Two looks at the offsets, which the operator takes every 5 s, and a commit pass until a message that waits is seen: a promise that is
+/// shorter could never be seen to be kept.
 pub(crate) fn age_beyond_commits() -> Rule {
     let interval = or_preset("self.consumer", &AUTO_COMMIT_INTERVAL_MS);
     Rule::new(format!(
         "!has(self.scaling) || !has(self.scaling.objective.age) || \
-         duration(self.scaling.objective.age).getSeconds() >= {interval} / 1000"
+         duration(self.scaling.objective.age).getMilliseconds() >= 10000 + {interval}"
     ))
-    .message("scaling.objective.age must not be shorter than consumer.autoCommitIntervalMs: what is handled is seen when it is committed")
+    .message(
+        "scaling.objective.age must be at least 10s and consumer.autoCommitIntervalMs together: two looks at the offsets and a commit pass until \
+         a message that waits is seen",
+    )
 }
 
 /// The setting's value, else the default; all presets give these settings the same one.

@@ -111,10 +111,10 @@ pub struct TargetRef {
     .message("objective must have exactly one of age and lag"))]
 #[serde(rename_all = "camelCase")]
 pub struct Objective {
-    /// No message waits longer than this, such as 15s.
+    /// No message waits longer than this, such as 15s. At least 10s and autoCommitIntervalMs together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('168h')")
-        .message("objective.age must be from 1s to 168h"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('10s') && duration(self) <= duration('168h')")
+        .message("objective.age must be from 10s to 168h"))]
     pub age: Option<Span>,
     /// No more messages than this wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]

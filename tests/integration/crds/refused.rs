@@ -351,18 +351,39 @@ async fn scaling() -> Result<()> {
     });
     let changed = |changes: Value| with(&group, &json!({"scaling": with(&scaling, &changes)}));
     let hours = json!({"start": "0 8 * * *", "end": "8h", "minReplicas": 2});
+/// What the operator can see sets the bound: two looks and a commit.
+#[tokio::test]
+async fn an_age_that_could_not_be_seen_to_be_kept() -> Result<()> {
+    let control_plane = installed().await?;
+    let namespace = control_plane.namespace("crds").await?;
+    let kind = Kind::namespaced::<MqConsumerGroup>(&control_plane, namespace.name())?;
+    let group = |every: u32, age: &str| {
+        json!({
+            "cluster": "main", "topics": ["orders"], "consumer": {"autoCommitIntervalMs": every},
+            "scaling": {
+                "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "notification-service"},
+                "objective": {"age": age}, "maxReplicas": 12,
+            },
+        })
+    };
+    for (every, age) in [(5_001, "15s"), (1_000, "10999ms"), (60_000, "69s")] {
+        let rare = group(every, age);
+        let words = "age must be at least 10s and consumer.autoCommitIntervalMs together";
+        refused(kind.would_create("rare", &rare).await?, words, &rare)?;
+    }
+    for (every, age) in [(5_000, "15s"), (1_000, "11s"), (60_000, "70s")] {
+        let often = group(every, age);
+        accepted(kind.would_create("often", &often).await?, &often)?;
+    }
+    Ok(())
+}
+
     let schedule = |changes: Value| json!({"schedules": [with(&hours, &changes)]});
-    let rare = with(&changed(json!({})), &json!({"consumer": {"autoCommitIntervalMs": 16_000}}));
-    refused(
-        kind.would_create("rare", &rare).await?,
-        "age must not be shorter than consumer.autoCommitIntervalMs",
-        &rare,
-    )?;
     for changes in [
         json!({}),
         json!({"objective": {"lag": 10_000}}),
         json!({"objective": {"age": "168h"}}),
-        json!({"objective": {"age": "1000ms"}}),
+        json!({"objective": {"age": "11000ms"}}),
         json!({"scaleDown": {"window": "20s"}, "capacityPerReplica": 480}),
         json!({"scaleDown": {"disabled": true}}),
         json!({"scaleDown": {"maxStep": 2}, "mode": "Observe"}),
@@ -391,9 +412,10 @@ async fn scaling() -> Result<()> {
         (json!({"objective": {"age": "-5s"}}), "spec.scaling.objective.age"),
         (json!({"objective": {"age": "00000000015s"}}), "may not be more than 11"),
         (json!({"scaleDown": {"window": "00000000015s"}}), "may not be more than 11"),
-        (json!({"objective": {"age": "0s"}}), "objective.age must be from 1s to 168h"),
-        (json!({"objective": {"age": "999ms"}}), "objective.age must be from 1s to 168h"),
-        (json!({"objective": {"age": "169h"}}), "objective.age must be from 1s to 168h"),
+        (json!({"objective": {"age": "0s"}}), "objective.age must be from 10s to 168h"),
+        (json!({"objective": {"age": "9999ms"}}), "objective.age must be from 10s to 168h"),
+        (json!({"objective": {"age": "10s"}}), "age must be at least 10s and consumer.autoCommitIntervalMs together"),
+        (json!({"objective": {"age": "169h"}}), "objective.age must be from 10s to 168h"),
         (json!({"objective": {"age": "9999999999h"}}), "spec.scaling.objective.age"),
         (json!({"scaleDown": {"window": "300"}}), "spec.scaling.scaleDown.window in body should match"),
         (json!({"scaleDown": {"window": "25h"}}), "scaleDown.window must be from 1s to 24h"),

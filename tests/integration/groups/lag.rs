@@ -107,7 +107,7 @@ async fn late_is_what_waits_longer_than_the_objective() -> Result<()> {
     world.commit(&group, &topic, &[0, 0]).await?;
     let scaling = json!({
         "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "nobody"},
-        "objective": {"age": "6s"}, "maxReplicas": 2,
+        "objective": {"age": "11s"}, "maxReplicas": 2,
     });
     world.declare(&group, &topic, Some(scaling)).await?;
     world.wait_for_metric("mq_group_late_messages", &group, 0.0).await?;
@@ -116,9 +116,13 @@ async fn late_is_what_waits_longer_than_the_objective() -> Result<()> {
     let written = Instant::now();
     world.wait_for_metric("mq_group_lag_messages", &group, 50.0).await?;
     let late = world.metric("mq_group_late_messages", &group).await?;
-    ensure!(late == 0.0 || written.elapsed() > Duration::from_secs(6), "{late} are late after {:?}", written.elapsed());
+    ensure!(
+        late == 0.0 || written.elapsed() > Duration::from_secs(11),
+        "{late} are late after {:?}",
+        written.elapsed()
+    );
     world.wait_for_metric("mq_group_late_messages", &group, 50.0).await?;
-    assert!(written.elapsed() >= Duration::from_secs(6), "late before the objective: {:?}", written.elapsed());
+    assert!(written.elapsed() >= Duration::from_secs(11), "late before the objective: {:?}", written.elapsed());
 
     let keeping_up = |reason: &'static str| {
         move |s: &MqConsumerGroupStatus| s.conditions.iter().any(|c| c.type_ == "KeepingUp" && c.reason == reason)
