@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::condition::{Condition, ConditionType, Status};
-use crate::lag::{GroupLag, TopicPartition};
+use crate::lag::{GroupLag, Oddity, TopicPartition};
 use crate::reason::Reason;
 use crate::scaling::Objective;
 
@@ -47,11 +47,24 @@ pub fn keeping_up(lag: &GroupLag, objective: Option<Objective>, consumers: &[Con
         );
         return say(Status::False, Reason::RetentionThreatens, message);
     }
+    if let Some(message) = forgotten(lag) {
+        return say(Status::False, Reason::OffsetsForgotten, message);
+    }
     if let Some(message) = held(consumers) {
         return say(Status::False, Reason::DeadLettersHeld, message);
     }
+    let (behind_transactions, stuck): (Vec<_>, Vec<_>) =
+        lag.stuck.iter().partition(|of| matches!(lag.oddities.get(*of), Some(Oddity::OpenTransaction { .. })));
+    if stuck.is_empty()
+        && let Some(first) = behind_transactions.first()
+        && let Some(why) = lag.oddities.get(*first)
+    {
+        let message =
+            format!("nothing is committed for long in {}: {why}", places(behind_transactions.iter().copied()));
+        return say(Status::False, Reason::TransactionOpen, message);
+    }
     if !lag.stuck.is_empty() {
-        let stuck = named(lag.stuck.iter().map(|of| format!("{}/{}", of.topic, of.partition)));
+        let stuck = places(stuck.into_iter());
         let message = format!(
             "something waits and nothing is committed for long in {stuck}: a handler hangs, a record is tried again and again, or \
              no consumer has the partition{}",
@@ -73,6 +86,17 @@ pub fn keeping_up(lag: &GroupLag, objective: Option<Objective>, consumers: &[Con
         Some(why) => say(Status::Unknown, Reason::LagUnknown, why),
         None => say(Status::True, Reason::KeepsUp, "nothing is stuck, in danger or later than promised".into()),
     }
+}
+
+fn places<'a>(all: impl Iterator<Item = &'a TopicPartition>) -> String {
+    named(all.map(|of| format!("{}/{}", of.topic, of.partition)))
+}
+
+/// Partitions that begin anew, with the first of them in words.
+fn forgotten(lag: &GroupLag) -> Option<String> {
+    let forgotten = || lag.oddities.iter().filter(|(_, oddity)| matches!(oddity, Oddity::Forgotten { .. }));
+    let (_, why) = forgotten().next()?;
+    Some(format!("in {} {why}", places(forgotten().map(|(of, _)| of))))
 }
 
 /// Nothing in it changes while the same pods have the same trouble.
@@ -143,6 +167,31 @@ mod tests {
         let backlog = GroupLag { outstanding: 11, late: None, ..well };
         assert_eq!(keeping_up(&backlog, Some(Objective::Lag(10)), &[]).reason, Reason::ObjectiveBreached);
         assert_eq!(keeping_up(&backlog, Some(Objective::Lag(11)), &[]).reason, Reason::KeepsUp);
+    }
+
+    #[test]
+    fn what_is_odd_about_partitions_is_said() {
+        let of = |partition| TopicPartition { topic: "orders".into(), partition };
+        let open = Oddity::OpenTransaction { since: 17 };
+        let stuck = |stuck: &[i32]| GroupLag {
+            partitions: 9,
+            stuck: stuck.iter().copied().map(of).collect(),
+            oddities: [(of(1), open), (of(2), open)].into(),
+            ..GroupLag::default()
+        };
+        let said = keeping_up(&stuck(&[1, 2]), None, &[]);
+        assert_eq!((said.status, said.reason), (Status::False, Reason::TransactionOpen));
+        assert!(said.message.contains("in orders/1, orders/2: a transaction that began at offset 17"), "{said:?}");
+        let said = keeping_up(&stuck(&[1, 3]), None, &[]);
+        assert_eq!(said.reason, Reason::PartitionStuck, "one of them is stuck for another reason");
+        assert!(said.message.contains("in orders/3: a handler hangs"), "{said:?}");
+        assert_eq!(keeping_up(&stuck(&[]), None, &[]).reason, Reason::KeepsUp, "it may end in time");
+
+        let forgotten = Oddity::Forgotten { committed: 90, reset: crate::lag::ResetPolicy::Earliest };
+        let lag = GroupLag { oddities: [(of(1), forgotten)].into(), ..stuck(&[2]) };
+        let said = keeping_up(&lag, None, &[]);
+        assert_eq!((said.status, said.reason), (Status::False, Reason::OffsetsForgotten));
+        assert!(said.message.starts_with("in orders/1 the committed offset 90 expired or was deleted"), "{said:?}");
     }
 
     #[test]

@@ -134,6 +134,11 @@ reasons! {
     /// So many records failed in a consumer that something seems broken which all of them need: it holds them instead of sending dead
     /// letters. The message names the pods and what their handlers said.
     DeadLettersHeld,
+    /// Partitions are stuck because a transaction is not ended and the group reads committed records alone: find and abort it with
+    /// `kafka-transactions.sh`.
+    TransactionOpen,
+    /// What the group had committed expired or was deleted, so it begins anew: with everything that is still there, or at the end.
+    OffsetsForgotten,
     /// Records that are not consumed go with the next segment that retention deletes. Consume faster or keep them longer.
     RetentionThreatens,
     /// Retention deleted records before the group consumed them.

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clients::Clients,
-    rules::{age_beyond_commits, immutable, immutable_optional, kafka_name, session_within_poll_interval},
+    rules::{
+        age_beyond_commits, immutable, immutable_optional, kafka_name, session_within_poll_interval, topic_patterns,
+    },
     scaling::{Lag, Scaling, ScalingStatus},
 };
 
@@ -49,12 +51,16 @@ pub struct MqConsumerGroupSpec {
     #[schemars(length(min = 1, max = 249))]
     #[x_kube(validation = kafka_name("groupId"))]
     pub group_id: Option<String>,
-    /// The topics that the group consumes, by their names in Kafka.
+    /// The topics that the group consumes, by their names in Kafka. One that begins with ^ is a pattern: all topics whose names it finds
+    /// are consumed, those that are made later too, but the group's dead-letter topic and Kafka's own.
     #[schemars(length(min = 1, max = 100), inner(length(min = 1, max = 249)))]
     #[x_kube(
         merge_strategy = ListMerge::Set,
-        validation = Rule::new("self.all(topic, topic.matches('^[a-zA-Z0-9._-]+$') && topic != '.' && topic != '..')")
-            .message("each topic must have 1 to 249 characters of a-z, A-Z, 0-9, dot, underscore and dash, and not be . or ..")
+        validation = Rule::new(
+            "self.all(topic, topic.startsWith('^') || topic.matches('^[a-zA-Z0-9._-]+$') && topic != '.' && topic != '..')"
+        )
+        .message("each topic must have 1 to 249 characters of a-z, A-Z, 0-9, dot, underscore and dash, and not be . or ..; or be a pattern that begins with ^"),
+        validation = topic_patterns()
     )]
     pub topics: Vec<String>,
     /// The settings of the group's consumers.
@@ -81,6 +87,59 @@ pub struct DeadLetter {
     pub topic: String,
 }
 
+/// The topics that patterns match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MatchedTopics {
+    /// How many.
+    pub count: i32,
+    /// The first 32 of them by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub names: Vec<String>,
+}
+
+/// The members of a group and what they were given.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Members {
+    /// How many.
+    pub count: i32,
+    /// How many times an even share of the partitions the member with the most has: its partitions × members ÷ partitions of all members.
+    /// 1 is even. Absent: no member has any. How even the load is that comes with them: scaling.terms.imbalance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imbalance: Option<f64>,
+    /// The first 32 of them by host, client id and id.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub shown: Vec<Member>,
+}
+
+/// A member of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Member {
+    /// Its group.instance.id if it is a static member, else the id that the coordinator gave it.
+    pub id: String,
+    /// Its client.id.
+    pub client_id: String,
+    /// Where it comes from, as the broker sees it.
+    pub host: String,
+    /// Its pod: the one whose agent comes from the same address. Absent: there is none, or several pods or members come from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// How many partitions it has.
+    pub partitions: i32,
+    /// Which, as orders 0-3,7; refunds 1. What is longer than 200 characters ends in a number of others.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub assigned: String,
+}
+
+/// Whether one of spec.topics is a pattern and no name.
+pub fn is_pattern(topic: &str) -> bool {
+    topic.starts_with('^')
+}
+
 /// What the operator sees of the group.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -103,6 +162,12 @@ pub struct MqConsumerGroupStatus {
     /// The values in force, read back from a live client.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub effective: BTreeMap<String, ConfigValue>,
+    /// The topics that the patterns of spec.topics match. Absent: there are no patterns, or it is not known yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matched_topics: Option<MatchedTopics>,
+    /// Who is in the group, as its coordinator knows it: read once a minute, and more often while it settles after a step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<Members>,
     /// How far behind the group is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<Lag>,

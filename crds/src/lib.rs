@@ -21,7 +21,9 @@ mod scaling;
 mod topic;
 
 pub use cluster::{Admin, MqCluster, MqClusterSpec, MqClusterStatus, NamespaceGrant, Sasl, SecretRef};
-pub use consumer_group::{DeadLetter, MqConsumerGroup, MqConsumerGroupSpec, MqConsumerGroupStatus};
+pub use consumer_group::{
+    DeadLetter, MatchedTopics, Member, Members, MqConsumerGroup, MqConsumerGroupSpec, MqConsumerGroupStatus, is_pattern,
+};
 pub use producer_config::{MqProducerConfig, MqProducerConfigSpec, MqProducerConfigStatus};
 pub use scaling::{
     Lag, LagState, LimitedBy, Objective, ScaleDown, Scaling, ScalingChange, ScalingMode, ScalingStatus, Schedule,

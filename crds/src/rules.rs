@@ -16,6 +16,27 @@ pub(crate) fn kafka_name(what: &str) -> Rule {
     ))
 }
 
+/// Those POSIX extended regular expressions over the characters of topics that every engine reads in the same way: no repetition of a
+/// repetition (`a+?`), no `--` in a class, no escape but that of the dot, and `^` only where it begins a pattern or a class.
+pub(crate) fn topic_patterns() -> Rule {
+    let piece = [
+        "[a-zA-Z0-9._|()$-]",
+        r"\\\\[.]",
+        r"\\[\\^?([a-zA-Z0-9._-]|\\[:[a-z]+:\\])+\\]",
+        "[*+?]",
+        r"\\{[0-9]{1,3}(,[0-9]{0,3})?\\}",
+    ]
+    .join("|");
+    let doubtful = r"[(|^*+?}][*+?{]|\\[[^\\]]*--";
+    Rule::new(format!(
+        "self.all(topic, !topic.startsWith('^') || topic.matches('^\\\\^({piece})*$') && !topic.matches('{doubtful}'))"
+    ))
+    .message(
+        "a pattern of topics begins with ^ and consists of names, . [a-z] [^a-z] (a|b) $ \\. and the repetitions * + ? {1,3}, none of which \
+         follows another one",
+    )
+}
+
 /// A field that always has a value and never another one.
 pub(crate) fn immutable(what: &str) -> Rule {
     Rule::new("self == oldSelf").message(&*format!("{what} is immutable: delete this object and create another"))

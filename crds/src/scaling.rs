@@ -164,6 +164,11 @@ pub struct Lag {
     /// Of these, those that wait longer than the objective allows. Absent: not known, or no age is promised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late: Option<i64>,
+    /// What is odd about up to five partitions whose lag is known: commits that expired or were deleted, transactions that are not ended, a
+    /// lag without records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5))]
+    pub notes: Vec<String>,
 }
 
 /// Whether a number about lag can be relied on.

@@ -5,10 +5,10 @@ use kafka_protocol::{
         ApiKey, ApiVersionsRequest, ApiVersionsResponse, ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse,
         CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
         DeleteTopicsRequest, DeleteTopicsResponse, DescribeConfigsRequest, DescribeConfigsResponse,
-        DescribeGroupsRequest, DescribeGroupsResponse, FindCoordinatorRequest, FindCoordinatorResponse,
-        IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, ListGroupsRequest, ListGroupsResponse,
-        ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse, OffsetFetchRequest,
-        OffsetFetchResponse, SaslAuthenticateRequest, SaslAuthenticateResponse,
+        DescribeGroupsRequest, DescribeGroupsResponse, FetchRequest, FetchResponse, FindCoordinatorRequest,
+        FindCoordinatorResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, ListGroupsRequest,
+        ListGroupsResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
+        OffsetFetchRequest, OffsetFetchResponse, SaslAuthenticateRequest, SaslAuthenticateResponse,
     },
     protocol::{Decodable, Encodable, HeaderVersion, Message},
 };
@@ -71,6 +71,7 @@ apis! {
     IncrementalAlterConfigs IncrementalAlterConfigsRequest IncrementalAlterConfigsResponse false 1..=1
     OffsetFetch             OffsetFetchRequest             OffsetFetchResponse             true  8..=9   // 8: many groups; 10 knows topics by id only
     ListOffsets             ListOffsetsRequest             ListOffsetsResponse             true  6..=9
+    Fetch                   FetchRequest                   FetchResponse                   true  12..=12 // 13 knows topics by id only
     ListGroups              ListGroupsRequest              ListGroupsResponse              true  4..=5   // 4: states
     DescribeGroups          DescribeGroupsRequest          DescribeGroupsResponse          true  5..=6
     ConsumerGroupDescribe   ConsumerGroupDescribeRequest   ConsumerGroupDescribeResponse   true  0..=1
@@ -105,6 +106,7 @@ mod tests {
         check::<IncrementalAlterConfigsRequest>();
         check::<OffsetFetchRequest>();
         check::<ListOffsetsRequest>();
+        check::<FetchRequest>();
         check::<ListGroupsRequest>();
         check::<DescribeGroupsRequest>();
         check::<ConsumerGroupDescribeRequest>();

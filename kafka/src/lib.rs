@@ -41,6 +41,7 @@ mod options;
 mod sasl;
 mod scram;
 mod security;
+mod tail;
 mod topics;
 mod view;
 

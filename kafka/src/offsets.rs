@@ -135,7 +135,7 @@ impl Client {
     }
 
     /// Sorts partitions by leader; those without one get their error in `failed`.
-    async fn leaders(&self, partitions: &Partitions, failed: &mut Offsets) -> BTreeMap<i32, Partitions> {
+    pub(crate) async fn leaders(&self, partitions: &Partitions, failed: &mut Offsets) -> BTreeMap<i32, Partitions> {
         let unknown: BTreeSet<String> = {
             let view = self.view();
             let known =

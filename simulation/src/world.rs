@@ -156,6 +156,8 @@ impl<'a> World<'a> {
             committed: Ok(Some(p.committed as i64)),
             end: if self.plant.is_away(n, self.now) { Err("no leader".into()) } else { Ok(p.arrived as i64) },
             start: None,
+            topic_id: None,
+            tail: None,
         };
         self.partitions.iter().enumerate().map(read).collect()
     }

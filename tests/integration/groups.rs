@@ -10,11 +10,14 @@ mod kubelet;
 mod lag;
 mod loaded;
 mod marks;
+mod members;
+mod odd;
+mod patterns;
 mod scaling;
+mod stopped;
 mod targets;
 mod world;
 
-mod stopped;
 use mq_crds::MqConsumerGroupStatus;
 use serde_json::{Value, json};
 

@@ -60,7 +60,7 @@ impl Collector {
     /// One cycle, with what is read in turns. Returns the sum of all lags.
     async fn cycle(&mut self) -> Result<u64> {
         let members =
-            if Wanted::all_members(self.turn) { self.groups.keys().cloned().collect() } else { BTreeSet::new() };
+            if Wanted::members(self.turn, true) { self.groups.keys().cloned().collect() } else { BTreeSet::new() };
         let wanted = Wanted { groups: self.groups.clone(), members, ..Wanted::in_turn(self.turn) };
         self.turn += 1;
         ensure!(self.offsets.check("bench", &self.client, &self.health).await, "the cluster is not trusted");

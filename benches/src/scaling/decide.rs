@@ -75,6 +75,8 @@ fn readings(group: &mut Group, n: u32, cycle: u32) -> Vec<Reading> {
             committed: Ok(Some(*end - arrived / 5)),
             end: Ok(*end),
             start: None,
+            topic_id: None,
+            tail: None,
         });
     }
     readings

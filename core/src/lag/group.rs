@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::partition::{PartitionLag, ResetPolicy, Unknown, judge};
+use super::partition::{Oddity, PartitionLag, ResetPolicy, Unknown, judge};
 use super::ring::{EndRing, Past};
 
 /// Commits that move a partition this many times faster than in its last cycles are a jump: an offset reset, or a log whose start
@@ -43,6 +43,24 @@ pub struct Reading {
     pub end: Result<i64, String>,
     /// First offset that retention left, where it was read.
     pub start: Option<i64>,
+    /// Identity of the topic, where it was read: one that is created anew has another one.
+    pub topic_id: Option<u128>,
+    /// What was read of the log behind the committed offset because the group stood still there.
+    pub tail: Option<Tail>,
+}
+
+/// What lies behind an offset at which a group stood still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tail {
+    /// From this offset on a transaction is open.
+    OpenTransaction(i64),
+    /// From the first of these offsets up to the second there is no record.
+    NoRecords {
+        /// Where the group stood.
+        from: i64,
+        /// The end of then.
+        until: i64,
+    },
 }
 
 /// How a group is watched.
@@ -81,6 +99,8 @@ pub struct GroupLag {
     pub partitions: u32,
     /// The partitions whose lag cannot be told, with the cause.
     pub unknown: BTreeMap<TopicPartition, Unknown>,
+    /// What is odd about partitions whose lag is known.
+    pub oddities: BTreeMap<TopicPartition, Oddity>,
     /// Messages between committed and end.
     pub outstanding: u64,
     /// The part of them that is older than the objective; none without an age objective.
@@ -171,6 +191,29 @@ struct Track {
     stands: Option<(Duration, i64)>,
     /// The first offset that retention left, and by how many it moved the last time.
     start: Option<(i64, i64)>,
+    topic_id: Option<u128>,
+    /// What was committed before nothing was any more.
+    forgotten: Option<i64>,
+    /// What was committed to the topic of this name before it was created anew.
+    of_another: Option<i64>,
+}
+
+impl Track {
+    fn new(watch: &Watch) -> Self {
+        Self {
+            ring: watch.age.map(EndRing::new),
+            end: None,
+            usual: None,
+            committed: None,
+            moved: VecDeque::new(),
+            waiting: VecDeque::new(),
+            stands: None,
+            start: None,
+            topic_id: None,
+            forgotten: None,
+            of_another: None,
+        }
+    }
 }
 
 /// Follows the offsets of one group from cycle to cycle.
@@ -191,7 +234,7 @@ impl GroupTracker {
     /// Takes the readings of one cycle, all of the group's partitions, read at `at` (monotonic time since any origin).
     ///
     /// Partitions that are not among the readings are forgotten. A changed objective starts the look back anew. An offset
-    /// that went down, or time that did, gives no rate for that partition in this cycle.
+    /// that went down, or time that did, gives no rate for that partition in this cycle. A topic with another id is another topic.
     pub fn observe(&mut self, at: Duration, watch: &Watch, readings: &[Reading]) -> GroupLag {
         if self.age != watch.age {
             self.age = watch.age;
@@ -208,16 +251,7 @@ impl GroupTracker {
         let mut sum = GroupLag { late: watch.age.map(|_| Late::default()), ..GroupLag::default() };
         sum.saturated = !readings.is_empty();
         for reading in readings {
-            let track = self.tracks.entry(reading.of.clone()).or_insert_with(|| Track {
-                ring: watch.age.map(EndRing::new),
-                end: None,
-                usual: None,
-                committed: None,
-                moved: VecDeque::new(),
-                waiting: VecDeque::new(),
-                stands: None,
-                start: None,
-            });
+            let track = self.tracks.entry(reading.of.clone()).or_insert_with(|| Track::new(watch));
             sum.partitions = sum.partitions.saturating_add(1);
             let mut flow = Flow {
                 of: reading.of.clone(),
@@ -243,6 +277,16 @@ impl GroupTracker {
     }
 }
 
+impl GroupTracker {
+    /// The partitions in which something waits, and in which the group has stood at one offset for so long.
+    pub fn standing(&self, at: Duration, so_long: Duration) -> impl Iterator<Item = (&TopicPartition, i64)> {
+        self.tracks.iter().filter_map(move |(of, track)| {
+            let (since, position) = track.stands?;
+            (at.saturating_sub(since) >= so_long).then_some((of, position))
+        })
+    }
+}
+
 impl Track {
     fn observe(
         &mut self,
@@ -252,6 +296,13 @@ impl Track {
         sum: &mut GroupLag,
         flow: &mut Flow,
     ) -> Result<(), Unknown> {
+        if let Some(id) = reading.topic_id {
+            if self.topic_id.is_some_and(|before| before != id) {
+                let of_another = self.committed.map(|(_, offset)| offset);
+                *self = Self { of_another, ..Self::new(watch) };
+            }
+            self.topic_id = Some(id);
+        }
         // The end counts as arrival even where the committed offset is not readable.
         let end = *reading.end.as_ref().map_err(|why| Unknown::End(why.clone()))?;
         let before = self.end.replace((at, end));
@@ -266,11 +317,16 @@ impl Track {
         }
 
         let committed = *reading.committed.as_ref().map_err(|why| Unknown::Committed(why.clone()))?;
-        let lag = judge(committed, reading.start, end, watch.reset)?;
+        self.recall(committed, end)?;
+        let mut lag = judge(committed, reading.start, end, watch.reset)?;
+        let oddity = self.oddity(watch, &mut lag, reading.tail, end);
         sum.outstanding = sum.outstanding.saturating_add(lag.lag);
         sum.lost = sum.lost.saturating_add(lag.lost);
         flow.waiting = Some((lag.lag, self.count_late(at, watch, lag, end, sum)));
         self.count_endangered(reading.start, lag, sum);
+        if let Some(oddity) = oddity {
+            sum.oddities.insert(reading.of.clone(), oddity);
+        }
         flow.stuck = self.stuck(at, watch, lag);
         if flow.stuck {
             sum.stuck.insert(reading.of.clone());
@@ -295,6 +351,39 @@ impl Track {
         self.waiting.push_back(lag.lag);
         sum.behind |= self.waiting.len() == RECENT && self.waiting.front() < self.waiting.back();
         Ok(())
+    }
+
+    /// What became of the commit before.
+    fn recall(&mut self, committed: Option<i64>, end: i64) -> Result<(), Unknown> {
+        match committed.filter(|offset| *offset >= 0) {
+            None => {
+                self.forgotten = self.forgotten.or_else(|| self.committed.map(|(_, offset)| offset));
+                self.of_another = None;
+            }
+            // Who has committed the end, or nothing but the beginning, owes the same by either.
+            Some(committed) if self.of_another == Some(committed) && committed > 0 && committed < end => {
+                return Err(Unknown::OfAnotherTopic { committed });
+            }
+            Some(_) => (self.forgotten, self.of_another) = (None, None),
+        }
+        Ok(())
+    }
+
+    /// Offsets that are seen to have no record are not owed.
+    fn oddity(&self, watch: &Watch, lag: &mut PartitionLag, tail: Option<Tail>, end: i64) -> Option<Oddity> {
+        let mut oddity = None;
+        match tail {
+            Some(Tail::OpenTransaction(since)) if since == lag.position && lag.lag > 0 => {
+                oddity = Some(Oddity::OpenTransaction { since });
+            }
+            Some(Tail::NoRecords { from, until }) if from == lag.position && (from + 1..=end).contains(&until) => {
+                *lag = PartitionLag { position: until, lag: end.abs_diff(until), ..*lag };
+                oddity = (until == end).then_some(Oddity::NoRecords { committed: from });
+            }
+            _ => {}
+        }
+        let forgotten = self.forgotten.map(|committed| Oddity::Forgotten { committed, reset: watch.reset });
+        forgotten.or(oddity)
     }
 
     /// Messages per second that were handled since the commit before. Records below the log start were not; and because the start

@@ -7,6 +7,6 @@ mod group;
 pub mod partition;
 mod ring;
 
-pub use group::{Flow, GroupLag, GroupTracker, Late, Reading, TopicPartition, Watch};
-pub use partition::{PartitionLag, ResetPolicy, Unknown};
+pub use group::{Flow, GroupLag, GroupTracker, Late, Reading, Tail, TopicPartition, Watch};
+pub use partition::{Oddity, PartitionLag, ResetPolicy, Unknown};
 pub use ring::{CAPACITY, EndRing, Past};

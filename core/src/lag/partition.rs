@@ -20,6 +20,11 @@ pub enum Unknown {
     End(String),
     /// Nothing is committed, the group starts at the earliest record, and the start of the log could not be read.
     LogStart,
+    /// The topic was created anew, and what is committed is what was committed to the one before.
+    OfAnotherTopic {
+        /// What is committed.
+        committed: i64,
+    },
     /// The committed offset lies beyond the end: the topic was created anew or truncated under the group.
     BeyondEnd {
         /// What the group committed.
@@ -29,12 +34,63 @@ pub enum Unknown {
     },
 }
 
+/// What is odd about a partition although its lag is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oddity {
+    /// The group had committed, and nothing is committed any more: the commit expired, or somebody deleted it.
+    Forgotten {
+        /// What was committed.
+        committed: i64,
+        /// Where the group begins anew.
+        reset: ResetPolicy,
+    },
+    /// A transaction is not ended, and the group stands where it began.
+    OpenTransaction {
+        /// The offset.
+        since: i64,
+    },
+    /// There is no record from the committed offset to the end: markers of transactions, or what compaction left.
+    NoRecords {
+        /// The committed offset.
+        committed: i64,
+    },
+}
+
+impl fmt::Display for Oddity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forgotten { committed, reset } => {
+                let begins = match reset {
+                    ResetPolicy::Earliest => "the earliest record, so what is there is handled again",
+                    ResetPolicy::Latest => "the end, so what was not handled yet is skipped",
+                };
+                write!(f, "the committed offset {committed} expired or was deleted: the group begins anew at {begins}")
+            }
+            Self::OpenTransaction { since } => write!(
+                f,
+                "a transaction that began at offset {since} is not ended, and consumers with isolation.level=read_committed wait for it: \
+                 kafka-transactions.sh finds and aborts it"
+            ),
+            Self::NoRecords { committed } => write!(
+                f,
+                "from the committed offset {committed} to the end there are only markers of transactions or gaps of compaction: there is \
+                 nothing to handle"
+            ),
+        }
+    }
+}
+
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Committed(why) => write!(f, "committed offset not readable: {why}"),
             Self::End(why) => write!(f, "end offset not readable: {why}"),
             Self::LogStart => f.write_str("nothing committed yet and the start of the log is not readable"),
+            Self::OfAnotherTopic { committed } => write!(
+                f,
+                "the topic was created anew, and the committed offset {committed} is of the one before; reset the offsets of the group \
+                 or wait for its next commit"
+            ),
             Self::BeyondEnd { committed, end } => write!(
                 f,
                 "committed offset {committed} lies beyond the end {end}: the topic was re-created or truncated; \

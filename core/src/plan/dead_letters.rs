@@ -49,8 +49,9 @@ pub fn plan(
                 Err(why) => why.into(),
                 Ok(None) => {
                     let sources = wanted.sources.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+                    let which = if sources.is_empty() { "one that its patterns match" } else { &sources };
                     let message = format!(
-                        "the dead-letter topic {topic} is created as soon as a topic of the group exists: {sources}"
+                        "the dead-letter topic {topic} is created as soon as a topic of the group exists: {which}"
                     );
                     Verdict::reconciling(Reason::Progressing, message)
                 }

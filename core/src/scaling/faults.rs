@@ -71,6 +71,8 @@ impl Scene {
             committed: Ok(self.committed),
             end: Ok(self.end),
             start: Some(0),
+            topic_id: None,
+            tail: None,
         };
         let readings: Vec<Reading> = (0..PARTITIONS).map(reading).collect();
         let watch = Watch {

@@ -21,6 +21,11 @@ impl TopicId {
         (!id.is_nil()).then_some(Self(id))
     }
 
+    /// The id as a number.
+    pub fn as_u128(self) -> u128 {
+        self.0.as_u128()
+    }
+
     pub(crate) fn uuid(self) -> Uuid {
         self.0
     }

@@ -12,7 +12,7 @@ use mq_core::{
     reason::Reason,
     revision, rollout, tenancy,
 };
-use mq_crds::MqConsumerGroup;
+use mq_crds::{MqConsumerGroup, is_pattern};
 use mq_protocol::{
     body::{ConsumerBody, DeadLetter},
     message,
@@ -21,7 +21,7 @@ use mq_protocol::{
 use super::client_config::{self, Before, Configs, Decision, Facts, Resolved};
 use crate::{
     events::Event,
-    groups::{self, DesiredGroup, Groups},
+    groups::{self, DesiredGroup, Groups, topics::beginnings},
     object::{Guarded, key_of},
     push::feed,
     reconcile::{Error, Kind, Refusal, Report},
@@ -63,7 +63,7 @@ impl Kind for ConsumerGroupKind {
 
     async fn apply(&self, object: &MqConsumerGroup, valid: ValidGroup, decision: Decision) -> Result<Report, Error> {
         self.groups.reserve(object);
-        let ValidGroup { config: resolved, group, dead_letters } = valid;
+        let ValidGroup { config: resolved, group, mut dead_letters } = valid;
         if resolved.facts.health.is_none() {
             return Ok(Report::default());
         }
@@ -73,6 +73,7 @@ impl Kind for ConsumerGroupKind {
         let conditions = vec![rollout::config_applied(&decision.verdict)];
         let Decision { verdict, status, again, .. } = decision;
         let mut report = Report { verdict: Some(verdict), conditions, status, events, again, ..Report::default() };
+        dead_letters.sources.extend(self.groups.matched(&object.spec.cluster, &key_of(object)));
         if let Some(session) = self.configs.sessions.get(&object.spec.cluster) {
             add_dead_letters(&mut report, session.need_dead_letters(dead_letters));
         }
@@ -113,12 +114,18 @@ fn resolve(object: &MqConsumerGroup, facts: Facts) -> Result<ValidGroup, Verdict
     let namespace = object.namespace().unwrap_or_default();
     let connection = client_config::connection(&spec.cluster, &namespace, &facts)?;
     let group_id = spec.group_id.clone().unwrap_or_else(|| object.name_any());
-    let dead_letter =
-        spec.dead_letter.as_ref().map_or_else(|| format!("{group_id}.dlq"), |letter| letter.topic.clone());
+    let dead_letter = groups::dead_letters(object);
     let grants = facts.cluster.as_deref().map(super::grants).unwrap_or_default();
     let granted = |topic: &String| tenancy::topic_granted(&grants, &spec.cluster, &namespace, topic);
     let refuse = |message| Verdict::stalled(Reason::NotGranted, message);
-    spec.topics.iter().try_for_each(granted).map_err(refuse)?;
+    for topic in &spec.topics {
+        if is_pattern(topic) {
+            let beginnings = beginnings(topic);
+            tenancy::pattern_granted(&grants, &spec.cluster, &namespace, topic, &beginnings).map_err(refuse)?;
+        } else {
+            granted(topic).map_err(refuse)?;
+        }
+    }
     granted(&dead_letter).map_err(|message| {
         refuse(format!("the dead-letter topic of the group: {message}, or spec.deadLetter.topic can name another one"))
     })?;
@@ -138,7 +145,7 @@ fn resolve(object: &MqConsumerGroup, facts: Facts) -> Result<ValidGroup, Verdict
     };
     let encoded = client_config::encode(&body)?;
     let config = Resolved { encoded, preset_version, generation, before: before(object), facts };
-    let sources = spec.topics.iter().cloned().collect();
+    let sources = spec.topics.iter().filter(|topic| !is_pattern(topic)).cloned().collect();
     Ok(ValidGroup { config, group, dead_letters: DeadLetters { object: key_of(object), topic: dead_letter, sources } })
 }
 

@@ -16,10 +16,11 @@ use mq_core::{
     scaling::Members,
 };
 use mq_kafka::{
-    Client, Group, GroupError, GroupOffsets, GroupState, Isolation, OffsetSpec, PartitionError, PartitionMap,
+    Client, Group, GroupError, GroupOffsets, GroupState, Isolation, Member, OffsetSpec, PartitionError, PartitionMap,
     Partitions, TopicError,
 };
 
+use super::tails::{Place, Tails};
 use crate::session::Health;
 
 /// Cycles in which what is read in turns is read once: 60 s at the usual 5 s.
@@ -32,6 +33,8 @@ pub struct Wanted {
     pub groups: BTreeMap<String, (BTreeSet<String>, ResetPolicy)>,
     /// The groups whose members are looked at.
     pub members: BTreeSet<String>,
+    /// Where groups stand still, if it is the turn to look at what lies behind.
+    pub standing: BTreeSet<Place>,
     /// Read the partitions of all topics anew.
     pub topics_anew: bool,
     /// Read all log starts anew.
@@ -44,9 +47,14 @@ impl Wanted {
         Self { topics_anew: turn.is_multiple_of(TURNS), starts_anew: turn % TURNS == 2 * TURNS / 3, ..Self::default() }
     }
 
-    /// Whether it is the turn of the members of all groups that are scaled.
-    pub fn all_members(turn: u32) -> bool {
-        turn % TURNS == TURNS / 3
+    /// Whether it is the turn of what lies behind the offsets at which groups stand still.
+    pub fn standing(turn: u32) -> bool {
+        turn % TURNS == TURNS / 2
+    }
+
+    /// Whether it is the turn of the members of groups that are scaled, or of the others, which are not read in each cycle.
+    pub fn members(turn: u32, scaled: bool) -> bool {
+        turn % TURNS == if scaled { TURNS / 3 } else { TURNS / 2 }
     }
 }
 
@@ -54,6 +62,12 @@ impl Wanted {
 #[derive(Debug, Default)]
 pub struct Offsets {
     partitions: BTreeMap<String, Result<BTreeSet<i32>, String>>,
+    ids: BTreeMap<String, u128>,
+    /// Topics of which something was committed before the last cycle and nothing is now: they may have been created anew.
+    suspect: BTreeSet<String>,
+    tails: Tails,
+    /// All topics of the cluster, if they were asked for; an error: why they are not known.
+    existing: Option<Result<BTreeSet<String>, String>>,
     starts: PartitionMap<i64>,
     committed: BTreeMap<String, Result<GroupOffsets, GroupError>>,
     ends: PartitionMap<Result<Option<i64>, PartitionError>>,
@@ -84,6 +98,31 @@ impl Offsets {
         self.withheld.is_none()
     }
 
+    /// Lists the topics of the cluster, if it is their turn or they are not known. One Metadata request.
+    pub async fn list_topics(&mut self, client: &Client, anew: bool) {
+        if !anew && matches!(self.existing, Some(Ok(_))) {
+            return;
+        }
+        match client.list_topics().await {
+            Ok(topics) => self.existing = Some(Ok(topics.into_keys().collect())),
+            // What was known of them is better than nothing.
+            Err(error) if matches!(self.existing, Some(Ok(_))) => tracing::debug!(%error, "topics not listed"),
+            Err(error) => self.existing = Some(Err(error.to_string())),
+        }
+    }
+
+    /// The topics of the cluster.
+    ///
+    /// # Errors
+    /// Why they are not known.
+    pub fn existing(&self) -> Result<&BTreeSet<String>, &str> {
+        match (&self.existing, &self.withheld) {
+            (Some(Ok(existing)), _) => Ok(existing),
+            (_, Some(why)) | (Some(Err(why)), None) => Err(why),
+            (None, None) => Err("the topics of the cluster are not known"),
+        }
+    }
+
     /// Reads. Whatever fails is a value in the readings.
     pub async fn read(&mut self, client: &Client, wanted: &Wanted) {
         let topics: BTreeSet<&String> = wanted.groups.values().flat_map(|(topics, _)| topics).collect();
@@ -95,7 +134,10 @@ impl Offsets {
             }
             client.describe_groups(wanted.members.iter().cloned()).await
         };
-        (self.committed, self.members) = futures::future::join(committed, members).await;
+        let (committed, members) = futures::future::join(committed, members).await;
+        let before = std::mem::replace(&mut self.committed, committed);
+        self.members = members;
+        self.suspect = forgotten(&before, &self.committed);
         let partitions: Partitions = topics
             .iter()
             .filter_map(|topic| Some(((*topic).clone(), self.partitions.get(*topic)?.clone().ok()?)))
@@ -106,15 +148,30 @@ impl Offsets {
             client.list_offsets(&partitions, OffsetSpec::Latest, Isolation::ReadUncommitted).await
         };
         self.read_starts(client, wanted, &partitions).await;
+        if !wanted.standing.is_empty() {
+            let end = |topic: &str, partition| end_of(&self.ends, topic, partition).ok();
+            self.tails.look(client, &wanted.standing, end).await;
+            let stands = |(topic, partition, offset): &Place| {
+                self.committed.keys().any(|group| self.offset(group, topic, *partition) == Ok(Some(*offset)))
+            };
+            let left = self.tails.places().filter(|place| stands(place)).cloned().collect();
+            self.tails.retain(&left);
+        }
+    }
+
+    fn offset(&self, group: &str, topic: &str, partition: i32) -> Result<Option<i64>, String> {
+        committed_of(self.committed.get(group), topic, partition)
     }
 
     async fn read_partitions(&mut self, client: &Client, wanted: &Wanted, topics: &BTreeSet<&String>) {
         self.partitions.retain(|topic, _| topics.contains(topic));
+        self.ids.retain(|topic, _| topics.contains(topic));
         let ask: BTreeSet<&String> = topics
             .iter()
             .copied()
             .filter(|topic| wanted.topics_anew || !matches!(self.partitions.get(*topic), Some(Ok(_))))
             .chain(self.vanished())
+            .chain(&self.suspect)
             .filter(|topic| topics.contains(topic))
             .collect();
         if ask.is_empty() {
@@ -122,7 +179,10 @@ impl Offsets {
         }
         for (topic, described) in client.describe_topics(ask.into_iter().cloned().collect::<Vec<_>>()).await {
             let partitions = match described {
-                Ok(described) => Ok(described.partitions.into_keys().collect()),
+                Ok(described) => {
+                    self.ids.insert(topic.clone(), described.id.as_u128());
+                    Ok(described.partitions.into_keys().collect())
+                }
                 Err(TopicError::Absent) => Err("the topic does not exist".to_owned()),
                 // The partitions of before are asked for their ends; if the brokers are away, that fails and says so.
                 Err(error) if matches!(self.partitions.get(&topic), Some(Ok(_))) => {
@@ -190,6 +250,8 @@ impl Offsets {
                 committed: Ok(None),
                 end: Err(why.to_owned()),
                 start: None,
+                topic_id: None,
+                tail: None,
             };
             let partitions = match self.partitions.get(topic) {
                 Some(Ok(partitions)) if !partitions.is_empty() => partitions,
@@ -206,14 +268,30 @@ impl Offsets {
                     continue;
                 }
             };
-            readings.extend(partitions.iter().map(|partition| Reading {
-                of: TopicPartition { topic: name.clone(), partition: *partition },
-                committed: committed_of(committed, topic, *partition),
-                end: self.withheld.clone().map_or_else(|| end_of(&self.ends, topic, *partition), Err),
-                start: self.starts.get(topic).and_then(|starts| starts.get(partition)).copied(),
+            readings.extend(partitions.iter().map(|partition| {
+                let committed = committed_of(committed, topic, *partition);
+                let stands = committed.as_ref().ok().copied().flatten();
+                Reading {
+                    of: TopicPartition { topic: name.clone(), partition: *partition },
+                    tail: stands.and_then(|offset| self.tails.at(topic, *partition, offset)),
+                    committed,
+                    end: self.withheld.clone().map_or_else(|| end_of(&self.ends, topic, *partition), Err),
+                    start: self.starts.get(topic).and_then(|starts| starts.get(partition)).copied(),
+                    topic_id: self.ids.get(topic).copied(),
+                }
             }));
         }
         readings
+    }
+
+    /// Who is in the group, if it was asked for and the answer says so; no members in a group that does not exist.
+    pub fn members_of(&self, group: &str) -> Option<&[Member]> {
+        let found = self.members.get(group).filter(|_| self.withheld.is_none())?;
+        match found {
+            Ok(group) if matches!(group.state, GroupState::Stable | GroupState::Empty) => Some(&group.members),
+            Err(GroupError::Absent) => Some(&[]),
+            Ok(_) | Err(_) => None,
+        }
     }
 
     /// What was seen of the members, if they were asked for and the answer says it all.
@@ -257,6 +335,23 @@ impl Offsets {
             partitions.map(move |partition| (topic.as_str(), *partition))
         })
     }
+}
+
+/// The topics of which a group has fewer commits than before.
+fn forgotten(
+    before: &BTreeMap<String, Result<GroupOffsets, GroupError>>,
+    now: &BTreeMap<String, Result<GroupOffsets, GroupError>>,
+) -> BTreeSet<String> {
+    let mut forgotten = BTreeSet::new();
+    for (group, before) in before {
+        let (Ok(before), Some(Ok(now))) = (before, now.get(group)) else { continue };
+        let fewer = before
+            .partitions
+            .iter()
+            .filter(|(topic, partitions)| now.partitions.get(*topic).map_or(0, BTreeMap::len) < partitions.len());
+        forgotten.extend(fewer.map(|(topic, _)| topic.clone()));
+    }
+    forgotten
 }
 
 /// Why a cluster of this health tells nothing about its groups.

@@ -1,6 +1,6 @@
 //! What is remembered of one group between cycles, and what its status says. No I/O.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use mq_core::{
@@ -10,14 +10,16 @@ use mq_core::{
     reason::Reason,
     scaling::{Ask, Decision, History, Limit, Members, Mode, Objective, Observation, Policy, Terms, decide, together},
 };
-use mq_crds::{Lag, LagState, LimitedBy, ScalingChange, ScalingStatus, TargetRef};
+use mq_crds::{Lag, LagState, LimitedBy, Members as ShownMembers, ScalingChange, ScalingStatus, TargetRef};
 
 use super::{
     DesiredGroup, DesiredScaling, GroupView,
     live::Live,
     marks::Loads,
     pods, schedule,
+    tails::Place,
     target::{Deployed, Refused},
+    topics::Consumed,
 };
 use crate::{events::Event, push::index::Said};
 
@@ -26,6 +28,8 @@ const RENEW: Duration = Duration::from_mins(1);
 /// What is seen in turns with something else is shown when it was seen so many cycles in a row: one missed answer of a broker, or a
 /// load at the edge of a rule, is no news.
 pub(super) const STANDS: u32 = 3;
+/// A group that has stood at an offset for so long waits for something.
+const STILL: Duration = Duration::from_secs(10);
 /// For so long a write that was not answered may still turn out to have been carried out.
 const UNANSWERED: Duration = Duration::from_mins(1);
 
@@ -37,6 +41,8 @@ pub(super) struct Entry {
     pub(super) seen: bool,
     /// How much each pod has to do.
     pub(super) loads: Loads,
+    /// Its topics, as far as they are known.
+    pub(super) consumed: Consumed,
     /// What the last cycle found; nothing before the first.
     pub(super) live: Option<Live>,
     tracker: GroupTracker,
@@ -79,6 +85,7 @@ impl Entry {
             events: Vec::new(),
             seen: false,
             loads: Loads::new(),
+            consumed: Consumed::default(),
             live: None,
             tracker: GroupTracker::new(),
             history: History::new(),
@@ -121,7 +128,22 @@ impl Entry {
 
     /// Whether the members have to be looked at in this cycle, besides in their turn.
     pub(super) fn wants_members(&self) -> bool {
-        self.desired.scaling.is_some() && (self.history.is_settling() || !self.seen)
+        !self.seen || (self.desired.scaling.is_some() && self.history.is_settling())
+    }
+
+    /// Where it has stood still so long that it is worth a look what lies behind.
+    pub(super) fn standing(&self, at: Duration) -> impl Iterator<Item = Place> {
+        self.tracker.standing(at, STILL).map(|(of, offset)| (of.topic.to_string(), of.partition, offset))
+    }
+
+    /// Finds its topics among those that exist. True if what its patterns match is news.
+    pub(super) fn consume(&mut self, existing: Result<&BTreeSet<String>, &str>) -> bool {
+        self.consumed = self.desired.topics.among(existing);
+        let before = self.view.matched.take();
+        // What is not known at the moment was known before.
+        let known = self.consumed.matched.clone().or_else(|| before.clone());
+        self.view.matched = known.filter(|_| self.desired.topics.has_patterns());
+        self.view.matched != before
     }
 
     /// Takes what was read. The lag as it is now.
@@ -153,6 +175,13 @@ impl Entry {
         let objective = self.desired.scaling.as_ref().map(|scaling| scaling.objective);
         self.show_keeping_up(keeping_up(&lag, objective, &pods::consumers(pods)));
         lag
+    }
+
+    /// Members that are on the way to their partitions are shown when they have them.
+    pub(super) fn show_members(&mut self, now: Option<ShownMembers>) {
+        if now.is_some() {
+            self.view.members = now;
+        }
     }
 
     fn show_lag(&mut self, at: Duration, now: Lag) {
@@ -400,6 +429,8 @@ fn dimness(state: LagState) -> u8 {
     }
 }
 
+/// Partitions of which a status says what is odd.
+const NOTES: usize = 5;
 /// Changes that a status remembers.
 const HISTORY: usize = 10;
 
@@ -504,6 +535,12 @@ fn status_of(lag: &GroupLag) -> Lag {
         reason,
         messages: known.then(|| rounded(lag.outstanding)),
         late: lag.late.filter(|_| known).map(|late| rounded(late.messages)),
+        notes: lag
+            .oddities
+            .iter()
+            .take(NOTES)
+            .map(|(of, odd)| format!("{}/{}: {odd}", of.topic, of.partition))
+            .collect(),
     }
 }
 

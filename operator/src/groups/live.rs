@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     fn named(n: usize) -> LiveGroup {
-        let lag = Lag { state: LagState::Known, reason: None, messages: Some(7), late: Some(0) };
+        let lag = Lag { state: LagState::Known, reason: None, messages: Some(7), late: Some(0), notes: vec![] };
         LiveGroup {
             namespace: "shop".into(),
             name: format!("group-{n:04}"),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mq_core::{
-    lag::GroupLag,
+    lag::{GroupLag, Oddity},
     scaling::{Decision, Objective},
 };
 use mq_protocol::message::{Health, PollTime, Standing};
@@ -18,6 +18,8 @@ pub(super) struct GroupMetrics {
     late: GaugeVec,
     unknown: GaugeVec,
     stuck: GaugeVec,
+    forgotten: GaugeVec,
+    held_back: GaugeVec,
     endangered: GaugeVec,
     lost: GaugeVec,
     current: GaugeVec,
@@ -45,6 +47,14 @@ impl GroupMetrics {
             late: gauge("mq_group_late_messages", "Messages that break the objective.")?,
             unknown: gauge("mq_group_unknown_partitions", "Partitions whose lag is not known.")?,
             stuck: gauge("mq_group_stuck_partitions", "Partitions in which something waits and nothing is committed.")?,
+            forgotten: gauge(
+                "mq_group_forgotten_partitions",
+                "Partitions of which the commit expired or was deleted: the group begins anew.",
+            )?,
+            held_back: gauge(
+                "mq_group_transaction_held_partitions",
+                "Partitions in which the group stands before a transaction that is not ended.",
+            )?,
             endangered: gauge(
                 "mq_group_endangered_messages",
                 "Messages that the next deletion by retention would take.",
@@ -93,6 +103,12 @@ impl GroupMetrics {
         set(&self.late, group, broken.filter(|_| known && !guessed).map(number));
         set(&self.unknown, group, u32::try_from(lag.unknown.len()).ok().map(f64::from));
         set(&self.stuck, group, u32::try_from(lag.stuck.len()).ok().filter(|_| known).map(f64::from));
+        let odd = |which: fn(&Oddity) -> bool| {
+            let count = lag.oddities.values().filter(|odd| which(odd)).count();
+            u32::try_from(count).ok().filter(|_| known).map(f64::from)
+        };
+        set(&self.forgotten, group, odd(|odd| matches!(odd, Oddity::Forgotten { .. })));
+        set(&self.held_back, group, odd(|odd| matches!(odd, Oddity::OpenTransaction { .. })));
         set(&self.endangered, group, known.then(|| number(lag.endangered)));
         set(&self.lost, group, known.then(|| number(lag.lost)));
         set(&self.arrival, group, lag.arrival);
@@ -133,7 +149,7 @@ impl GroupMetrics {
     pub(super) fn forget(&self, group: &DesiredGroup) {
         let decision = [&self.current, &self.desired, &self.capacity];
         let seen = [&self.lag, &self.late, &self.unknown, &self.arrival];
-        let alerts = [&self.stuck, &self.endangered, &self.lost, &self.breakers];
+        let alerts = [&self.stuck, &self.forgotten, &self.held_back, &self.endangered, &self.lost, &self.breakers];
         let polls = [&self.poll_idle, &self.poll_full, &self.poll_draining];
         let said = [&self.busy, &self.in_hand, &self.oldest].into_iter().chain(polls);
         for gauge in seen.into_iter().chain(decision).chain(alerts).chain(said) {

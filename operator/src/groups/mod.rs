@@ -14,11 +14,14 @@ pub mod collect;
 mod entry;
 pub(crate) mod live;
 mod marks;
+mod members;
 mod metrics;
 pub(crate) mod object;
 mod pods;
 mod schedule;
+mod tails;
 mod target;
+pub(crate) mod topics;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -31,7 +34,7 @@ use census::Census;
 use collect::{Offsets, Wanted};
 use entry::{Entry, STANDS, Step};
 use futures::{StreamExt, stream};
-use kube::{Client, runtime::reflector::ObjectRef};
+use kube::{Client, ResourceExt, runtime::reflector::ObjectRef};
 use marks::{Loads, Marks};
 use metrics::GroupMetrics;
 use mq_core::{
@@ -40,12 +43,13 @@ use mq_core::{
     lag::ResetPolicy,
     scaling::{Mode, Objective},
 };
-use mq_crds::{Lag, MqConsumerGroup, ScalingMode, ScalingStatus, TargetRef};
+use mq_crds::{Lag, MatchedTopics, Members, MqConsumerGroup, ScalingMode, ScalingStatus, TargetRef};
 use mq_protocol::message::{ClientRef, Kind};
 use schedule::Schedule;
 use target::{Deployed, NoTarget, Refused, Targets};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use topics::Topics;
 
 use crate::{
     events::Event,
@@ -65,6 +69,8 @@ use crate::{
 
 /// Cycles between two readings of a group that is not scaled: 30 s at the usual 5 s.
 const UNSCALED: u32 = 6;
+/// Places at which groups stand still that are looked at in one turn.
+const STANDING: usize = 1_000;
 /// Steps written at the same time.
 const WRITES: usize = 16;
 
@@ -81,7 +87,7 @@ pub(crate) struct DesiredGroup {
     /// The group in Kafka.
     pub(crate) group_id: String,
     /// Its topics in Kafka.
-    pub(crate) topics: BTreeSet<String>,
+    pub(crate) topics: Topics,
     /// Where it starts without a commit.
     pub(crate) reset: ResetPolicy,
     /// How often its members commit.
@@ -124,6 +130,10 @@ pub(crate) struct DesiredScaling {
 /// What is known about a group. Changes only when a status should.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct GroupView {
+    /// What the patterns among its topics match.
+    pub(crate) matched: Option<MatchedTopics>,
+    /// Who is in the group; not while it rebalances.
+    pub(crate) members: Option<Members>,
     /// Rounded; renewed once a minute.
     pub(crate) lag: Option<Lag>,
     /// The last decision that said something new.
@@ -274,6 +284,14 @@ impl Groups {
         lock(&cluster.entries).get(object).filter(|entry| entry.seen).map(|entry| entry.view.clone())
     }
 
+    /// The topics that the patterns of an object matched when its group was last looked at.
+    pub(crate) fn matched(&self, cluster: &str, object: &ObjectKey) -> BTreeSet<String> {
+        let Some(cluster) = lock(&self.clusters).get(cluster).cloned() else { return BTreeSet::new() };
+        let entries = lock(&cluster.entries);
+        let entry = entries.get(object).filter(|entry| entry.desired.topics.has_patterns());
+        entry.map(|entry| entry.consumed.topics.clone()).unwrap_or_default()
+    }
+
     /// What happened to the group of an object since this was asked last.
     fn take_events(&self, cluster: &str, object: &ObjectKey) -> Vec<Event> {
         let Some(cluster) = lock(&self.clusters).get(cluster).cloned() else { return vec![] };
@@ -326,12 +344,23 @@ impl Groups {
         let Some(session) = self.environment.sessions.get(name) else { return };
         // Before the first look nothing is known about the cluster, so nothing about its groups.
         let (client, Some(health)) = (session.client(), session.health()) else { return };
-        let (wanted, due) = wanted(&lock(&cluster.entries), turn);
+        let due = due(&lock(&cluster.entries), turn);
         if due.is_empty() {
             return;
         }
         let started = Instant::now();
-        if offsets.check(name, &client, &health).await {
+        let right = offsets.check(name, &client, &health).await;
+        if right && lock(&cluster.entries).values().any(|entry| entry.desired.topics.has_patterns()) {
+            offsets.list_topics(&client, Wanted::in_turn(turn).topics_anew).await;
+        }
+        let (wanted, mut touched) = {
+            let mut entries = lock(&cluster.entries);
+            let news =
+                entries.iter_mut().filter_map(|(key, entry)| entry.consume(offsets.existing()).then(|| key.clone()));
+            let news: Vec<_> = news.collect();
+            (wanted(&entries, &due, self.started.elapsed(), turn), news)
+        };
+        if right {
             offsets.read(&client, &wanted).await;
         }
         let seconds = started.elapsed().as_secs_f64();
@@ -340,7 +369,6 @@ impl Groups {
         let at = self.started.elapsed();
         let targets = self.look(cluster, &due).await;
         let mut steps = Vec::new();
-        let mut touched = Vec::new();
         {
             let mut entries = lock(&cluster.entries);
             let mut before = Vec::new();
@@ -403,9 +431,13 @@ impl Groups {
     /// One group's part of a cycle: its lag, and what it decides for itself.
     fn judge(&self, at: Duration, entry: &mut Entry, offsets: &Offsets, targets: &Found) {
         let group = entry.desired.clone();
-        let readings = offsets.readings(&group.group_id, &group.topics);
+        let mut readings = offsets.readings(&group.group_id, &entry.consumed.topics);
+        readings.extend(entry.consumed.unknown());
         let pods = self.pods(&group.object);
-        let lag = entry.observe(at, &readings, offsets.members(&group.group_id, &group.topics), &pods);
+        let lag = entry.observe(at, &readings, offsets.members(&group.group_id, &entry.consumed.topics), &pods);
+        if let Some(found) = offsets.members_of(&group.group_id) {
+            entry.show_members(members::members(found, &self.hosts(&group.object)));
+        }
         self.metrics.lag(&group, &lag, group.scaling.as_ref().map(|scaling| scaling.objective));
         self.metrics.health(&group, &pods);
         entry.loads = marks::loads(&pods);
@@ -437,6 +469,12 @@ impl Groups {
     fn pods(&self, object: &ObjectKey) -> Vec<Said> {
         let client = ClientRef::new(Kind::Consumer, object.name.clone());
         self.environment.agents.health(&ConfigKey { namespace: object.namespace.clone(), client }, Instant::now())
+    }
+
+    /// Where the agents of the group's pods come from.
+    fn hosts(&self, object: &ObjectKey) -> members::Hosts {
+        let client = ClientRef::new(Kind::Consumer, object.name.clone());
+        self.environment.agents.hosts(&ConfigKey { namespace: object.namespace.clone(), client })
     }
 
     /// Tells the other groups of the target of a step, whichever cluster they are of.
@@ -484,6 +522,12 @@ impl Groups {
     }
 }
 
+/// Where records of the group go that cannot be handled.
+pub(crate) fn dead_letters(object: &MqConsumerGroup) -> String {
+    let own = || format!("{}.dlq", object.spec.group_id.clone().unwrap_or_else(|| object.name_any()));
+    object.spec.dead_letter.as_ref().map_or_else(own, |letter| letter.topic.clone())
+}
+
 /// The workload about whose replicas the group of the object has a say.
 fn asks_about(object: &MqConsumerGroup) -> Option<&TargetRef> {
     object.spec.scaling.as_ref().filter(|scaling| scaling.mode == ScalingMode::Auto).map(|scaling| &scaling.target_ref)
@@ -500,28 +544,37 @@ fn target_of(group: &DesiredGroup) -> Option<(String, TargetRef)> {
     Some((group.object.namespace.clone(), scaling.target.clone()))
 }
 
-/// What has to be read in this turn, and for whom.
-fn wanted(entries: &HashMap<ObjectKey, Entry>, turn: u32) -> (Wanted, Vec<ObjectKey>) {
-    let due: Vec<(&ObjectKey, &Entry)> = entries
+/// Whose turn it is.
+fn due(entries: &HashMap<ObjectKey, Entry>, turn: u32) -> Vec<ObjectKey> {
+    let due = entries
         .iter()
-        .filter(|(_, entry)| !entry.seen || entry.desired.scaling.is_some() || turn.is_multiple_of(UNSCALED))
-        .collect();
+        .filter(|(_, entry)| !entry.seen || entry.desired.scaling.is_some() || turn.is_multiple_of(UNSCALED));
+    due.map(|(key, _)| key.clone()).collect()
+}
+
+/// What has to be read in this turn for those that are `due`.
+fn wanted(entries: &HashMap<ObjectKey, Entry>, due: &[ObjectKey], at: Duration, turn: u32) -> Wanted {
+    let due: Vec<&Entry> = due.iter().filter_map(|key| entries.get(key)).collect();
     let mut groups = BTreeMap::new();
-    for (_, entry) in &due {
+    for entry in &due {
         let (topics, reset) =
             groups.entry(entry.desired.group_id.clone()).or_insert_with(|| (BTreeSet::new(), entry.desired.reset));
-        topics.extend(entry.desired.topics.iter().cloned());
+        topics.extend(entry.consumed.topics.iter().cloned());
         if entry.desired.reset == ResetPolicy::Earliest {
             *reset = ResetPolicy::Earliest;
         }
     }
-    let all_members = Wanted::all_members(turn);
     let members = due
         .iter()
-        .filter(|(_, entry)| entry.wants_members() || (all_members && entry.desired.scaling.is_some()))
-        .map(|(_, entry)| entry.desired.group_id.clone())
+        .filter(|entry| entry.wants_members() || Wanted::members(turn, entry.desired.scaling.is_some()))
+        .map(|entry| entry.desired.group_id.clone())
         .collect();
-    (Wanted { groups, members, ..Wanted::in_turn(turn) }, due.into_iter().map(|(key, _)| key.clone()).collect())
+    let standing = if Wanted::standing(turn) {
+        due.iter().flat_map(|entry| entry.standing(at)).take(STANDING).collect()
+    } else {
+        BTreeSet::new()
+    };
+    Wanted { groups, members, standing, ..Wanted::in_turn(turn) }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -11,10 +11,10 @@ use mq_core::{
     scaling::{Mode, Objective},
     settings::AutoOffsetReset,
 };
-use mq_crds::{MqConsumerGroup, MqConsumerGroupStatus, ScaleDown, Scaling, ScalingMode};
+use mq_crds::{MqConsumerGroup, MqConsumerGroupStatus, ScaleDown, Scaling, ScalingMode, is_pattern};
 use serde_json::{Value, json};
 
-use super::{DesiredGroup, DesiredScaling, GroupView, schedule::Schedule};
+use super::{DesiredGroup, DesiredScaling, GroupView, schedule::Schedule, topics::Topics};
 use crate::{object::key_of, reconcile::Report};
 
 /// The declaration of a group whose settings are valid.
@@ -32,7 +32,8 @@ pub(crate) fn desired(
         object: key_of(object),
         cluster: spec.cluster.clone(),
         group_id: spec.group_id.clone().unwrap_or_else(|| object.name_any()),
-        topics: spec.topics.iter().cloned().collect(),
+        topics: Topics::read(&spec.topics, super::dead_letters(object))
+            .map_err(|message| Verdict::stalled(Reason::InvalidSpec, message))?,
         reset: match settings.auto_offset_reset {
             AutoOffsetReset::Earliest => ResetPolicy::Earliest,
             AutoOffsetReset::Latest => ResetPolicy::Latest,
@@ -84,8 +85,13 @@ pub(super) fn report(
     events: Vec<crate::events::Event>,
     report: &mut Report,
 ) {
-    let GroupView { lag, scaling, keeping_up, active, problem } = view.unwrap_or_default();
+    let GroupView { matched, members, lag, scaling, keeping_up, active, problem } = view.unwrap_or_default();
     let stored = object.status.as_ref();
+    let patterns = object.spec.topics.iter().any(|topic| is_pattern(topic));
+    let matched = matched.or_else(|| stored.and_then(|status| status.matched_topics.clone())).filter(|_| patterns);
+    report.status.insert("matchedTopics".into(), matched.map_or(Value::Null, |matched| json!(matched)));
+    let members = members.or_else(|| stored.and_then(|status| status.members.clone()));
+    report.status.insert("members".into(), members.map_or(Value::Null, |members| json!(members)));
     let lag = lag.or_else(|| stored.and_then(|status| status.lag.clone()));
     report.status.insert("lag".into(), lag.map_or(Value::Null, |lag| json!(lag)));
     report.events.extend(events);

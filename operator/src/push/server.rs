@@ -148,7 +148,8 @@ impl ConfigPush for Service {
         }
         let (outbound, messages) = mpsc::channel(OUTBOUND);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let session = Session::new(push.index, push.metrics.clone(), identity, number, outbound);
+        let peer = request.remote_addr().map(|address| address.ip());
+        let session = Session::new(push.index, push.metrics.clone(), identity, number, outbound).from(peer);
         let (inbound, shutdown) = (request.into_inner(), self.shutdown.clone());
         self.sessions.spawn(async move {
             let _open = (permit, push.metrics.opened());

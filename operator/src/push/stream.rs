@@ -1,6 +1,6 @@
 //! One stream: what its pod asks for, what it is told, and when it ends.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use futures::{Stream, StreamExt};
 use mq_protocol::{
@@ -33,6 +33,8 @@ pub(super) struct Session {
     index: Index,
     metrics: Metrics,
     identity: Identity,
+    /// Where the stream comes from.
+    peer: Option<IpAddr>,
     /// Number of the stream in this process.
     number: u64,
     outbound: mpsc::Sender<Result<ServerMessage, Status>>,
@@ -79,7 +81,13 @@ impl Session {
         number: u64,
         outbound: mpsc::Sender<Result<ServerMessage, Status>>,
     ) -> Self {
-        Self { index, metrics, identity, number, outbound, clients: BTreeMap::new(), answers: StreamMap::new() }
+        let (clients, answers) = (BTreeMap::new(), StreamMap::new());
+        Self { index, metrics, identity, peer: None, number, outbound, clients, answers }
+    }
+
+    /// The same with the address that the stream comes from.
+    pub(super) fn from(self, peer: Option<IpAddr>) -> Self {
+        Self { peer, ..self }
     }
 
     /// Serves until the pod leaves, the stream has lived long enough, or `shutdown`.
@@ -207,6 +215,9 @@ impl Session {
         // The old subscription ends first: both have the number of this stream.
         self.clients.remove(&client);
         let (subscription, receiver) = self.index.subscribe(key, self.identity.pod.clone(), self.number);
+        if let Some(peer) = self.peer {
+            subscription.comes_from(peer);
+        }
         let held = held.map(|version| version.hash);
         let entry = Entry { subscription, running: held.clone(), told: held, revision: None, since: None };
         self.clients.insert(client.clone(), entry);

@@ -278,6 +278,8 @@ async fn consumer_groups() -> Result<()> {
             json!({"groupId": "g".repeat(249), "deadLetter": {"topic": "somewhere"}}),
             json!({"consumer": {"preset": "staging", "autoOffsetReset": "latest", "enableAutoCommit": false}}),
             json!({"consumer": {"sessionTimeoutMs": 300_000}}),
+            json!({"topics": ["^orders", "refunds"]}),
+            json!({"topics": [r"^orders\.(eu|us)$", "^[^a-z]{2,3}x*", "^a--b|c?$", "^[[:alpha:]_.-]+$", "^", "^()"]}),
         ],
     )
     .await?;
@@ -285,6 +287,18 @@ async fn consumer_groups() -> Result<()> {
         &kind,
         &base,
         &[
+            (json!({"topics": [r"^orders\d"]}), "a pattern of topics begins with ^ and consists of names"),
+            (json!({"topics": ["^a+?"]}), "none of which follows another one"),
+            (json!({"topics": ["^a{2}{3}"]}), "none of which follows another one"),
+            (json!({"topics": ["^(?i)orders"]}), "a pattern of topics"),
+            (json!({"topics": ["^a(*b)"]}), "a pattern of topics"),
+            (json!({"topics": ["^*"]}), "a pattern of topics"),
+            (json!({"topics": ["^a|^b"]}), "a pattern of topics"),
+            (json!({"topics": ["^[a--b]"]}), "a pattern of topics"),
+            (json!({"topics": ["^[a&&b]"]}), "a pattern of topics"),
+            (json!({"topics": ["^a b"]}), "a pattern of topics"),
+            (json!({"topics": ["^a{1,9999}"]}), "a pattern of topics"),
+            (json!({"topics": [format!("^{}", "t".repeat(249))]}), "may not be more than 249"),
             (json!({"topics": null}), "spec.topics: Required value"),
             (json!({"topics": []}), "should have at least 1 items"),
             (json!({"topics": ["a b"]}), "each topic must have 1 to 249 characters"),
@@ -337,20 +351,6 @@ async fn consumer_groups() -> Result<()> {
     .await
 }
 
-#[tokio::test]
-async fn scaling() -> Result<()> {
-    let control_plane = installed().await?;
-    let namespace = control_plane.namespace("crds").await?;
-    let kind = Kind::namespaced::<MqConsumerGroup>(&control_plane, namespace.name())?;
-    let group = json!({"cluster": "main", "topics": ["orders"]});
-    let scaling = json!({
-        "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "notification-service"},
-        "objective": {"age": "15s"},
-        "minReplicas": 1,
-        "maxReplicas": 12,
-    });
-    let changed = |changes: Value| with(&group, &json!({"scaling": with(&scaling, &changes)}));
-    let hours = json!({"start": "0 8 * * *", "end": "8h", "minReplicas": 2});
 /// What the operator can see sets the bound: two looks and a commit.
 #[tokio::test]
 async fn an_age_that_could_not_be_seen_to_be_kept() -> Result<()> {
@@ -378,6 +378,20 @@ async fn an_age_that_could_not_be_seen_to_be_kept() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn scaling() -> Result<()> {
+    let control_plane = installed().await?;
+    let namespace = control_plane.namespace("crds").await?;
+    let kind = Kind::namespaced::<MqConsumerGroup>(&control_plane, namespace.name())?;
+    let group = json!({"cluster": "main", "topics": ["orders"]});
+    let scaling = json!({
+        "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "notification-service"},
+        "objective": {"age": "15s"},
+        "minReplicas": 1,
+        "maxReplicas": 12,
+    });
+    let changed = |changes: Value| with(&group, &json!({"scaling": with(&scaling, &changes)}));
+    let hours = json!({"start": "0 8 * * *", "end": "8h", "minReplicas": 2});
     let schedule = |changes: Value| json!({"schedules": [with(&hours, &changes)]});
     for changes in [
         json!({}),

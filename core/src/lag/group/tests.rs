@@ -19,6 +19,8 @@ fn reading(partition: i32, committed: i64, end: i64) -> Reading {
         committed: Ok(Some(committed)),
         end: Ok(end),
         start: None,
+        topic_id: None,
+        tail: None,
     }
 }
 
@@ -219,4 +221,63 @@ fn saturated_while_no_partition_ran_dry() {
     // 500 in 5 s are 100 per second: with one second not committed yet, 950 may be all there was.
     let nearly = tracker.observe(CYCLE * 3, &watch(15), &[reading(0, 1_000, 2_000), reading(1, 950, 2_000)]);
     assert!(!nearly.saturated);
+}
+
+#[test]
+fn a_commit_that_is_gone_is_not_one_that_never_was() {
+    let mut tracker = GroupTracker::new();
+    let mut look = |n: u32, committed: Option<i64>| {
+        let now = Reading { committed: Ok(committed), start: Some(0), ..reading(0, 0, 100) };
+        let lag = tracker.observe(CYCLE * n, &watch(15), &[now]);
+        (lag.outstanding, lag.oddities.into_values().next())
+    };
+    let forgotten = Oddity::Forgotten { committed: 90, reset: ResetPolicy::Earliest };
+    assert_eq!(look(1, None), (100, None), "nothing was ever committed");
+    assert_eq!(look(2, Some(90)), (10, None));
+    assert_eq!(look(3, None), (100, Some(forgotten)));
+    assert_eq!(look(4, None), (100, Some(forgotten)), "it stays so");
+    assert_eq!(look(5, Some(20)), (80, None));
+    assert!(forgotten.to_string().contains("90 expired or was deleted"), "{forgotten}");
+}
+
+#[test]
+fn a_topic_with_another_id_is_another_topic() {
+    let mut tracker = GroupTracker::new();
+    let mut look = |n: u32, id: u128, committed: Option<i64>, end: i64| {
+        let now = Reading { committed: Ok(committed), topic_id: Some(id), start: Some(0), ..reading(0, 0, end) };
+        let lag = tracker.observe(CYCLE * n, &watch(15), &[now]);
+        (lag.arrival, lag.unknown.into_values().next(), lag.outstanding, lag.oddities.len())
+    };
+    let stale = || Some(Unknown::OfAnotherTopic { committed: 90 });
+    look(1, 1, Some(80), 100);
+    assert_eq!(look(2, 1, Some(90), 110), (Some(2.0), None, 20, 0));
+    // It grew fast: nothing but the id tells.
+    assert_eq!(look(3, 2, Some(90), 300), (None, stale(), 0, 0), "what is committed is of the one before");
+    assert_eq!(look(4, 2, Some(90), 310), (Some(2.0), stale(), 0, 0));
+    assert_eq!(look(5, 2, Some(10), 310), (Some(0.0), None, 300, 0), "a member that has seen the new one");
+    assert_eq!(look(6, 2, Some(90), 310).1, None, "it may come to the same offset");
+    assert_eq!(look(7, 3, Some(90), 90).1, None, "who has committed the end owes nothing by either");
+    assert_eq!(look(8, 4, None, 90), (None, None, 90, 0), "Kafka forgets the commits of a topic that goes");
+    assert_eq!(look(9, 4, Some(90), 95).1, None);
+}
+
+#[test]
+fn what_a_group_stands_still_before_is_named() {
+    let mut tracker = GroupTracker::new();
+    let mut look = |n: u32, committed: i64, end: i64, tail| {
+        let now = Reading { tail, ..reading(0, committed, end) };
+        let lag = tracker.observe(CYCLE * n, &watch(15), &[now]);
+        let standing = tracker.standing(CYCLE * n, CYCLE * 6).map(|(_, position)| position).next();
+        (lag.outstanding, lag.oddities.into_values().next(), standing, lag.stuck.len())
+    };
+    let open = Some(Tail::OpenTransaction(40));
+    assert_eq!(look(1, 40, 50, None), (10, None, None, 0));
+    assert_eq!(look(7, 40, 50, open), (10, Some(Oddity::OpenTransaction { since: 40 }), Some(40), 0));
+    assert_eq!(look(61, 40, 60, open), (20, Some(Oddity::OpenTransaction { since: 40 }), Some(40), 1));
+    assert_eq!(look(62, 50, 60, open), (10, None, None, 0), "it goes on");
+    let markers = Some(Tail::NoRecords { from: 59, until: 60 });
+    assert_eq!(look(63, 59, 60, None).0, 1);
+    assert_eq!(look(170, 59, 60, markers), (0, Some(Oddity::NoRecords { committed: 59 }), None, 0), "nothing waits");
+    assert_eq!(look(171, 59, 63, markers), (3, None, None, 0), "what came since is owed");
+    assert_eq!(look(172, 58, 63, markers), (5, None, None, 0));
 }

@@ -6,7 +6,10 @@ use mq_core::{
 };
 use mq_protocol::message::{HotKey, Standing};
 
-use crate::groups::pods::tests::{held, said};
+use crate::groups::{
+    pods::tests::{held, said},
+    topics::Topics,
+};
 
 const CYCLE: Duration = Duration::from_secs(5);
 
@@ -15,7 +18,7 @@ pub(in crate::groups) fn group() -> DesiredGroup {
         object: ObjectKey { namespace: "shop".into(), name: "notifications".into(), uid: "1".into() },
         cluster: "main".into(),
         group_id: "notifications".into(),
-        topics: ["orders".to_owned()].into(),
+        topics: Topics::read(&["orders".to_owned()], "notifications.dlq".into()).unwrap(),
         reset: ResetPolicy::Earliest,
         commit_interval: Duration::from_secs(1),
         longest: Duration::from_mins(5),
@@ -46,6 +49,8 @@ fn reading(committed: i64, end: i64) -> Vec<Reading> {
         committed: Ok(Some(committed / 4)),
         end: Ok(end / 4),
         start: None,
+        topic_id: None,
+        tail: None,
     };
     (0..4).map(reading).collect()
 }

@@ -1,6 +1,9 @@
 //! What connected clients say: what they run, what they refuse, how they are.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
 use mq_core::rollout::{Clients, Rejection};
 use mq_protocol::{
@@ -49,6 +52,8 @@ pub struct Said {
 #[derive(Debug)]
 pub(super) struct Client {
     pod: Pod,
+    /// Where the stream comes from.
+    host: Option<IpAddr>,
     running: Option<Version>,
     refused: Option<(i64, String)>,
     effective: BTreeMap<String, String>,
@@ -131,9 +136,33 @@ impl Index {
     }
 }
 
+impl Index {
+    /// The names of the pods of a configuration's clients by the address that they come from; none where several come from one.
+    pub fn hosts(&self, key: &ConfigKey) -> HashMap<String, Option<String>> {
+        let inner = self.lock();
+        let mut hosts: HashMap<String, Option<String>> = HashMap::new();
+        for client in inner.clients.get(key).into_iter().flat_map(|clients| clients.streams.values()) {
+            let Some(host) = client.host else { continue };
+            let pod = hosts.entry(host.to_canonical().to_string()).or_insert_with(|| Some(client.pod.name.clone()));
+            if pod.as_ref() != Some(&client.pod.name) {
+                *pod = None;
+            }
+        }
+        hosts
+    }
+}
+
 impl Client {
     fn new(pod: Pod) -> Self {
-        Self { pod, running: None, refused: None, effective: BTreeMap::new(), not_applied: Vec::new(), health: None }
+        Self {
+            pod,
+            host: None,
+            running: None,
+            refused: None,
+            effective: BTreeMap::new(),
+            not_applied: Vec::new(),
+            health: None,
+        }
     }
 
     fn add_to(&self, report: &mut Report, in_force: Option<&Version>, newest: Option<i64>) {
@@ -164,6 +193,13 @@ impl Inner {
 }
 
 impl Subscription {
+    /// The stream comes from there.
+    pub fn comes_from(&self, host: IpAddr) {
+        if let Some(client) = self.index.lock().client(self) {
+            client.host = Some(host);
+        }
+    }
+
     /// The client runs `version`.
     pub fn ack(&self, version: Version, effective: BTreeMap<String, String>, not_applied: Vec<String>) {
         let mut inner = self.index.lock();
