@@ -22,9 +22,10 @@ mod schedule;
 mod tails;
 mod target;
 pub(crate) mod topics;
+mod turns;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -69,8 +70,6 @@ use crate::{
 
 /// Cycles between two readings of a group that is not scaled: 30 s at the usual 5 s.
 const UNSCALED: u32 = 6;
-/// Places at which groups stand still that are looked at in one turn.
-const STANDING: usize = 1_000;
 /// Steps written at the same time.
 const WRITES: usize = 16;
 
@@ -344,7 +343,7 @@ impl Groups {
         let Some(session) = self.environment.sessions.get(name) else { return };
         // Before the first look nothing is known about the cluster, so nothing about its groups.
         let (client, Some(health)) = (session.client(), session.health()) else { return };
-        let due = due(&lock(&cluster.entries), turn);
+        let due = turns::due(&lock(&cluster.entries), turn);
         if due.is_empty() {
             return;
         }
@@ -358,7 +357,7 @@ impl Groups {
             let news =
                 entries.iter_mut().filter_map(|(key, entry)| entry.consume(offsets.existing()).then(|| key.clone()));
             let news: Vec<_> = news.collect();
-            (wanted(&entries, &due, self.started.elapsed(), turn), news)
+            (turns::wanted(&entries, &due, self.started.elapsed(), turn), news)
         };
         if right {
             offsets.read(&client, &wanted).await;
@@ -542,39 +541,6 @@ fn acts(group: &DesiredGroup) -> bool {
 fn target_of(group: &DesiredGroup) -> Option<(String, TargetRef)> {
     let scaling = group.scaling.as_ref()?;
     Some((group.object.namespace.clone(), scaling.target.clone()))
-}
-
-/// Whose turn it is.
-fn due(entries: &HashMap<ObjectKey, Entry>, turn: u32) -> Vec<ObjectKey> {
-    let due = entries
-        .iter()
-        .filter(|(_, entry)| !entry.seen || entry.desired.scaling.is_some() || turn.is_multiple_of(UNSCALED));
-    due.map(|(key, _)| key.clone()).collect()
-}
-
-/// What has to be read in this turn for those that are `due`.
-fn wanted(entries: &HashMap<ObjectKey, Entry>, due: &[ObjectKey], at: Duration, turn: u32) -> Wanted {
-    let due: Vec<&Entry> = due.iter().filter_map(|key| entries.get(key)).collect();
-    let mut groups = BTreeMap::new();
-    for entry in &due {
-        let (topics, reset) =
-            groups.entry(entry.desired.group_id.clone()).or_insert_with(|| (BTreeSet::new(), entry.desired.reset));
-        topics.extend(entry.consumed.topics.iter().cloned());
-        if entry.desired.reset == ResetPolicy::Earliest {
-            *reset = ResetPolicy::Earliest;
-        }
-    }
-    let members = due
-        .iter()
-        .filter(|entry| entry.wants_members() || Wanted::members(turn, entry.desired.scaling.is_some()))
-        .map(|entry| entry.desired.group_id.clone())
-        .collect();
-    let standing = if Wanted::standing(turn) {
-        due.iter().flat_map(|entry| entry.standing(at)).take(STANDING).collect()
-    } else {
-        BTreeSet::new()
-    };
-    Wanted { groups, members, standing, ..Wanted::in_turn(turn) }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,0 +1,74 @@
+//! Which groups are read in a cycle, and what of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use mq_core::{effect::ObjectKey, lag::ResetPolicy};
+
+use super::{UNSCALED, collect::Wanted, entry::Entry};
+
+/// Places at which groups stand still that are looked at in one turn.
+const STANDING: usize = 1_000;
+
+/// Whose turn it is.
+pub(super) fn due(entries: &HashMap<ObjectKey, Entry>, turn: u32) -> Vec<ObjectKey> {
+    let due = entries
+        .iter()
+        .filter(|(_, entry)| !entry.seen || entry.desired.scaling.is_some() || turn.is_multiple_of(UNSCALED));
+    due.map(|(key, _)| key.clone()).collect()
+}
+
+/// What has to be read in this turn for those that are `due`.
+pub(super) fn wanted(entries: &HashMap<ObjectKey, Entry>, due: &[ObjectKey], at: Duration, turn: u32) -> Wanted {
+    let due: Vec<&Entry> = due.iter().filter_map(|key| entries.get(key)).collect();
+    let mut groups = BTreeMap::new();
+    for entry in &due {
+        let (topics, reset) =
+            groups.entry(entry.desired.group_id.clone()).or_insert_with(|| (BTreeSet::new(), entry.desired.reset));
+        topics.extend(entry.consumed.topics.iter().cloned());
+        if entry.desired.reset == ResetPolicy::Earliest {
+            *reset = ResetPolicy::Earliest;
+        }
+    }
+    let members = due
+        .iter()
+        .filter(|entry| entry.wants_members() || Wanted::members(turn, entry.desired.scaling.is_some()))
+        .map(|entry| entry.desired.group_id.clone())
+        .collect();
+    let standing = if Wanted::standing(turn) {
+        due.iter().flat_map(|entry| entry.standing(at)).take(STANDING).collect()
+    } else {
+        BTreeSet::new()
+    };
+    Wanted { groups, members, standing, ..Wanted::in_turn(turn) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::groups::{collect::TURNS, entry::tests::group};
+
+    #[test]
+    fn who_is_in_a_group_is_looked_at_at_once_and_then_in_its_turn() {
+        for (scaled, turns) in [(true, vec![TURNS / 3]), (false, vec![TURNS / 2])] {
+            let mut desired = group();
+            desired.scaling.take_if(|_| !scaled);
+            let key = desired.object.clone();
+            let mut entries = HashMap::from([(key, Entry::new(desired))]);
+            let looks = |entries: &HashMap<_, _>| -> Vec<u32> {
+                let looks = |turn: &u32| {
+                    let due = due(entries, *turn);
+                    !wanted(entries, &due, Duration::ZERO, *turn).members.is_empty()
+                };
+                (0..TURNS).filter(looks).collect()
+            };
+            assert_eq!(looks(&entries).len(), 12, "it was never seen");
+            for entry in entries.values_mut() {
+                entry.seen = true;
+            }
+            assert_eq!(looks(&entries), turns, "scaled: {scaled}");
+        }
+    }
+}
