@@ -1,10 +1,13 @@
 //! Lags that are not as they look, and groups of clients that know nothing of mq.
 
-use std::{path::Path, process::Stdio, sync::Arc};
+use std::{collections::BTreeSet, path::Path, process::Stdio, sync::Arc, time::Duration};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use mq_core::lag::{GroupTracker, Oddity, ResetPolicy, Unknown, Watch};
 use mq_crds::{LagState, MqConsumerGroupStatus};
-use mq_testkit::{unique, wait_until};
+use mq_kafka::{Client, Options};
+use mq_operator::groups::collect::{Offsets, Wanted};
+use mq_testkit::{TestEnv, unique, wait_until};
 use rdkafka::{
     admin::{AdminClient, AdminOptions},
     producer::{BaseRecord, Producer, ThreadedProducer},
@@ -95,6 +98,64 @@ async fn commits_that_were_there_and_are_gone_are_told_from_none() -> Result<()>
     world.commit(&forgotten, &topic, &[9, 10]).await?;
     world.wait_for(&forgotten, "it has committed again", said("KeepsUp")).await?;
     noted(&world, &forgotten, None, 1).await
+}
+
+/// Nothing but the topic's id tells that a log of the same length is another one.
+#[tokio::test]
+async fn a_commit_to_the_topic_before_says_nothing_of_the_one_that_was_created_anew() -> Result<()> {
+    let world =
+        World::without_operator("by-id", crate::crds::installed().await?.client()?, TestEnv::kafka().await?, "15s");
+    let world = world.await?;
+    let (topic, group) = (world.topic(1).await?, unique("by-id"));
+    let client = Client::new([world.kafka.bootstrap()], Options::default());
+    let topics = BTreeSet::from([topic.clone()]);
+    let wanted = |topics_anew| Wanted {
+        groups: [(group.clone(), (topics.clone(), ResetPolicy::Earliest))].into(),
+        topics_anew,
+        ..Wanted::default()
+    };
+    let watch = Watch {
+        age: None,
+        reset: ResetPolicy::Earliest,
+        commit_interval: Duration::from_secs(1),
+        longest: Duration::ZERO,
+    };
+    let (mut offsets, mut tracker, mut cycle) = (Offsets::default(), GroupTracker::new(), 0);
+    let mut look = async |anew: bool| {
+        offsets.read(&client, &wanted(anew)).await;
+        cycle += 1;
+        let lag = tracker.observe(Duration::from_secs(5) * cycle, &watch, &offsets.readings(&group, &topics));
+        (lag.outstanding, lag.unknown.into_values().next(), lag.oddities.into_values().next())
+    };
+    let anew = async || {
+        world.delete_topic(&topic).await?;
+        wait_until("it is made again", SOON, async || world.kafka.create_topic(&topic, 1).await).await?;
+        wait_until("Kafka has forgotten the commit", SOON, async || {
+            let found = client.committed_offsets([&group]).await.remove(&group).context("asked for")??;
+            ensure!(found.committed(&topic, 0) == Ok(None), "{found:?}");
+            Ok(())
+        })
+        .await?;
+        world.fill(&topic, 1, 20).await
+    };
+
+    world.fill(&topic, 1, 20).await?;
+    world.commit(&group, &topic, &[15]).await?;
+    assert_eq!(look(true).await, (5, None, None));
+
+    // A member that has not noticed commits what it had.
+    anew().await?;
+    world.commit(&group, &topic, &[15]).await?;
+    assert_eq!(look(true).await, (0, Some(Unknown::OfAnotherTopic { committed: 15 }), None));
+    world.commit(&group, &topic, &[3]).await?;
+    assert_eq!(look(false).await, (17, None, None));
+
+    // Kafka forgets what was committed of a topic that goes: that is a reason to look at its id before its turn.
+    anew().await?;
+    let forgotten = Oddity::Forgotten { committed: 3, reset: ResetPolicy::Earliest };
+    assert_eq!(look(false).await, (20, None, Some(forgotten)));
+    assert_eq!(look(false).await, (20, None, None));
+    Ok(())
 }
 
 /// The consumer of Kafka's own tools.
