@@ -2,7 +2,10 @@
 
 use std::{
     process::Stdio,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -13,7 +16,7 @@ use mq_testkit::{Process, TestEnv, wait_until};
 use tokio::{
     process::{Child, Command},
     sync::Notify,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -92,6 +95,18 @@ async fn a_leader_that_is_stopped_in_a_step_up_writes_nothing_when_it_goes_on() 
             waits.notified().await;
         }
     });
+    // It hears late that it has lost: until then nothing but its own clock keeps it from writing.
+    let late = Arc::new(AtomicBool::new(false));
+    let is_late = Arc::clone(&late);
+    let firsts = between(firsts, move |client, request| {
+        let late = is_late.load(Ordering::Relaxed) && request.uri().path().contains("/leases/");
+        async move {
+            if late {
+                sleep(Duration::from_secs(5)).await;
+            }
+            client.send(request).await
+        }
+    });
     let (url, _serving) = serve(firsts).await?;
     let seconds = noting(api, &second, async || {});
     let world = World::without_operator("stopped", seconds, TestEnv::kafka().await?, "6s").await?;
@@ -117,6 +132,7 @@ async fn a_leader_that_is_stopped_in_a_step_up_writes_nothing_when_it_goes_on() 
     let before = noted(&first);
     // To wait closes the standard input, whose end would end the process at once.
     let _input = leader.stdin.take();
+    late.store(true, Ordering::Relaxed);
     drop(stopped);
     let ended = timeout(Duration::from_secs(30), leader.wait()).await.context("the first one goes on for ever")??;
     ensure!(!ended.success(), "nobody asked it to end, but {ended}");
