@@ -21,6 +21,8 @@ fn members(status: &MqConsumerGroupStatus) -> Members {
 async fn each_member_is_named_with_its_partitions_and_news_alone_is_written() -> Result<()> {
     let world = World::new("members").await?;
     let (topic, group) = (world.topic(5).await?, unique("members"));
+    // Else the group is not ready for a moment while it is made.
+    world.kafka.create_topic(&format!("{group}.dlq"), 1).await?;
     world.declare(&group, &topic, None).await?;
     let nobody = |s: &MqConsumerGroupStatus| s.members == Some(Members::default());
     world.wait_for(&group, "it has no members", nobody).await?;
