@@ -265,7 +265,7 @@ impl History {
     fn handled_before(&self, from: u32, to: u32) -> f64 {
         let large = to.saturating_mul(2) >= from.saturating_mul(3);
         let lately = self.throughputs.iter().rev().take(2);
-        let lately = lately.copied().reduce(|one, other| (one + other) / 2.0).filter(|_| large && self.often);
+        let lately = lately.copied().reduce(f64::midpoint).filter(|_| large && self.often);
         self.mean_handled().max(lately.unwrap_or_default())
     }
 
