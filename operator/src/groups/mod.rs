@@ -11,6 +11,7 @@
 mod asks;
 mod census;
 pub mod collect;
+mod declared;
 mod entry;
 pub(crate) mod live;
 mod marks;
@@ -33,24 +34,18 @@ use std::{
 use asks::{Asks, Place};
 use census::Census;
 use collect::{Offsets, Wanted};
+pub(crate) use declared::{DesiredGroup, DesiredScaling, GroupView};
 use entry::{Entry, STANDS, Step};
 use futures::{StreamExt, stream};
 use kube::{Client, ResourceExt, runtime::reflector::ObjectRef};
 use marks::{Loads, Marks};
 use metrics::GroupMetrics;
-use mq_core::{
-    condition::{Condition, Verdict},
-    effect::ObjectKey,
-    lag::ResetPolicy,
-    scaling::{Mode, Objective},
-};
-use mq_crds::{Lag, MatchedTopics, Members, MqConsumerGroup, ScalingMode, ScalingStatus, TargetRef};
+use mq_core::{effect::ObjectKey, scaling::Mode};
+use mq_crds::{MqConsumerGroup, ScalingMode, TargetRef};
 use mq_protocol::message::{ClientRef, Kind};
-use schedule::Schedule;
 use target::{Deployed, NoTarget, Refused, Targets};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use topics::Topics;
 
 use crate::{
     events::Event,
@@ -75,75 +70,6 @@ const WRITES: usize = 16;
 
 /// What was found of targets, by namespace and reference.
 type Found = HashMap<(String, TargetRef), Result<Deployed, NoTarget>>;
-
-/// What an object says about its group. Equal declarations change nothing.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct DesiredGroup {
-    /// The object.
-    pub(crate) object: ObjectKey,
-    /// Its `MqCluster`.
-    pub(crate) cluster: String,
-    /// The group in Kafka.
-    pub(crate) group_id: String,
-    /// Its topics in Kafka.
-    pub(crate) topics: Topics,
-    /// Where it starts without a commit.
-    pub(crate) reset: ResetPolicy,
-    /// How often its members commit.
-    pub(crate) commit_interval: Duration,
-    /// How long its handlers may take.
-    pub(crate) longest: Duration,
-    /// Identity of the configuration that its clients run.
-    pub(crate) config: String,
-    /// Watched, but nothing is changed.
-    pub(crate) paused: bool,
-    /// How it is scaled, if it is.
-    pub(crate) scaling: Option<DesiredScaling>,
-}
-
-/// How a group is scaled.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct DesiredScaling {
-    /// The workload, in the namespace of the object.
-    pub(crate) target: TargetRef,
-    /// Whether anything is decided, and carried out.
-    pub(crate) mode: Mode,
-    /// The promise.
-    pub(crate) objective: Objective,
-    /// Fewest replicas.
-    pub(crate) min: u32,
-    /// Most replicas.
-    pub(crate) max: u32,
-    /// Messages per second that one replica handles, if the user knows.
-    pub(crate) capacity: Option<f64>,
-    /// Window of quiet before a step down.
-    pub(crate) window: Duration,
-    /// No replicas are taken away.
-    pub(crate) keep: bool,
-    /// Most replicas that one step takes away.
-    pub(crate) max_step: Option<u32>,
-    /// Times with a higher minimum.
-    pub(crate) schedules: Vec<Schedule>,
-}
-
-/// What is known about a group. Changes only when a status should.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct GroupView {
-    /// What the patterns among its topics match.
-    pub(crate) matched: Option<MatchedTopics>,
-    /// Who is in the group; not while it rebalances.
-    pub(crate) members: Option<Members>,
-    /// Rounded; renewed once a minute.
-    pub(crate) lag: Option<Lag>,
-    /// The last decision that said something new.
-    pub(crate) scaling: Option<ScalingStatus>,
-    /// `KeepingUp`.
-    pub(crate) keeping_up: Option<Condition>,
-    /// `ScalingActive`.
-    pub(crate) active: Option<Condition>,
-    /// What keeps the group from being as declared.
-    pub(crate) problem: Option<Verdict>,
-}
 
 /// What the groups need from the rest of the operator.
 #[derive(Clone)]

@@ -305,7 +305,7 @@ fn a_decision_about_an_uneven_load_names_the_keys() {
 fn two_digits_count() {
     let cases = [(0, 0), (7, 7), (99, 99), (123, 120), (4_321, 4_300), (u64::MAX, i64::MAX)];
     for (messages, shown) in cases {
-        assert_eq!(rounded(messages), shown);
+        assert_eq!(shown::rounded(messages), shown);
     }
 }
 
