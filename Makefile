@@ -103,9 +103,9 @@ $(KEDA):
 bench: rust servers $(PEERS) $(if $(filter-out agent scaling,$(or $(BENCH),all)),$(KEDA)) ## measure beside floors and peers, write target/bench/ and docs/benchmarks.md: BENCH=agent, collector or scaling
 	@echo "mq: building the measurements, optimised (about 10 minutes the first time)"
 	@cargo build --release --locked -p mq-benches < /dev/null
-	@$(with_servers) --kafka -- $(CARGO_TARGET_DIR)/release/mq-bench --sources benches/peers --jars $(PEERS) \
-		--kafka-jars $(KAFKA)/lib --keda $(KEDA) $(BENCH)
-	@$(if $(filter agent all,$(or $(BENCH),all)),$(with_servers) --kafka -- $(CARGO_TARGET_DIR)/release/mq-bench-mimalloc)
+	@$(with_servers) --kafka -- bash -euo pipefail -c '$(CARGO_TARGET_DIR)/release/mq-bench --sources benches/peers --jars $(PEERS) \
+		--kafka-jars $(KAFKA)/lib --keda $(KEDA) $(BENCH) \
+		$(if $(filter agent all,$(or $(BENCH),all)),&& $(CARGO_TARGET_DIR)/release/mq-bench-mimalloc)'
 
 # What libFuzzer finds out about a target it keeps in the cache. Input that breaks one it writes into the corpus, where the unit tests
 # read it from then on.

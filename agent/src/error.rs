@@ -58,6 +58,7 @@ pub enum Error {
 
 /// A message was not acknowledged.
 #[derive(Debug, Clone, Error)]
+#[non_exhaustive]
 pub enum SendError {
     /// It can never be delivered as it is: unknown topic, not authorized, refused by the broker. Sending it again changes nothing.
     #[error("the message for {topic} was refused: {detail}")]
@@ -83,12 +84,13 @@ pub enum SendError {
         /// librdkafka's words.
         detail: String,
     },
-    /// The producer's client failed for good and none could take its place; the message was not taken.
-    #[error("the producer {name} can send nothing any more: {detail}")]
+    /// It was not sent, and no other message of this producer would be: the cluster does not let it, or its client failed for good and
+    /// none could take its place. Later sends try again.
+    #[error("the message for {topic} was not sent, and no other one of this producer would be: {detail}")]
     Fatal {
-        /// The producer's name.
-        name: String,
-        /// librdkafka's words.
+        /// The topic it was for.
+        topic: String,
+        /// The broker's, librdkafka's or the system's words.
         detail: String,
     },
     /// The producer was closed before it took the message.
@@ -99,14 +101,14 @@ pub enum SendError {
     },
 }
 
-/// What the sender can do about a [`SendError`].
+/// What the sender can do about a [`SendError`]. There will be no further kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SendErrorKind {
     /// Send the same message again: that can succeed, and may write it a second time.
     Retriable,
     /// Mend the message, its topic or what is granted for it: other messages of the producer are not concerned.
     Refused,
-    /// Make another producer: this one sends nothing any more.
+    /// Mend the producer or what is granted to it, or end the service: no message of it can be sent as things are.
     Fatal,
 }
 
@@ -157,6 +159,14 @@ impl SendError {
         use RDKafkaErrorCode as Code;
         let topic = topic.to_owned();
         let detail = error.to_string();
+        if matches!(
+            error.rdkafka_error_code(),
+            Some(
+                Code::ClusterAuthorizationFailed | Code::UnsupportedCompressionType | Code::UnsupportedForMessageFormat
+            )
+        ) {
+            return Self::Fatal { topic, detail };
+        }
         if matches!(
             error.rdkafka_error_code(),
             Some(Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge)
@@ -338,7 +348,7 @@ mod tests {
     #[test]
     fn what_the_broker_or_the_client_says_tells_what_can_be_done() {
         use RDKafkaErrorCode as Code;
-        use SendErrorKind::{Refused, Retriable};
+        use SendErrorKind::{Fatal, Refused, Retriable};
         for (code, kind) in [
             (Code::MessageTimedOut, Retriable),
             (Code::NotEnoughReplicas, Retriable),
@@ -348,6 +358,8 @@ mod tests {
             (Code::UnknownPartition, Refused),
             (Code::TopicAuthorizationFailed, Refused),
             (Code::PolicyViolation, Refused),
+            (Code::ClusterAuthorizationFailed, Fatal),
+            (Code::UnsupportedCompressionType, Fatal),
         ] {
             let error = SendError::new("t", &KafkaError::MessageProduction(code));
             assert_eq!((error.kind(), error.is_retryable()), (kind, kind == Retriable), "{error}");

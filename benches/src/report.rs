@@ -20,6 +20,8 @@ pub(crate) struct Row {
     mq: f64,
     peer: Option<String>,
     peer_value: Option<f64>,
+    /// The lowest and the highest of the peer's runs.
+    peer_spread: Option<[f64; 2]>,
     ratio: Option<f64>,
     runs: usize,
     /// The lowest and the highest of mq's runs.
@@ -43,8 +45,9 @@ pub(crate) struct Figure<'a> {
     pub(crate) peer: &'a str,
     /// Records in one run.
     pub(crate) records: usize,
-    pub(crate) wall_target: f64,
     /// `None`: none was set; it is published all the same.
+    pub(crate) wall_target: Option<f64>,
+    /// As the other.
     pub(crate) cpu_target: Option<f64>,
 }
 
@@ -53,7 +56,7 @@ impl Figure<'_> {
     #[expect(clippy::cast_precision_loss, reason = "a count of records, far below 2^53")]
     pub(crate) fn rows(&self, sides: &Sides) -> Vec<Row> {
         let records = self.records as f64;
-        let wall = self.row("_wall", "records/s", Better::Higher, sides, Some(self.wall_target), |cost| {
+        let wall = self.row("_wall", "records/s", Better::Higher, sides, self.wall_target, |cost| {
             records / cost.wall.as_secs_f64()
         });
         let cpu = self.row("_cpu", "CPU s per million", Better::Lower, sides, self.cpu_target, |cost| {
@@ -82,6 +85,7 @@ impl Figure<'_> {
             mq,
             peer: Some(self.peer.to_owned()),
             peer_value: Some(peer_value),
+            peer_spread: Some(spread(&theirs)),
             ratio: Some(mq / peer_value),
             runs: ours.len(),
             spread: spread(&ours),
@@ -101,6 +105,7 @@ impl Row {
             mq: median(values),
             peer: None,
             peer_value: None,
+            peer_spread: None,
             ratio: None,
             runs: values.len(),
             spread: spread(values),
@@ -139,6 +144,7 @@ impl Row {
         Self {
             peer: Some(peer.to_owned()),
             peer_value: Some(median(values)),
+            peer_spread: Some(spread(values)),
             ..Self::alone(id, figure, unit, Better::Lower, mq, target)
         }
         .with_ratio()
@@ -207,7 +213,7 @@ fn sections(page: &str) -> BTreeMap<String, String> {
 
 fn text(section: &Section) -> Result<String> {
     let mut text = format!(
-        "{}: {}.\n\n| id | figure | unit | mq (lowest–highest) | peer | ratio | target |\n|---|---|---|---|---|---|---|\n",
+        "{}: {}.\n\n| id | figure | unit | mq (lowest–highest) | peer (the same) | ratio | target |\n|---|---|---|---|---|---|---|\n",
         jiff::Zoned::now().date(),
         machine()?
     );
@@ -222,8 +228,11 @@ fn line(row: &Row) -> String {
     let number =
         |value: f64| if value >= 1_000.0 { format!("{:.1} k", value / 1_000.0) } else { format!("{value:.2}") };
     let optional = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.2}"));
+    let between = |[low, high]: [f64; 2]| format!(" ({}–{})", number(low), number(high));
     let peer = match (&row.peer, row.peer_value) {
-        (Some(peer), Some(value)) => format!("{}: {peer}", number(value)),
+        (Some(peer), Some(value)) => {
+            format!("{}{}: {peer}", number(value), row.peer_spread.map(between).unwrap_or_default())
+        }
         _ => "–".to_owned(),
     };
     let target = row.target.map_or_else(
@@ -233,8 +242,7 @@ fn line(row: &Row) -> String {
             Better::Lower => format!("≤ {target:.2}"),
         },
     );
-    let [low, high] = row.spread.map(number);
-    let spread = if row.runs > 1 { format!(" ({low}–{high})") } else { String::new() };
+    let spread = if row.runs > 1 { between(row.spread) } else { String::new() };
     format!(
         "| `{}` | {} | {} | {}{spread} | {peer} | {} | {target} |\n",
         row.id,

@@ -131,7 +131,11 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = Box<Option<Pending>>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Option<Pending>>) {
-        let Some(Pending { completion, since }) = self.spare.emptied(pending) else { return };
+        let Some(Pending { completion, since }) = self.spare.emptied(pending) else {
+            // Each is filled when it is handed over, and emptied here alone.
+            tracing::error!(producer = self.name, "a message was delivered twice");
+            return;
+        };
         let (Ok(message) | Err((_, message))) = result;
         let outcome = match result {
             Ok(_) => {

@@ -9,17 +9,18 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub(crate) struct Gate<C> {
     state: RwLock<State<C>>,
-    /// Told when the gate is no longer closed.
+    /// Told when those who wait at the gate need not wait any more.
     moved: Notify,
     /// One exchange at a time.
     exchanging: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
-enum State<C> {
-    Open(Arc<C>),
-    Closed(Arc<C>),
-    Shut,
+struct State<C> {
+    /// `None` once whoever shut the gate has taken it.
+    client: Option<Arc<C>>,
+    closed: bool,
+    shut: bool,
 }
 
 /// Why the client was not exchanged; the old one goes on.
@@ -36,29 +37,30 @@ struct Closed<'a, C>(&'a Gate<C>);
 
 impl<C> Drop for Closed<'_, C> {
     fn drop(&mut self) {
-        let mut state = self.0.write();
-        if let State::Closed(client) = &*state {
-            *state = State::Open(Arc::clone(client));
-        }
-        drop(state);
+        self.0.write().closed = false;
         self.0.moved.notify_waiters();
     }
 }
 
 impl<C> Gate<C> {
     pub(crate) fn open_on(client: C) -> Self {
-        let state = RwLock::new(State::Open(Arc::new(client)));
+        let state = RwLock::new(State { client: Some(Arc::new(client)), closed: false, shut: false });
         Self { state, moved: Notify::new(), exchanging: tokio::sync::Mutex::default() }
     }
 
     /// Passes the gate: hands the message over to the client, which is not exchanged meanwhile. `None` once shut.
     pub(crate) async fn pass<T>(&self, hand_over: impl FnOnce(&Arc<C>) -> T) -> Option<T> {
         loop {
-            let moved = match &*self.read() {
-                State::Open(client) => return Some(hand_over(client)),
-                State::Shut => return None,
+            let moved = {
+                let state = self.read();
+                if state.shut {
+                    return None;
+                }
+                if !state.closed {
+                    return state.client.as_ref().map(hand_over);
+                }
                 // Made while the gate cannot move, so that nothing is missed.
-                State::Closed(_) => self.moved.notified(),
+                self.moved.notified()
             };
             moved.await;
         }
@@ -80,33 +82,29 @@ impl<C> Gate<C> {
         let (old, closed) = self.close().ok_or(NotExchanged::Shut)?;
         let emptied = empty(&old).await;
         if emptied.is_ok() {
-            *self.write() = State::Closed(new);
+            self.write().client = Some(new);
         }
         drop(closed);
         emptied.map(|()| old).map_err(NotExchanged::NotEmptied)
     }
 
-    /// Whether the gate was shut for good. While it is being exchanged it is not.
+    /// Whether the gate was shut for good.
     pub(crate) fn is_shut(&self) -> bool {
-        matches!(*self.read(), State::Shut)
+        self.read().shut
     }
 
-    /// Shuts the gate for good and returns the client, the first time.
+    /// Shuts the gate for good, at once, and returns the client, the first time: after an exchange that is under way.
     pub(crate) async fn shut(&self) -> Option<Arc<C>> {
-        let _alone = self.exchanging.lock().await;
-        let was = std::mem::replace(&mut *self.write(), State::Shut);
+        self.write().shut = true;
         self.moved.notify_waiters();
-        match was {
-            State::Open(client) | State::Closed(client) => Some(client),
-            State::Shut => None,
-        }
+        let _alone = self.exchanging.lock().await;
+        self.write().client.take()
     }
 
     fn close(&self) -> Option<(Arc<C>, Closed<'_, C>)> {
         let mut state = self.write();
-        let State::Open(client) = &*state else { return None };
-        let client = Arc::clone(client);
-        *state = State::Closed(Arc::clone(&client));
+        let client = state.client.as_ref().filter(|_| !state.shut).map(Arc::clone)?;
+        state.closed = true;
         Some((client, Closed(self)))
     }
 
@@ -223,6 +221,71 @@ mod tests {
         release.send(()).unwrap();
         assert!(exchange.await.unwrap());
         send(&gate, (0, 0)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exchange_that_is_given_up_leaves_the_old_client() {
+        let log = Arc::default();
+        let gate = Gate::open_on(Fake::new(&log));
+        let forever = gate
+            .exchange(Arc::new(Fake::new(&log)), async |_: &Arc<Fake>| std::future::pending::<Result<(), ()>>().await);
+        let old = gate.current().await.unwrap();
+        assert!(tokio::time::timeout(Duration::from_secs(1), forever).await.is_err());
+        assert!(Arc::ptr_eq(&old, &gate.current().await.unwrap()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_passes_once_it_is_being_shut() {
+        let log = Arc::default();
+        let gate = Arc::new(Gate::open_on(Fake::new(&log)));
+        let new = Arc::new(Fake::new(&log));
+        let exchange = tokio::spawn({
+            let (gate, new) = (Arc::clone(&gate), Arc::clone(&new));
+            async move {
+                let slow = async |_: &Arc<Fake>| {
+                    tokio::time::sleep(Duration::from_secs(10)).await;
+                    Ok::<(), ()>(())
+                };
+                gate.exchange(new, slow).await.is_ok()
+            }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let waits = tokio::spawn({
+            let gate = Arc::clone(&gate);
+            async move { gate.pass(|_| ()).await }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(tokio::time::timeout(Duration::from_secs(1), gate.shut()).await.is_err(), "the exchange goes on");
+        assert_eq!(waits.await.unwrap(), None);
+        assert_eq!(gate.pass(|_| ()).await, None);
+        assert!(Arc::ptr_eq(&gate.shut().await.unwrap(), &new), "what it was exchanged for is there to be closed");
+        assert!(exchange.await.unwrap());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nobody_is_left_waiting() {
+        let log = Arc::default();
+        let gate = Arc::new(Gate::open_on(Fake::new(&log)));
+        let senders: Vec<_> = (0..4_u8)
+            .map(|key| {
+                let gate = Arc::clone(&gate);
+                tokio::spawn(async move {
+                    for number in 0..5_000 {
+                        send(&gate, (key, number)).await;
+                    }
+                })
+            })
+            .collect();
+        while !senders.iter().all(tokio::task::JoinHandle::is_finished) {
+            let emptied = gate.exchange(Arc::new(Fake::new(&log)), async |old: &Arc<Fake>| {
+                old.deliver(0);
+                tokio::task::yield_now().await;
+                Ok::<(), ()>(())
+            });
+            tokio::time::timeout(Duration::from_secs(20), emptied).await.expect("an exchange waits").unwrap();
+        }
+        gate.shut().await.unwrap().deliver(0);
+        assert_eq!(log.lock().unwrap().len(), 4 * 5_000);
     }
 
     #[tokio::test]

@@ -81,7 +81,7 @@ pub(super) async fn run(kafka: &Broker, topic: &str, records: usize) -> Result<V
         text,
         peer: "BaseConsumer loop, no order of keys, no commits",
         records,
-        wall_target: 0.85,
+        wall_target: Some(0.85),
         cpu_target: Some(1.5),
     };
     let mut rows = figure.rows(&sides);
@@ -98,7 +98,7 @@ pub(super) async fn run(kafka: &Broker, topic: &str, records: usize) -> Result<V
             text,
             peer: "tokio tasks with the same wait, no Kafka",
             records,
-            wall_target: target,
+            wall_target: Some(target),
             cpu_target: None,
         };
         rows.extend(figure.rows(&sides));

@@ -23,7 +23,7 @@ const PARTITIONS: i32 = 12;
 
 pub(crate) async fn run(shrink: usize, peers: &Peers) -> Result<Section> {
     let kafka = TestEnv::kafka().await?;
-    let mut rows = produce::run(&kafka, shrink, "").await?;
+    let mut rows = produce::run(&kafka, shrink, None).await?;
     let records = 1_000_000 / shrink;
     let topic = consume::filled(&kafka, records, 100).await?;
     rows.extend(consume::run(&kafka, &topic, records).await?);
@@ -34,10 +34,10 @@ pub(crate) async fn run(shrink: usize, peers: &Peers) -> Result<Section> {
 
 /// The rows of sending once more, in a program whose allocator is mimalloc.
 pub(crate) async fn sending_with_mimalloc(shrink: usize) -> Result<Section> {
-    let rows = produce::run(&TestEnv::kafka().await?, shrink, "_mimalloc").await?;
-    let notes = "\nThe figures of sending above, with mimalloc instead of glibc's allocator under both sides, librdkafka's C included: what the \
-                 thread that sends allocates, the one that is told of deliveries frees, and that is where glibc's is slow.\n";
-    Ok(Section { name: "agent, sending with mimalloc", rows, notes: notes.to_owned() })
+    let rows = produce::run(&TestEnv::kafka().await?, shrink, Some("mimalloc")).await?;
+    let notes = "\nSending, with mimalloc instead of glibc's allocator under both sides, librdkafka's C included. What the thread that sends \
+                 allocates, the one that is told of deliveries frees, and allocators differ most in that. The targets are for glibc's.\n";
+    Ok(Section { name: "agent-mimalloc", rows, notes: notes.to_owned() })
 }
 
 /// An agent without operator and files: it takes its configuration from here at once.

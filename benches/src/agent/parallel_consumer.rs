@@ -47,7 +47,7 @@ pub(super) async fn run(kafka: &Broker, peers: &Peers, topic: &str, records: usi
         let text = format!("key order, {text}, {our_best} slots");
         let peer = format!("Parallel Consumer 0.5.3.3, KEY, maxConcurrency {their_best}, warm JVM");
         rows.extend(
-            Figure { id, text: &text, peer: &peer, records, wall_target: target, cpu_target: None }.rows(&sides),
+            Figure { id, text: &text, peer: &peer, records, wall_target: Some(target), cpu_target: None }.rows(&sides),
         );
     }
     Ok(rows)

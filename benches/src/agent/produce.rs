@@ -20,8 +20,10 @@ use crate::report::{Figure, Row};
 const FLUSH: Duration = Duration::from_mins(2);
 const TASKS: usize = 1_000;
 
-/// `suffix` follows the ids.
-pub(super) async fn run(kafka: &Broker, shrink: usize, suffix: &str) -> Result<Vec<Row>> {
+/// With another allocator than the system's, its name follows the ids; no targets were set for that.
+pub(super) async fn run(kafka: &Broker, shrink: usize, allocator: Option<&str>) -> Result<Vec<Row>> {
+    let suffix = allocator.map(|allocator| format!("_{allocator}")).unwrap_or_default();
+    let target = |target| allocator.is_none().then_some(target);
     let mut rows = Vec::new();
     for (id, text, traced) in [
         ("agent.produce_100b", "100-byte records, outcome by callback", false),
@@ -41,14 +43,15 @@ pub(super) async fn run(kafka: &Broker, shrink: usize, suffix: &str) -> Result<V
         )
         .await?;
         let peer = if traced { "ThreadedProducer with the header" } else { "ThreadedProducer" };
-        let figure = Figure { id, text, peer, records, wall_target: 0.90, cpu_target: Some(1.15) };
+        let figure = Figure { id, text, peer, records, wall_target: target(0.90), cpu_target: target(1.15) };
         rows.extend(figure.rows(&sides));
     }
     let each = (100 / shrink).max(1);
     let id = &format!("agent.send_sync_1000_tasks{suffix}");
     let sides = in_turn(id, async || ours_waiting(kafka, each).await, async || bare_waiting(kafka, each).await).await?;
     let text = "1,000 tasks, each waits for the acknowledgement of one record before the next";
-    let figure = Figure { id, text, peer: "FutureProducer", records: TASKS * each, wall_target: 1.2, cpu_target: None };
+    let figure =
+        Figure { id, text, peer: "FutureProducer", records: TASKS * each, wall_target: target(1.2), cpu_target: None };
     rows.extend(figure.rows(&sides));
     Ok(rows)
 }

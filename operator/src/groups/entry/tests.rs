@@ -4,6 +4,7 @@ use mq_core::{
     lag::{ResetPolicy, TopicPartition},
     scaling::Target,
 };
+use mq_crds::LagState;
 use mq_protocol::message::{HotKey, Standing};
 
 use crate::groups::{
