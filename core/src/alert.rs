@@ -47,9 +47,6 @@ pub fn keeping_up(lag: &GroupLag, objective: Option<Objective>, consumers: &[Con
         );
         return say(Status::False, Reason::RetentionThreatens, message);
     }
-    if let Some(message) = forgotten(lag) {
-        return say(Status::False, Reason::OffsetsForgotten, message);
-    }
     if let Some(message) = held(consumers) {
         return say(Status::False, Reason::DeadLettersHeld, message);
     }
@@ -81,6 +78,9 @@ pub fn keeping_up(lag: &GroupLag, objective: Option<Objective>, consumers: &[Con
         } else {
             say(Status::Unknown, Reason::LagUnknown, "watched for a shorter time than was promised".into())
         };
+    }
+    if let Some(message) = forgotten(lag) {
+        return say(Status::False, Reason::OffsetsForgotten, message);
     }
     match lag.unknown_because() {
         Some(why) => say(Status::Unknown, Reason::LagUnknown, why),
@@ -188,8 +188,9 @@ mod tests {
         assert_eq!(keeping_up(&stuck(&[]), None, &[]).reason, Reason::KeepsUp, "it may end in time");
 
         let forgotten = Oddity::Forgotten { committed: 90, reset: crate::lag::ResetPolicy::Earliest };
-        let lag = GroupLag { oddities: [(of(1), forgotten)].into(), ..stuck(&[2]) };
-        let said = keeping_up(&lag, None, &[]);
+        let lag = |stuck: GroupLag| GroupLag { oddities: [(of(1), forgotten)].into(), ..stuck };
+        assert_eq!(keeping_up(&lag(stuck(&[2])), None, &[]).reason, Reason::PartitionStuck, "what goes on is worse");
+        let said = keeping_up(&lag(stuck(&[])), None, &[]);
         assert_eq!((said.status, said.reason), (Status::False, Reason::OffsetsForgotten));
         assert!(said.message.starts_with("in orders/1 the committed offset 90 expired or was deleted"), "{said:?}");
     }

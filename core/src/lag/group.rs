@@ -15,6 +15,8 @@ const NEVER_A_JUMP: f64 = 1_000.0;
 /// A partition in which something waits and nothing is committed for so long, for four times the promised age, and for as long as a
 /// handler may take, is stuck.
 const STUCK: Duration = Duration::from_mins(5);
+/// For so long it is said that a commit is gone: by then the group has begun anew, or nobody is going to.
+const NEWS: Duration = Duration::from_hours(1);
 /// As long as at most one partition in so many is stuck, it is those that stand still and not the group.
 const FEW: usize = 4;
 /// Cycles over which the usual arrival of a partition is averaged: with fewer, chance alone would make one of many slow partitions hot.
@@ -193,7 +195,7 @@ struct Track {
     start: Option<(i64, i64)>,
     topic_id: Option<u128>,
     /// What was committed before nothing was any more.
-    forgotten: Option<i64>,
+    forgotten: Option<(Duration, i64)>,
     /// What was committed to the topic of this name before it was created anew.
     of_another: Option<i64>,
 }
@@ -317,7 +319,7 @@ impl Track {
         }
 
         let committed = *reading.committed.as_ref().map_err(|why| Unknown::Committed(why.clone()))?;
-        self.recall(committed, end)?;
+        self.recall(at, committed, end)?;
         let mut lag = judge(committed, reading.start, end, watch.reset)?;
         let oddity = self.oddity(watch, &mut lag, reading.tail, end);
         sum.outstanding = sum.outstanding.saturating_add(lag.lag);
@@ -354,10 +356,12 @@ impl Track {
     }
 
     /// What became of the commit before.
-    fn recall(&mut self, committed: Option<i64>, end: i64) -> Result<(), Unknown> {
+    fn recall(&mut self, at: Duration, committed: Option<i64>, end: i64) -> Result<(), Unknown> {
         match committed.filter(|offset| *offset >= 0) {
             None => {
-                self.forgotten = self.forgotten.or_else(|| self.committed.map(|(_, offset)| offset));
+                let is_news = |(since, _): &(Duration, i64)| at.saturating_sub(*since) < NEWS;
+                let gone = self.committed.map(|(_, offset)| (at, offset));
+                self.forgotten = self.forgotten.filter(is_news).or(gone);
                 self.of_another = None;
             }
             // Who has committed the end, or nothing but the beginning, owes the same by either.
@@ -382,7 +386,7 @@ impl Track {
             }
             _ => {}
         }
-        let forgotten = self.forgotten.map(|committed| Oddity::Forgotten { committed, reset: watch.reset });
+        let forgotten = self.forgotten.map(|(_, committed)| Oddity::Forgotten { committed, reset: watch.reset });
         forgotten.or(oddity)
     }
 

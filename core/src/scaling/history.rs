@@ -242,7 +242,7 @@ impl History {
         }
         let (from, to) = (decision.current, decision.desired);
         // Who could do more than he did is expected to go on as he did: that is what the step has to show.
-        let before = self.handled_before(from, to);
+        let before = self.handled_before(from, to, decision.terms.capacity);
         let each = (from > 0).then(|| before / f64::from(from));
         let each = each.map(|each| decision.terms.capacity.map_or(each, |capacity| each.min(capacity)));
         if decision.reason == Reason::CapacityUnknown {
@@ -261,11 +261,13 @@ impl History {
     }
 
     /// What a step is measured by. A load that has just risen was handled already, as far as the replicas could; what the longer mean says
-    /// of it is too little. The short one is believed where a step promises so much more that its noise does not matter.
-    fn handled_before(&self, from: u32, to: u32) -> f64 {
+    /// of it is too little. The short one is believed where a step promises so much more that its noise does not matter, and never to
+    /// more than the replicas can do.
+    fn handled_before(&self, from: u32, to: u32, capacity: Option<f64>) -> f64 {
         let large = to.saturating_mul(2) >= from.saturating_mul(3);
-        let lately = self.throughputs.iter().rev().take(2);
-        let lately = lately.copied().reduce(f64::midpoint).filter(|_| large && self.often);
+        let lately =
+            self.throughputs.iter().rev().take(2).copied().reduce(f64::midpoint).filter(|_| large && self.often);
+        let lately = lately.zip(capacity).map(|(lately, each)| lately.min(each * f64::from(from)));
         self.mean_handled().max(lately.unwrap_or_default())
     }
 

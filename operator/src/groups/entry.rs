@@ -12,7 +12,7 @@ use mq_core::{
     reason::Reason,
     scaling::{Ask, Decision, History, Members, Mode, Objective, Observation, Policy, decide, together},
 };
-use mq_crds::{Lag, Members as ShownMembers, ScalingChange, ScalingStatus, TargetRef};
+use mq_crds::{Lag, Members as ShownMembers, MqConsumerGroupStatus, ScalingChange, ScalingStatus, TargetRef};
 use shown::{active, dimness, needs_a_person, scaling_status, status, status_of, terms_of};
 
 use super::{
@@ -106,9 +106,13 @@ impl Entry {
         }
     }
 
-    /// Takes over what an earlier leader has written of the changes before.
-    pub(super) fn recall(&mut self, stored: Option<&ScalingStatus>) {
-        self.changes.get_or_insert_with(|| stored.map(|status| status.history.clone()).unwrap_or_default());
+    /// Takes over what an earlier leader has written of the changes before, and of the members.
+    pub(super) fn recall(&mut self, stored: Option<&MqConsumerGroupStatus>) {
+        if self.changes.is_none() {
+            let scaling = stored.and_then(|status| status.scaling.as_ref());
+            self.changes = Some(scaling.map(|status| status.history.clone()).unwrap_or_default());
+            self.view.members = stored.and_then(|status| status.members.clone());
+        }
     }
 
     /// Declares the group anew. True if a cycle should follow soon.
@@ -180,11 +184,16 @@ impl Entry {
         lag
     }
 
-    /// Members that are on the way to their partitions are shown when they have them.
+    /// Members that are on the way to their partitions are shown when they have them. A member stays in its pod, whose agent may not have
+    /// come to a new leader yet.
     pub(super) fn show_members(&mut self, now: Option<ShownMembers>) {
-        if now.is_some() {
-            self.view.members = now;
+        let Some(mut now) = now else { return };
+        let before = self.view.members.take().unwrap_or_default();
+        for member in now.shown.iter_mut().filter(|member| member.pod.is_none()) {
+            let known = before.shown.iter().find(|known| (&known.id, &known.host) == (&member.id, &member.host));
+            member.pod = known.and_then(|known| known.pod.clone());
         }
+        self.view.members = Some(now);
     }
 
     fn show_lag(&mut self, at: Duration, now: Lag) {

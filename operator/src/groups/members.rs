@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt::Write as _,
+    net::IpAddr,
 };
 
 use mq_crds::{Member, Members};
@@ -10,6 +11,8 @@ use mq_kafka::Partitions;
 
 /// Members that a status names.
 const NAMED: usize = 32;
+/// Characters of a name.
+const NAME: usize = 128;
 /// Characters in which the partitions of a member are listed.
 const LISTED: usize = 200;
 
@@ -24,10 +27,10 @@ pub(super) fn members(found: &[mq_kafka::Member], hosts: &Hosts) -> Option<Membe
     for member in found {
         let assigned = member.assigned.as_ref()?;
         shown.push(Member {
-            id: member.instance_id.clone().unwrap_or_else(|| member.id.clone()),
-            client_id: member.client_id.clone(),
-            host: member.host.clone(),
-            pod: hosts.get(&member.host).cloned().flatten().filter(|_| alone(&member.host)),
+            id: short(member.instance_id.as_ref().unwrap_or(&member.id)),
+            client_id: short(&member.client_id),
+            host: short(&member.host),
+            pod: hosts.get(&canonical(&member.host)).cloned().flatten().filter(|_| alone(&member.host)),
             partitions: count(assigned),
             assigned: listed(assigned),
         });
@@ -36,6 +39,16 @@ pub(super) fn members(found: &[mq_kafka::Member], hosts: &Hosts) -> Option<Membe
     let (count, imbalance) = (number(shown.len()), imbalance(&shown));
     shown.truncate(NAMED);
     Some(Members { count, imbalance, shown })
+}
+
+/// A broker writes an IPv6 address in full.
+fn canonical(host: &str) -> String {
+    host.parse::<IpAddr>().map_or_else(|_| host.to_owned(), |ip| ip.to_canonical().to_string())
+}
+
+/// Clients name themselves, as long as they like.
+fn short(name: &str) -> String {
+    name.chars().take(NAME).collect()
 }
 
 /// How many times an even share the member with the most partitions has.
@@ -160,5 +173,14 @@ mod tests {
         assert!(listed.len() < LISTED + 20 && listed.ends_with(" and 338 more"), "{listed}");
         let long = assigned(&[(&"t".repeat(249), &[1, 2])]);
         assert_eq!(super::listed(&long), "and 2 more");
+        let named = super::members(&[member(&"é".repeat(9_000), "h", Some(Partitions::new()))], &Hosts::new()).unwrap();
+        assert_eq!(named.shown[0].id.chars().count(), NAME);
+    }
+
+    #[test]
+    fn an_address_is_the_same_in_the_words_of_a_broker_and_of_a_pod() {
+        let hosts = Hosts::from([("2001:db8::1".into(), Some("worker-a".into()))]);
+        let members = members(&[member("a", "2001:db8:0:0:0:0:0:1", Some(Partitions::new()))], &hosts).unwrap();
+        assert_eq!(members.shown[0].pod.as_deref(), Some("worker-a"));
     }
 }

@@ -182,7 +182,7 @@ impl Groups {
         let (cluster, key) = (group.cluster.clone(), group.object.clone());
         self.declare(group);
         if let Some(entry) = lock(&self.cluster(&cluster).entries).get_mut(&key) {
-            entry.recall(object.status.as_ref().and_then(|status| status.scaling.as_ref()));
+            entry.recall(object.status.as_ref());
         }
         object::report(object, self.view(&cluster, &key), self.take_events(&cluster, &key), report);
     }

@@ -237,6 +237,8 @@ fn a_commit_that_is_gone_is_not_one_that_never_was() {
     assert_eq!(look(3, None), (100, Some(forgotten)));
     assert_eq!(look(4, None), (100, Some(forgotten)), "it stays so");
     assert_eq!(look(5, Some(20)), (80, None));
+    assert_eq!(look(6, None).1, Some(Oddity::Forgotten { committed: 20, reset: ResetPolicy::Earliest }));
+    assert_eq!(look(6 + 720, None), (100, None), "no news after an hour: nobody may be going to commit any more");
     assert!(forgotten.to_string().contains("90 expired or was deleted"), "{forgotten}");
 }
 

@@ -4,7 +4,7 @@ use mq_core::{
     lag::{ResetPolicy, TopicPartition},
     scaling::Target,
 };
-use mq_crds::LagState;
+use mq_crds::{LagState, Member};
 use mq_protocol::message::{HotKey, Standing};
 
 use crate::groups::{
@@ -106,6 +106,31 @@ fn what_is_only_observed_is_said_and_not_done() {
     assert!(active.message.contains("nothing is done: 300 msg/s"), "{}", active.message);
 }
 
+fn stored(scaling: &ScalingStatus) -> MqConsumerGroupStatus {
+    MqConsumerGroupStatus { scaling: Some(scaling.clone()), ..MqConsumerGroupStatus::default() }
+}
+
+/// Whose agents have not come to the new leader yet.
+#[test]
+fn members_stay_in_their_pods_across_leaders() {
+    let member = |id: &str, pod: Option<&str>| Member {
+        id: id.into(),
+        host: "10.0.0.1".into(),
+        pod: pod.map(str::to_owned),
+        ..Member::default()
+    };
+    let of = |shown: Vec<Member>| ShownMembers { count: 1, imbalance: None, shown };
+    let status = MqConsumerGroupStatus {
+        members: Some(of(vec![member("a-1", Some("a")), member("b-1", Some("b"))])),
+        ..MqConsumerGroupStatus::default()
+    };
+    let mut successor = Entry::new(group());
+    successor.recall(Some(&status));
+    successor.show_members(None);
+    successor.show_members(Some(of(vec![member("a-1", None), member("c-1", None)])));
+    assert_eq!(successor.view.members, Some(of(vec![member("a-1", Some("a")), member("c-1", None)])));
+}
+
 #[test]
 fn the_last_ten_changes_are_remembered_across_leaders() {
     let mut entry = Entry::new(group());
@@ -124,7 +149,7 @@ fn the_last_ten_changes_are_remembered_across_leaders() {
     assert_eq!(newest.terms.capacity, Some(100.0));
 
     let mut successor = Entry::new(group());
-    successor.recall(Some(&status));
+    successor.recall(Some(&stored(&status)));
     successor.recall(None);
     turn(&mut successor, 1, 0, 0, None);
     assert_eq!(successor.view.scaling.unwrap().history, status.history);
@@ -416,7 +441,7 @@ fn a_successor_takes_up_a_step_that_was_written_and_not_told() {
         .last()
         .expect("it must want to grow");
     let mut successor = Entry::new(group());
-    successor.recall(dead.view.scaling.as_ref());
+    successor.recall(dead.view.scaling.as_ref().map(stored).as_ref());
     for n in 0..20 {
         let at = i64::from(n) * 1_500;
         let mut seen = deployed("1", step.decision.desired);
