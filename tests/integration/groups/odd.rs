@@ -69,7 +69,7 @@ async fn a_transaction_that_is_not_ended_and_one_that_left_only_its_marker_are_n
     noted(&world, &group, None, 2).await?;
     // After the record, as clients commit that do not know of the marker behind it.
     world.commit(&group, &topic, &[6]).await?;
-    noted(&world, &group, Some("from the committed offset 6 to the end there are only markers"), 0).await?;
+    noted(&world, &group, Some("from the committed offset to the end there are only markers"), 0).await?;
     world.wait_for_metric("mq_group_lag_messages", &group, 0.0).await?;
     world.fill(&topic, 1, 3).await?;
     noted(&world, &group, None, 3).await
