@@ -62,20 +62,22 @@ const NAMES: [&str; 15] = [
 mod tests {
     use super::*;
 
-    type Target = (&'static str, fn(&[u8]));
+    fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+        let files = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+        let files = files.map(|file| (file.file_name().into_string().unwrap(), std::fs::read(file.path()).unwrap()));
+        let files: Vec<_> = files.collect();
+        assert!(files.len() >= 5, "{target}: {} files", files.len());
+        files
+    }
 
-    /// What was found once stays found, and what is sound is read.
+    /// What was found once stays found, and what is sound is understood.
     #[test]
     fn the_corpus_is_read() {
-        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
-        let targets: [Target; 2] = [("commit_metadata", commit_metadata), ("headers", headers)];
-        for (target, read) in targets {
-            let files = std::fs::read_dir(corpus.join(target)).unwrap();
-            let files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
-            assert!(files.len() >= 5, "{target}: {files:?}");
-            for file in files {
-                read(&std::fs::read(file).unwrap());
-            }
+        corpus("headers").iter().for_each(|(_, data)| headers(data));
+        for (name, data) in corpus("commit_metadata") {
+            let understood = commit_metadata(&data);
+            assert!(understood || !name.starts_with("sound-"), "{name}");
         }
     }
 }

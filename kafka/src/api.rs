@@ -30,6 +30,7 @@ pub(crate) trait Api: Message + Encodable + HeaderVersion {
 
 #[cfg(any(test, fuzzing))]
 pub(crate) struct Decoder {
+    pub(crate) key: i16,
     pub(crate) versions: std::ops::RangeInclusive<i16>,
     pub(crate) decode: fn(bytes::Bytes, i16) -> Result<(), crate::ErrorKind>,
 }
@@ -37,6 +38,7 @@ pub(crate) struct Decoder {
 #[cfg(any(test, fuzzing))]
 const fn decoder<A: Api>() -> Decoder {
     Decoder {
+        key: A::KEY,
         versions: A::OLDEST..=A::NEWEST,
         decode: |frame, version| crate::frame::decode::<A::Response>(frame, version).map(drop),
     }
