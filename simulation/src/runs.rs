@@ -6,7 +6,8 @@ use std::time::Duration;
 use mq_core::scaling::{Mode, Objective, Policy};
 use proptest::prelude::*;
 
-use crate::{CYCLE, Change, Ours, Plant, Run, Scaler, Seen, World, drive, noise};
+use crate::blindfold::{Blindfolded, Hidden};
+use crate::{CYCLE, Change, Ours, Plant, Run, drive, noise};
 
 /// One run, and what was decided in it.
 #[derive(Debug)]
@@ -36,63 +37,6 @@ fn policy(age: u64, max: u32, window: u64) -> Policy {
         cycle: CYCLE,
         commit_interval: Duration::from_secs(1),
         paused: false,
-    }
-}
-
-/// What is not seen for a while.
-#[derive(Debug, Clone, Copy)]
-enum Hidden {
-    Commit(usize),
-    End(usize),
-    Everything,
-    Members,
-}
-
-impl Hidden {
-    fn from(self, mut seen: Seen) -> Seen {
-        let away = || "away".to_owned();
-        match self {
-            Self::Commit(n) => seen.readings[n].committed = Err(away()),
-            Self::End(n) => seen.readings[n].end = Err(away()),
-            Self::Everything => seen.readings.iter_mut().for_each(|reading| reading.end = Err(away())),
-            Self::Members => seen.members = None,
-        }
-        seen
-    }
-}
-
-/// Decides twice in some cycles: once with everything, which is what counts, and once without what is hidden.
-struct Blindfolded {
-    ours: Ours,
-    hidden: Hidden,
-    /// Every so many cycles, for so many of them.
-    every: (u32, u32),
-    blind: Option<Ours>,
-    /// What it took away for no other reason than that it did not see.
-    taken: Vec<String>,
-}
-
-impl Scaler for Blindfolded {
-    fn look(&mut self, second: u32, world: &mut World<'_>) -> Option<(u32, String)> {
-        let seen = self.ours.read(second, world)?;
-        let (replicas, cycle) = (seen.target.replicas, second / 5);
-        let blind = if cycle % self.every.0 < self.every.1 {
-            let blind = self.blind.get_or_insert_with(|| self.ours.clone());
-            Some(blind.decide(self.hidden.from(seen.clone())).clone())
-        } else {
-            self.blind = None;
-            None
-        };
-        let decision = self.ours.decide(seen);
-        if let Some(blind) = blind.filter(|blind| blind.desired < decision.desired.min(replicas)) {
-            self.taken.push(format!("at {second}: {blind:?} instead of {decision:?}"));
-        }
-        let step = decision.is_step().then(|| (decision.desired, decision.message.clone()));
-        if step.is_some() {
-            // It does not know of the step.
-            self.blind = None;
-        }
-        step
     }
 }
 
@@ -403,8 +347,7 @@ proptest! {
         let load = |second: u32| 2_500.0 * noise(seed, second / period).abs() + 300.0 * noise(seed, second).abs();
         let plant = Plant { skew, agents, ..Plant::default() };
         let policy = Policy { capacity: (!agents).then_some(480.0), ..policy(30, 24, 60) };
-        let every = (12, for_cycles);
-        let mut scaler = Blindfolded { ours: Ours::new(policy), hidden, every, blind: None, taken: Vec::new() };
+        let mut scaler = Blindfolded::new(Ours::new(policy), hidden, (12, for_cycles));
         let promised = (policy.objective.drain_time(), policy.commit_interval);
         drive(&plant, &mut scaler, promised, start, 2_000, load);
         prop_assert!(scaler.taken.is_empty(), "{:#?}", scaler.taken);
