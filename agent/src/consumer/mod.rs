@@ -21,6 +21,7 @@ mod offsets;
 mod ordering;
 pub(crate) mod pattern;
 mod poll;
+mod prepared;
 mod reconfigure;
 mod slots;
 #[cfg(test)]
@@ -39,10 +40,6 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use mq_kafka::ffi::Event;
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::Consumer as _;
-use rdkafka::error::KafkaError;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
@@ -51,7 +48,7 @@ pub use any_metadata::commit_metadata;
 pub(crate) use apply::ApplyConsumer;
 pub use breaker::DeadLetterBreaker;
 pub use bulk::{BatchFailure, Batches};
-use context::{Context, KafkaConsumer};
+use context::KafkaConsumer;
 use dead_letter::DeadLetters;
 pub(crate) use dead_letter::Target;
 pub use deliveries::{Acker, Delivered, Deliveries};
@@ -60,16 +57,16 @@ use fixed::Fixed;
 pub use fixed::StaticMember;
 pub use ordering::Ordering;
 use poll::{Command, Poller};
+pub(crate) use prepared::Prepared;
 pub(crate) use state::Limits;
 use state::Shared;
 use work::Work;
 
 use crate::config::Config;
-use crate::credentials::{CredentialFiles, Login};
+use crate::credentials::CredentialFiles;
 use crate::drive::Apply as _;
 use crate::error::{ConsumeError, Error, Failure};
 use crate::hook::Hooks;
-use crate::librdkafka::Trouble;
 use crate::options::Options;
 use crate::record::Record;
 
@@ -148,57 +145,6 @@ enum Phase {
     },
     Running(Sender<Command>),
     Closed,
-}
-
-/// A Kafka consumer that has not joined its group.
-pub(crate) struct Prepared(KafkaConsumer);
-
-impl std::fmt::Debug for Prepared {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Prepared")
-    }
-}
-
-impl Prepared {
-    pub(crate) fn new(shared: &Arc<Shared>, config: &ClientConfig) -> Result<Self, Error> {
-        let made = config.create_with_context(Context::new(Arc::clone(shared)));
-        made.map(Self).map_err(|source| Error::Refused { what: format!("the consumer {}", shared.name), source })
-    }
-
-    /// Asks the cluster for its metadata: proof that the brokers answer a client of this configuration.
-    ///
-    /// Gives itself back if they do; if not, it ends where ending may block, and the error is what its connections suffered from.
-    pub(crate) async fn probe(self, timeout: Duration) -> Result<Self, String> {
-        crate::librdkafka::blocking(move || {
-            let asked = self.0.fetch_metadata(Some(crate::librdkafka::PROBE_TOPIC), timeout).map(drop);
-            asked.map_err(|error| {
-                let health = &self.0.client().context().health;
-                for event in mq_kafka::ffi::events(&self.0) {
-                    match event {
-                        Event::Error(code, reason) => health.told(code, &reason),
-                        Event::Log { facility, message } => health.logged(&facility, &message),
-                    }
-                }
-                Trouble::explain(health.trouble().as_ref(), &error)
-            })?;
-            Ok(self)
-        })
-        .await
-    }
-
-    fn log_in(&self, login: &Login) -> Result<(), KafkaError> {
-        poll::log_in(&self.0, login)
-    }
-
-    /// Ends where ending may block.
-    pub(crate) fn discard(self) {
-        tokio::task::spawn_blocking(move || drop(self));
-    }
-
-    /// The value that the client uses.
-    pub(crate) fn property(&self, name: &str) -> Option<String> {
-        mq_kafka::ffi::property(self.0.client(), name)
-    }
 }
 
 /// Takes the events of a consumer that nobody has subscribed yet: librdkafka's statistics would pile up.
@@ -333,45 +279,6 @@ impl Consumer {
         drop(close);
         self.end();
         outcome
-    }
-
-    /// Commits what is finished at this moment and waits for the broker's answer. Needed only with `enableAutoCommit: false`.
-    ///
-    /// Called inside a handler it does not include the record in that handler's hands: it is finished when the handler returns. It is
-    /// answered in a drain and in a rebalance too. What is finished after the call is not waited for.
-    ///
-    /// ```
-    /// # #[tokio::main]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let broker = mq_agent::testing::Broker::start()?;
-    /// # broker.create_topic("orders", 1)?;
-    /// # let producer = mq_agent::Producer::new(&broker.config(), &mq_agent::Options::default()).await?;
-    /// # producer.send_sync(mq_agent::Message::to("orders").key("7").payload("{}")).await?;
-    /// # let consumer = mq_agent::Consumer::new(&broker.config(), "g", ["orders"], &mq_agent::Options::default()).await?;
-    /// use futures::StreamExt as _;
-    ///
-    /// let mut deliveries = consumer.stream();
-    /// if let Some(delivered) = deliveries.next().await {
-    ///     delivered?.acker.ack();
-    /// }
-    /// consumer.commit().await?;
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// [`ConsumeError::Commit`] with the broker's words; [`ConsumeError::Closed`] if the consumer is not running.
-    pub async fn commit(&self) -> Result<(), ConsumeError> {
-        let (answer, answered) = oneshot::channel();
-        {
-            let phase = self.phase();
-            let Phase::Running(_) = &*phase else { return Err(self.closed()) };
-            self.0.shared.lock().wait_committed(answer);
-        }
-        self.0.shared.notify();
-        match answered.await {
-            Ok(outcome) => outcome.map_err(|detail| ConsumeError::Commit { name: self.name().to_owned(), detail }),
-            Err(_) => Err(self.closed()),
-        }
     }
 
     /// Stops intake, waits for running handlers up to `budget`, commits, leaves the group. `subscribe` then returns `Ok`.

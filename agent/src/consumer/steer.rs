@@ -1,9 +1,9 @@
-//! Where and whether a consumer reads: pause, resume, seek.
+//! What a running consumer is told: pause, resume, seek, commit.
 
 use tokio::sync::oneshot;
 
-use super::Consumer;
 use super::poll::{Command, SeekTo};
+use super::{Consumer, Phase};
 use crate::error::ConsumeError;
 
 impl Consumer {
@@ -87,6 +87,45 @@ impl Consumer {
     /// one that failed have moved; the error names it.
     pub async fn seek_to_time(&self, topic: &str, milliseconds: i64) -> Result<(), ConsumeError> {
         self.tell_to_seek(topic, SeekTo::Time(milliseconds)).await
+    }
+
+    /// Commits what is finished at this moment and waits for the broker's answer. Needed only with `enableAutoCommit: false`.
+    ///
+    /// Called inside a handler it does not include the record in that handler's hands: it is finished when the handler returns. It is
+    /// answered in a drain and in a rebalance too. What is finished after the call is not waited for.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = mq_agent::testing::Broker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let producer = mq_agent::Producer::new(&broker.config(), &mq_agent::Options::default()).await?;
+    /// # producer.send_sync(mq_agent::Message::to("orders").key("7").payload("{}")).await?;
+    /// # let consumer = mq_agent::Consumer::new(&broker.config(), "g", ["orders"], &mq_agent::Options::default()).await?;
+    /// use futures::StreamExt as _;
+    ///
+    /// let mut deliveries = consumer.stream();
+    /// if let Some(delivered) = deliveries.next().await {
+    ///     delivered?.acker.ack();
+    /// }
+    /// consumer.commit().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConsumeError::Commit`] with the broker's words; [`ConsumeError::Closed`] if the consumer is not running.
+    pub async fn commit(&self) -> Result<(), ConsumeError> {
+        let (answer, answered) = oneshot::channel();
+        {
+            let phase = self.phase();
+            let Phase::Running(_) = &*phase else { return Err(self.closed()) };
+            self.0.shared.lock().wait_committed(answer);
+        }
+        self.0.shared.notify();
+        match answered.await {
+            Ok(outcome) => outcome.map_err(|detail| ConsumeError::Commit { name: self.name().to_owned(), detail }),
+            Err(_) => Err(self.closed()),
+        }
     }
 
     async fn tell_to_seek(&self, topic: &str, to: SeekTo) -> Result<(), ConsumeError> {

@@ -1,6 +1,7 @@
 //! Answers that no broker gives when it is asked to. librdkafka and what follows from its errors are real.
 
-use rdkafka::consumer::BaseConsumer;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
