@@ -1,6 +1,6 @@
 //! Telling the service the counters of its clients again and again, for as long as there is one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::consumer::Consumer;
@@ -18,8 +18,8 @@ type ReportTo = dyn Fn(&[ClientStats]) + Send + Sync;
 pub(crate) struct Report {
     every: Duration,
     to: Arc<ReportTo>,
-    /// Whether a task does it.
-    runs: Arc<Mutex<bool>>,
+    /// What the task that does it keeps alive: one that ends with its runtime does it no longer.
+    task: Arc<Mutex<Weak<()>>>,
 }
 
 impl std::fmt::Debug for Report {
@@ -30,21 +30,27 @@ impl std::fmt::Debug for Report {
 
 impl Report {
     pub(crate) fn new(every: Duration, to: impl Fn(&[ClientStats]) + Send + Sync + 'static) -> Self {
-        Self { every: every.max(LEAST), to: Arc::new(to), runs: Arc::default() }
+        Self { every: every.max(LEAST), to: Arc::new(to), task: Arc::default() }
     }
 
     /// The same for the clients of other metrics.
     pub(crate) fn anew(self) -> Self {
-        Self { runs: Arc::default(), ..self }
+        Self { task: Arc::default(), ..self }
     }
 
     /// There is a client.
     fn start(&self, metrics: &Metrics) {
-        if std::mem::replace(&mut *self.runs(), true) {
-            return;
+        let alive = Arc::new(());
+        {
+            let mut task = self.task();
+            if task.strong_count() > 0 {
+                return;
+            }
+            *task = Arc::downgrade(&alive);
         }
         let (report, metrics) = (self.clone(), metrics.clone());
         tokio::spawn(async move {
+            let _alive = alive;
             loop {
                 tokio::time::sleep(report.every).await;
                 let Some(clients) = report.read(&metrics) else { return };
@@ -55,14 +61,17 @@ impl Report {
 
     /// `None`: there is no client any more, and the next one starts it again.
     fn read(&self, metrics: &Metrics) -> Option<Vec<ClientStats>> {
-        let mut runs = self.runs();
+        let mut task = self.task();
         let clients = metrics.read();
-        *runs = !clients.is_empty();
-        runs.then_some(clients)
+        if clients.is_empty() {
+            *task = Weak::new();
+            return None;
+        }
+        Some(clients)
     }
 
-    fn runs(&self) -> MutexGuard<'_, bool> {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn task(&self) -> MutexGuard<'_, Weak<()>> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -121,6 +130,29 @@ mod tests {
             told.store(0, Ordering::SeqCst);
             tokio::time::sleep(Duration::from_secs(1)).await;
             assert_eq!(told.load(Ordering::SeqCst), 0, "round {round}: nobody is there to tell of");
+        }
+    }
+
+    /// The first one ends while there is a client.
+    #[test]
+    fn counters_are_told_in_a_second_runtime_too() {
+        let config = Config::for_env(Env::Development).brokers(["127.0.0.1:1"]);
+        let told = Arc::new(AtomicUsize::new(0));
+        let tells = Arc::clone(&told);
+        let options = Options::default().report_stats(Duration::ZERO, move |_| {
+            tells.fetch_add(1, Ordering::SeqCst);
+        });
+        let mut producers = Vec::new();
+        for round in 0..2 {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+            told.store(0, Ordering::SeqCst);
+            runtime.block_on(async {
+                producers.push(Producer::new(&config, &options).await.unwrap());
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            });
+            let often = told.load(Ordering::SeqCst);
+            assert!((90..=100).contains(&often), "round {round}: {often} times");
         }
     }
 }
