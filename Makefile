@@ -111,7 +111,7 @@ bench: rust servers $(PEERS) $(if $(filter-out agent scaling,$(or $(BENCH),all))
 # read it from then on.
 .PHONY: fuzz
 fuzz: rust ## look for input that the decoders do not expect: SECONDS=60 for each target; and the property tests with CASES=20000
-	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/fuzz/rustc.sh cargo build --locked -p mq-fuzz --features libfuzzer < /dev/null
+	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/fuzz/rustc.sh cargo build --locked -p mq-fuzz < /dev/null
 	@for target in $(notdir $(wildcard fuzz/corpus/*)); do \
 		found=$(MQ_CACHE)/fuzz/$$target; mkdir -p $$found; echo "mq: fuzzing $$target"; \
 		$(CARGO_TARGET_DIR)/debug/fuzz-$${target//_/-} -max_total_time=$(or $(SECONDS),60) -max_len=8192 -timeout=10 -rss_limit_mb=1024 \

@@ -1,5 +1,5 @@
 //! What a group has committed with an offset, by whomever.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mq_agent::fuzzing::commit_metadata(data));
+mq_fuzz::target!(mq_agent::fuzzing::commit_metadata);

@@ -1,5 +1,5 @@
 //! Headers as librdkafka holds them.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mq_kafka::fuzzing::header_names(data));
+mq_fuzz::target!(mq_kafka::fuzzing::header_names);

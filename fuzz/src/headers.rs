@@ -1,5 +1,5 @@
 //! Headers that the agent reads something of.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mq_agent::fuzzing::headers(data));
+mq_fuzz::target!(mq_agent::fuzzing::headers);

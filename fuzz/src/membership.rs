@@ -1,5 +1,5 @@
 //! What members of groups tell each other.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mq_kafka::fuzzing::membership(data));
+mq_fuzz::target!(mq_kafka::fuzzing::membership);

@@ -1,5 +1,5 @@
 //! Messages of the stream between operator and agents.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mq_protocol::fuzzing::messages(data));
+mq_fuzz::target!(mq_protocol::fuzzing::messages);

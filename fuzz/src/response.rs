@@ -1,5 +1,5 @@
 //! Answers of brokers.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mq_kafka::fuzzing::response(data));
+mq_fuzz::target!(mq_kafka::fuzzing::response);
