@@ -44,7 +44,7 @@ test-unit: rust ## tests inside the crates
 	@cargo test --workspace --locked --exclude mq-tests < /dev/null
 
 .PHONY: test-integration
-test-integration: rust servers ## tests against a real API server and a real Kafka; no root. TEST=name runs one
+test-integration: rust java servers ## tests against a real API server and a real Kafka; no root. TEST=name runs one
 	@cargo test --workspace --locked --test integration --no-run < /dev/null
 	@cargo build --workspace --locked --examples < /dev/null
 	@echo "mq: integration tests"
@@ -55,6 +55,10 @@ test-brokers: rust servers ## tests in which three brokers die, hang and are cut
 	@cargo test --workspace --locked --test brokers --no-run < /dev/null
 	@echo "mq: tests with three brokers that fail"
 	@$(with_servers) --kafka-cluster -- hack/suite.sh brokers $(TEST)
+
+.PHONY: java
+java:
+	@hack/tools.sh java
 
 .PHONY: node
 node:
@@ -72,14 +76,14 @@ test-e2e-short: rust node servers images
 	@$(with_servers) --node $(image_flags) -- hack/suite.sh e2e
 
 .PHONY: test-e2e
-test-e2e: rust node servers images ## all end-to-end tests with real pods, and all long tests; root. TEST=name runs one with pods
+test-e2e: rust java node servers images ## all end-to-end tests with real pods, and all long tests; root. TEST=name runs one with pods
 	@cargo test --workspace --locked --test e2e --test integration --test brokers --no-run < /dev/null
 	@$(with_servers) --node $(image_flags) -- hack/suite.sh e2e --include-ignored $(TEST)
 	@$(if $(TEST),,$(with_servers) --control-plane --kafka -- hack/suite.sh integration --ignored)
 	@$(if $(TEST),,$(with_servers) --kafka-cluster -- hack/suite.sh brokers --ignored)
 
 .PHONY: soak
-soak: rust node servers images ## the long tests again and again, each of the kills 200 times: MINUTES=60; root
+soak: rust java node servers images ## the long tests again and again, each of the kills 200 times: MINUTES=60; root
 	@cargo test --workspace --locked --test e2e --test integration --test brokers --no-run < /dev/null
 	@$(with_servers) --node --control-plane --kafka --kafka-cluster $(image_flags) -- bash -euo pipefail -c 'end=$$(($$(date +%s) + $(or $(MINUTES),60) * 60)); n=0; \
 		while [ $$(date +%s) -lt $$end ]; do n=$$((n + 1)); echo "mq: soak, round $$n"; hack/suite.sh e2e --ignored; MQ_FAULTS=200 hack/suite.sh integration --ignored; hack/suite.sh brokers --ignored; done'
