@@ -10,9 +10,10 @@ use mq_core::{
     plan::dead_letters::DeadLetters,
     presets::PRESET_VERSION,
     reason::Reason,
-    revision, rollout, tenancy,
+    revision, rollout,
+    tenancy::{self, Grant},
 };
-use mq_crds::{MqConsumerGroup, is_pattern};
+use mq_crds::{MqConsumerGroup, MqConsumerGroupSpec, is_pattern};
 use mq_protocol::{
     body::{ConsumerBody, DeadLetter},
     message,
@@ -118,14 +119,7 @@ fn resolve(object: &MqConsumerGroup, facts: Facts) -> Result<ValidGroup, Verdict
     let grants = facts.cluster.as_deref().map(super::grants).unwrap_or_default();
     let granted = |topic: &String| tenancy::topic_granted(&grants, &spec.cluster, &namespace, topic);
     let refuse = |message| Verdict::stalled(Reason::NotGranted, message);
-    for topic in &spec.topics {
-        if is_pattern(topic) {
-            let beginnings = beginnings(topic);
-            tenancy::pattern_granted(&grants, &spec.cluster, &namespace, topic, &beginnings).map_err(refuse)?;
-        } else {
-            granted(topic).map_err(refuse)?;
-        }
-    }
+    topics_granted(spec, &grants, &namespace)?;
     granted(&dead_letter).map_err(|message| {
         refuse(format!("the dead-letter topic of the group: {message}, or spec.deadLetter.topic can name another one"))
     })?;
@@ -149,6 +143,20 @@ fn resolve(object: &MqConsumerGroup, facts: Facts) -> Result<ValidGroup, Verdict
     Ok(ValidGroup { config, group, dead_letters: DeadLetters { object: key_of(object), topic: dead_letter, sources } })
 }
 
+/// A pattern that cannot be read lacks no grant: that is said first.
+fn topics_granted(spec: &MqConsumerGroupSpec, grants: &[Grant], namespace: &str) -> Result<(), Verdict> {
+    let refuse = |message| Verdict::stalled(Reason::NotGranted, message);
+    for topic in &spec.topics {
+        if is_pattern(topic) {
+            let beginnings = beginnings(topic).map_err(|message| Verdict::stalled(Reason::InvalidSpec, message))?;
+            tenancy::pattern_granted(grants, &spec.cluster, namespace, topic, &beginnings).map_err(refuse)?;
+        } else {
+            tenancy::topic_granted(grants, &spec.cluster, namespace, topic).map_err(refuse)?;
+        }
+    }
+    Ok(())
+}
+
 /// A dead-letter topic that is not there, or cannot be made, keeps a group from being ready; one that is not seen at the moment does not.
 fn add_dead_letters(report: &mut Report, (found, events): (Option<Verdict>, Vec<Event>)) {
     report.events.extend(events);
@@ -167,5 +175,27 @@ fn before(object: &MqConsumerGroup) -> Before {
         clients: status.clients.clone(),
         effective: status.effective.clone(),
         rejection: client_config::rejection(&status.conditions),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_pattern_is_not_a_missing_grant() {
+        let grants = [Grant { namespace: "shop".into(), topics: vec!["orders*".into()] }];
+        let refused = |topic: &str| {
+            let spec = serde_json::from_value(serde_json::json!({"cluster": "main", "topics": [topic]})).unwrap();
+            topics_granted(&spec, &grants, "shop").err().map(|verdict| (verdict.reason, verdict.message))
+        };
+        assert_eq!(refused(r"^orders\."), None);
+        assert_eq!(refused("^refunds").unwrap().0, Reason::NotGranted);
+        assert_eq!(refused("refunds").unwrap().0, Reason::NotGranted);
+        for bad in ["^orders(", "^orders[z-a]", "^refunds)"] {
+            let (reason, message) = refused(bad).unwrap();
+            assert_eq!(reason, Reason::InvalidSpec, "{message}");
+            assert!(message.contains(&format!("{bad} is no pattern")), "{message}");
+        }
     }
 }

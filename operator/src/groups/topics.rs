@@ -56,9 +56,7 @@ impl Topics {
         let (patterns, named): (Vec<&String>, Vec<&String>) = all.iter().partition(|topic| is_pattern(topic));
         let pattern = |text: &&String| {
             let read = RegexBuilder::new(text).size_limit(LARGEST).build();
-            // Its first lines repeat the pattern.
-            let says = |error: regex::Error| error.to_string().lines().last().unwrap_or_default().to_owned();
-            read.map(Pattern).map_err(|error| format!("spec.topics: {text} is no pattern: {}", says(error)))
+            read.map(Pattern).map_err(|error| no_pattern(text, &error))
         };
         let patterns = patterns.iter().map(pattern).collect::<Result<_, _>>()?;
         Ok(Self { named: named.into_iter().cloned().collect(), patterns, dead_letters })
@@ -114,13 +112,22 @@ impl Consumed {
     }
 }
 
-/// How the names begin that a pattern can match; one that is none begins with anything.
-pub(crate) fn beginnings(pattern: &str) -> Vec<Beginning> {
+fn no_pattern(text: &str, error: &dyn std::error::Error) -> String {
+    // The first lines repeat the pattern.
+    let says = error.to_string();
+    format!("spec.topics: {text} is no pattern: {}", says.lines().last().unwrap_or_default())
+}
+
+/// How the names begin that a pattern can match.
+///
+/// # Errors
+/// It is none, in words for its user.
+pub(crate) fn beginnings(pattern: &str) -> Result<Vec<Beginning>, String> {
     let anything = || vec![Beginning { text: String::new(), is_all: false }];
-    let Ok(parsed) = regex_syntax::parse(pattern) else { return anything() };
+    let parsed = regex_syntax::parse(pattern).map_err(|error| no_pattern(pattern, &error))?;
     let looks = parsed.properties();
     if !looks.look_set_prefix().contains(Look::Start) {
-        return anything();
+        return Ok(anything());
     }
     let ends = looks.look_set_suffix().contains(Look::End);
     let extracted = Extractor::new().extract(&parsed);
@@ -131,7 +138,7 @@ pub(crate) fn beginnings(pattern: &str) -> Vec<Beginning> {
         };
         literals.iter().map(beginning).collect()
     });
-    literals.unwrap_or_else(anything)
+    Ok(literals.unwrap_or_else(anything))
 }
 
 #[cfg(test)]
@@ -203,7 +210,7 @@ mod tests {
     #[test]
     fn how_names_begin_that_a_pattern_can_match() {
         let beginnings = |pattern| -> Vec<(String, bool)> {
-            beginnings(pattern).into_iter().map(|begin| (begin.text, begin.is_all)).collect()
+            beginnings(pattern).unwrap().into_iter().map(|begin| (begin.text, begin.is_all)).collect()
         };
         let open = |text: &str| (text.to_owned(), false);
         let whole = |text: &str| (text.to_owned(), true);
