@@ -17,24 +17,42 @@ pub(crate) fn kafka_name(what: &str) -> Rule {
 }
 
 /// Those POSIX extended regular expressions over the characters of topics that every engine reads in the same way: no repetition of a
-/// repetition (`a+?`), no `--` in a class, no escape but that of the dot, and `^` only where it begins a pattern or a class.
+/// repetition (`a+?`) or of an anchor, a dash in a class only first, last or within a range, no escape but that of the dot, `^` only
+/// where it begins a pattern or a class, and parentheses in pairs.
 pub(crate) fn topic_patterns() -> Rule {
-    let piece = [
-        "[a-zA-Z0-9._|()$-]",
-        r"\\\\[.]",
-        r"\\[\\^?([a-zA-Z0-9._-]|\\[:[a-z]+:\\])+\\]",
-        "[*+?]",
-        r"\\{[0-9]{1,3}(,[0-9]{0,3})?\\}",
-    ]
-    .join("|");
-    let doubtful = r"[(|^*+?}][*+?{]|\\[[^\\]]*--";
+    let Patterns { pieces, pairs, doubtful } = Patterns::new();
+    let literal = |regex: String| regex.replace('\\', "\\\\");
+    let [pieces, pairs, doubtful] = [pieces, pairs, doubtful].map(literal);
     Rule::new(format!(
-        "self.all(topic, !topic.startsWith('^') || topic.matches('^\\\\^({piece})*$') && !topic.matches('{doubtful}'))"
+        "self.all(topic, !topic.startsWith('^') || topic.matches('{pieces}') && topic.matches('{pairs}') && !topic.matches('{doubtful}'))"
     ))
     .message(
-        "a pattern of topics begins with ^ and consists of names, . [a-z] [^a-z] (a|b) $ \\. and the repetitions * + ? {1,3}, none of which \
-         follows another one",
+        "a pattern of topics begins with ^ and consists of names, . [a-z] [^a-z] [[:alpha:]] (a|b) $ \\. and the repetitions * + ? {1,3}, \
+         none of which follows another one or $; a dash in brackets is the first or last there, or part of one range; parentheses come in \
+         pairs, at most three deep",
     )
+}
+
+/// What says together whether a pattern of topics is admitted.
+struct Patterns {
+    /// Matches all that consists of the right pieces.
+    pieces: String,
+    /// Matches parentheses in pairs.
+    pairs: String,
+    /// Finds pieces that may not follow each other.
+    doubtful: String,
+}
+
+impl Patterns {
+    fn new() -> Self {
+        // The names of POSIX; Rust knows `word` too.
+        let named = r"\[:(alnum|alpha|blank|cntrl|digit|graph|lower|print|punct|space|upper|xdigit):\]";
+        let range = "[a-zA-Z0-9._](-[a-zA-Z0-9._])?";
+        let class = format!(r"\[\^?(-|-?({range}|{named})+-?)\]");
+        let pieces = format!(r"^\^([a-zA-Z0-9._|()$-]|\\[.]|{class}|[*+?]|\{{[0-9]{{1,3}}(,[0-9]{{0,3}})?\}})*$");
+        let inner = (0..3).fold("[^()]*".to_owned(), |inner, _| format!(r"[^()]*(\({inner}\)[^()]*)*"));
+        Self { pieces, pairs: format!("^{inner}$"), doubtful: r"[(|^*+?}$][*+?{]".to_owned() }
+    }
 }
 
 /// A field that always has a value and never another one.
@@ -82,7 +100,59 @@ fn or_preset(settings: &str, knob: &Knob) -> String {
 
 #[cfg(test)]
 mod tests {
+    use regex::Regex;
+
     use super::*;
+
+    fn is_admitted(pattern: &str) -> bool {
+        let Patterns { pieces, pairs, doubtful } = Patterns::new();
+        let [pieces, pairs, doubtful] = [pieces, pairs, doubtful].map(|regex| Regex::new(&regex).unwrap());
+        pieces.is_match(pattern) && pairs.is_match(pattern) && !doubtful.is_match(pattern)
+    }
+
+    #[test]
+    fn patterns_are_admitted_that_every_engine_reads_alike() {
+        for good in [
+            "^",
+            "^orders",
+            r"^orders\.(eu|us)$",
+            "^orders-[a-z]{2}$",
+            "^[^a-zA-Z0-9._-]+",
+            "^[-a]",
+            "^[^-a-z]",
+            "^[-]x",
+            "^[[:digit:]-]",
+            "^[[:alpha:][:digit:]_]*$",
+            r"^(a(b(c)?)+|d)*\.[a-z]{1,30}",
+        ] {
+            assert!(is_admitted(good), "{good}");
+            assert!(Regex::new(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "^[a-z0-9-_]+$",
+            "^[a--b]",
+            "^[--a]",
+            "^[[:word:]]+",
+            "^[[:foo:]]",
+            "^[[:digit:]--0]",
+            "^[[:digit:]-x]",
+            "^[]",
+            "^[a",
+            "^orders$*",
+            "^orders${2}",
+            "^a+?",
+            "^a(*b)",
+            "^(?i)a",
+            "^a)",
+            "^a)(b",
+            "^orders(",
+            "^((((a))))",
+            r"^a\d",
+            "^a|^b",
+        ] {
+            assert!(!is_admitted(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn the_defaults_in_rules_do_not_depend_on_the_preset() {
