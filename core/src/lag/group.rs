@@ -51,6 +51,9 @@ pub struct Reading {
     pub tail: Option<Tail>,
 }
 
+/// Topics of which the partitions are not known, patterns of which no topic is, and why.
+pub type Unread = BTreeMap<Arc<str>, String>;
+
 /// What lies behind an offset at which a group stood still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tail {
@@ -101,6 +104,8 @@ pub struct GroupLag {
     pub partitions: u32,
     /// The partitions whose lag cannot be told, with the cause.
     pub unknown: BTreeMap<TopicPartition, Unknown>,
+    /// What is missing altogether: no partitions of it are counted anywhere.
+    pub unread: Unread,
     /// What is odd about partitions whose lag is known.
     pub oddities: BTreeMap<TopicPartition, Oddity>,
     /// Messages between committed and end.
@@ -159,7 +164,7 @@ impl GroupLag {
 
     /// Whether the lag of every partition is known.
     pub fn is_complete(&self) -> bool {
-        self.partitions > 0 && self.unknown.is_empty()
+        self.partitions > 0 && self.unknown.is_empty() && self.unread.is_empty()
     }
 
     /// Whether nothing at all is known.
@@ -167,14 +172,16 @@ impl GroupLag {
         usize::try_from(self.partitions).is_ok_and(|all| self.unknown.len() >= all)
     }
 
-    /// The first unknown partition in words, with the number of others.
+    /// The first of what is not known in words, with the number of others.
     pub fn unknown_because(&self) -> Option<String> {
-        let (partition, why) = self.unknown.first_key_value()?;
-        let others = match self.unknown.len() - 1 {
+        let partition = |(of, why): (&TopicPartition, &Unknown)| format!("{}/{}: {why}", of.topic, of.partition);
+        let missing = self.unread.iter().map(|(what, why)| format!("{what}: {why}"));
+        let first = missing.chain(self.unknown.iter().map(partition)).next()?;
+        let others = match self.unread.len() + self.unknown.len() - 1 {
             0 => String::new(),
             n => format!(" (and {n} more)"),
         };
-        Some(format!("{}/{}: {why}{others}", partition.topic, partition.partition))
+        Some(format!("{first}{others}"))
     }
 }
 
@@ -234,10 +241,15 @@ impl GroupTracker {
     }
 
     /// Takes the readings of one cycle, all of the group's partitions, read at `at` (monotonic time since any origin).
-    ///
-    /// Partitions that are not among the readings are forgotten. A changed objective starts the look back anew. An offset
-    /// that went down, or time that did, gives no rate for that partition in this cycle. A topic with another id is another topic.
     pub fn observe(&mut self, at: Duration, watch: &Watch, readings: &[Reading]) -> GroupLag {
+        self.observe_beside(at, watch, readings, &Unread::new())
+    }
+
+    /// The same where not all is known that the group consumes.
+    ///
+    /// Partitions that are neither among the readings nor of an unread topic are forgotten. A changed objective starts the look back anew. An offset
+    /// that went down, or time that did, gives no rate for that partition in this cycle. A topic with another id is another topic.
+    pub fn observe_beside(&mut self, at: Duration, watch: &Watch, readings: &[Reading], unread: &Unread) -> GroupLag {
         if self.age != watch.age {
             self.age = watch.age;
             for track in self.tracks.values_mut() {
@@ -247,11 +259,17 @@ impl GroupTracker {
         // They come in the same order every time but when partitions come or go.
         if !self.tracks.keys().eq(readings.iter().map(|reading| &reading.of)) {
             let read: BTreeSet<&TopicPartition> = readings.iter().map(|reading| &reading.of).collect();
-            self.tracks.retain(|of, _| read.contains(of));
+            // A topic that is gone may be created anew: only its id, and what was committed, tell it from the one before.
+            self.tracks.retain(|of, _| read.contains(of) || unread.contains_key(&of.topic));
+            for (_, track) in self.tracks.iter_mut().filter(|(of, _)| !read.contains(of)) {
+                track.stands = None;
+                track.waiting.clear();
+            }
         }
 
-        let mut sum = GroupLag { late: watch.age.map(|_| Late::default()), ..GroupLag::default() };
-        sum.saturated = !readings.is_empty();
+        let late = watch.age.map(|_| Late::default());
+        let mut sum = GroupLag { late, unread: unread.clone(), ..GroupLag::default() };
+        sum.saturated = !readings.is_empty() && unread.is_empty();
         for reading in readings {
             let track = self.tracks.entry(reading.of.clone()).or_insert_with(|| Track::new(watch));
             sum.partitions = sum.partitions.saturating_add(1);

@@ -7,6 +7,6 @@ mod group;
 pub mod partition;
 mod ring;
 
-pub use group::{Flow, GroupLag, GroupTracker, Late, Reading, Tail, TopicPartition, Watch};
+pub use group::{Flow, GroupLag, GroupTracker, Late, Reading, Tail, TopicPartition, Unread, Watch};
 pub use partition::{Oddity, PartitionLag, ResetPolicy, Unknown};
 pub use ring::{CAPACITY, EndRing, Past};

@@ -264,6 +264,42 @@ fn a_topic_with_another_id_is_another_topic() {
 }
 
 #[test]
+fn a_topic_that_was_gone_for_a_while_is_recognised_in_all_partitions() {
+    let mut tracker = GroupTracker::new();
+    let mut look = |n: u32, id: u128, end: i64, gone: bool| {
+        let now = |partition| Reading { topic_id: Some(id), start: Some(0), ..reading(partition, 90, end) };
+        let (readings, unread) = if gone {
+            (vec![], Unread::from([("orders".into(), "the topic does not exist".into())]))
+        } else {
+            ((0..3).map(now).collect(), Unread::new())
+        };
+        let lag = tracker.observe_beside(CYCLE * n, &watch(15), &readings, &unread);
+        (lag.outstanding, lag.unknown.into_values().collect::<Vec<_>>())
+    };
+    assert_eq!(look(1, 1, 100, false), (30, vec![]));
+    assert_eq!(look(2, 1, 100, true), (0, vec![]));
+    assert_eq!(look(3, 1, 100, false), (30, vec![]), "it was not read for a while");
+    look(4, 1, 100, true);
+    assert_eq!(look(5, 2, 100, false), (0, vec![Unknown::OfAnotherTopic { committed: 90 }; 3]));
+}
+
+#[test]
+fn what_cannot_be_read_at_all_is_no_partition_and_no_lag_of_zero() {
+    let mut tracker = GroupTracker::new();
+    let unread = Unread::from([(r"^returns\.".into(), "no topic of the cluster matches it".into())]);
+    let readings = [reading(0, 0, 1_000), reading(1, 0, 1_000)];
+    tracker.observe(CYCLE, &watch(15), &readings);
+    let readings = [reading(0, 50, 1_000), reading(1, 50, 1_000)];
+    let lag = tracker.observe_beside(CYCLE * 2, &watch(15), &readings, &unread);
+    assert_eq!((lag.partitions, lag.flows.len(), lag.outstanding), (2, 2, 1_900));
+    assert!(!lag.is_complete() && !lag.is_unknown() && !lag.saturated);
+    let because = lag.unknown_because();
+    assert_eq!(because.as_deref(), Some(r"^returns\.: no topic of the cluster matches it"));
+    let lag = tracker.observe_beside(CYCLE * 3, &watch(15), &[], &unread);
+    assert!(lag.is_unknown() && !lag.is_complete());
+}
+
+#[test]
 fn what_a_group_stands_still_before_is_named() {
     let mut tracker = GroupTracker::new();
     let mut look = |n: u32, committed: i64, end: i64, tail| {
