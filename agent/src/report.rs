@@ -50,12 +50,13 @@ impl Report {
         }
         let (report, metrics) = (self.clone(), metrics.clone());
         tokio::spawn(async move {
-            let _alive = alive;
             loop {
                 tokio::time::sleep(report.every).await;
-                let Some(clients) = report.read(&metrics) else { return };
+                let Some(clients) = report.read(&metrics) else { break };
                 guarded("the callback for counters", || (report.to)(&clients));
             }
+            // Held until here, or until the runtime ends.
+            drop(alive);
         });
     }
 
