@@ -74,7 +74,8 @@ impl Collector {
         };
         for (group, tracker) in &mut self.trackers {
             let (topics, _) = self.groups.get(group).context("a group without topics")?;
-            let lag = tracker.observe(at, &watch, &self.offsets.readings(group, topics));
+            let lag =
+                tracker.observe_beside(at, &watch, &self.offsets.readings(group, topics), &self.offsets.unread(topics));
             ensure!(lag.is_complete(), "{group}: {:?}", lag.unknown_because());
             sum += lag.outstanding;
         }

@@ -12,7 +12,7 @@ use std::{
 use mq_core::{
     cluster::check_identity,
     condition,
-    lag::{Reading, ResetPolicy, TopicPartition},
+    lag::{Reading, ResetPolicy, TopicPartition, Unread},
     scaling::Members,
 };
 use mq_kafka::{
@@ -239,40 +239,18 @@ impl Offsets {
         missing
     }
 
-    /// What was read for one group, all partitions of its topics.
+    /// What was read for one group: all partitions of its topics that are known.
     pub fn readings(&self, group: &str, topics: &BTreeSet<String>) -> Vec<Reading> {
         let committed = self.committed.get(group);
         let mut readings = Vec::new();
         for topic in topics {
-            let name: std::sync::Arc<str> = topic.as_str().into();
-            let failed = |why: &str| Reading {
-                of: TopicPartition { topic: name.clone(), partition: 0 },
-                committed: Ok(None),
-                end: Err(why.to_owned()),
-                start: None,
-                topic_id: None,
-                tail: None,
-            };
-            let partitions = match self.partitions.get(topic) {
-                Some(Ok(partitions)) if !partitions.is_empty() => partitions,
-                _ if self.withheld.is_some() => {
-                    readings.push(failed(self.withheld.as_deref().unwrap_or_default()));
-                    continue;
-                }
-                Some(Err(why)) => {
-                    readings.push(failed(why));
-                    continue;
-                }
-                Some(Ok(_)) | None => {
-                    readings.push(failed("its partitions are not known"));
-                    continue;
-                }
-            };
-            readings.extend(partitions.iter().map(|partition| {
+            let name: Arc<str> = topic.as_str().into();
+            let partitions = self.partitions.get(topic).and_then(|found| found.as_ref().ok()).into_iter().flatten();
+            readings.extend(partitions.map(|partition| {
                 let committed = committed_of(committed, topic, *partition);
                 let stands = committed.as_ref().ok().copied().flatten();
                 Reading {
-                    of: TopicPartition { topic: name.clone(), partition: *partition },
+                    of: TopicPartition { topic: Arc::clone(&name), partition: *partition },
                     tail: stands.and_then(|offset| self.tails.at(topic, *partition, offset)),
                     committed,
                     end: self.withheld.clone().map_or_else(|| end_of(&self.ends, topic, *partition), Err),
@@ -282,6 +260,16 @@ impl Offsets {
             }));
         }
         readings
+    }
+
+    /// The topics of which no partition is known.
+    pub fn unread(&self, topics: &BTreeSet<String>) -> Unread {
+        let why = |topic: &String| match (self.partitions.get(topic), &self.withheld) {
+            (Some(Ok(partitions)), _) if !partitions.is_empty() => None,
+            (_, Some(why)) | (Some(Err(why)), None) => Some(why.clone()),
+            (Some(Ok(_)) | None, None) => Some("its partitions are not known".to_owned()),
+        };
+        topics.iter().filter_map(|topic| Some((topic.as_str().into(), why(topic)?))).collect()
     }
 
     /// Who is in the group, if it was asked for and the answer says so; no members in a group that does not exist.
@@ -414,5 +402,20 @@ mod tests {
             let expected = if trusted { Ok(0) } else { Err(verdict.message) };
             assert_eq!(ends, [expected.clone(), expected]);
         }
+    }
+    #[test]
+    fn a_topic_without_partitions_is_no_partition() {
+        let mut offsets = Offsets::default();
+        offsets.partitions.insert("gone".into(), Err("the topic does not exist".into()));
+        offsets.partitions.insert("orders".into(), Ok([0, 1].into()));
+        offsets.members.insert("g".into(), Err(GroupError::Absent));
+        let topics = ["gone", "never", "orders"].map(str::to_owned).into();
+        let readings = offsets.readings("g", &topics);
+        let owners = offsets.members("g", &topics).unwrap().unowned;
+        assert_eq!((readings.len(), owners), (2, 2), "what is owned and what is read are the same");
+        let unread = [("gone", "the topic does not exist"), ("never", "its partitions are not known")];
+        assert_eq!(offsets.unread(&topics), unread.map(|(topic, why)| (topic.into(), why.to_owned())).into());
+        offsets.withheld = Some("another cluster".into());
+        assert!(offsets.unread(&topics).values().all(|why| why == "another cluster"));
     }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use mq_core::{
     alert::keeping_up,
     condition::{Condition, Status, Verdict},
-    lag::{GroupLag, GroupTracker, Reading, Watch},
+    lag::{GroupLag, GroupTracker, Reading, Unread, Watch},
     reason::Reason,
     scaling::{Ask, Decision, History, Members, Mode, Objective, Observation, Policy, decide, together},
 };
@@ -158,6 +158,7 @@ impl Entry {
         &mut self,
         at: Duration,
         readings: &[Reading],
+        unread: &Unread,
         members: Option<Members>,
         pods: &[Said],
     ) -> GroupLag {
@@ -170,7 +171,7 @@ impl Entry {
             commit_interval: self.desired.commit_interval,
             longest: self.desired.longest,
         };
-        let lag = self.tracker.observe(at, &watch, readings);
+        let lag = self.tracker.observe_beside(at, &watch, readings, unread);
         // Not asked for, or not answered: they are as they were.
         self.members = members.or_else(|| self.members.take());
         self.seen = true;

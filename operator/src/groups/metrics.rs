@@ -45,7 +45,10 @@ impl GroupMetrics {
         Ok(Self {
             lag: gauge("mq_group_lag_messages", "Messages between the committed offsets and the ends.")?,
             late: gauge("mq_group_late_messages", "Messages that break the objective.")?,
-            unknown: gauge("mq_group_unknown_partitions", "Partitions whose lag is not known.")?,
+            unknown: gauge(
+                "mq_group_unknown_partitions",
+                "Partitions whose lag is not known, and topics and patterns of which no partition is.",
+            )?,
             stuck: gauge("mq_group_stuck_partitions", "Partitions in which something waits and nothing is committed.")?,
             forgotten: gauge(
                 "mq_group_forgotten_partitions",
@@ -101,7 +104,8 @@ impl GroupMetrics {
         let broken = objective.and_then(|objective| objective.broken_by(lag));
         let guessed = lag.late.is_some_and(|late| late.estimated);
         set(&self.late, group, broken.filter(|_| known && !guessed).map(number));
-        set(&self.unknown, group, u32::try_from(lag.unknown.len()).ok().map(f64::from));
+        let unknown = lag.unknown.len() + lag.unread.len();
+        set(&self.unknown, group, u32::try_from(unknown).ok().map(f64::from));
         set(&self.stuck, group, u32::try_from(lag.stuck.len()).ok().filter(|_| known).map(f64::from));
         let odd = |which: fn(&Oddity) -> bool| {
             let count = lag.oddities.values().filter(|odd| which(odd)).count();

@@ -356,10 +356,13 @@ impl Groups {
     /// One group's part of a cycle: its lag, and what it decides for itself.
     fn judge(&self, at: Duration, entry: &mut Entry, offsets: &Offsets, targets: &Found) {
         let group = entry.desired.clone();
-        let mut readings = offsets.readings(&group.group_id, &entry.consumed.topics);
-        readings.extend(entry.consumed.unknown());
+        let topics = &entry.consumed.topics;
+        let readings = offsets.readings(&group.group_id, topics);
+        let mut unread = offsets.unread(topics);
+        unread.extend(entry.consumed.nothing.clone());
+        let members = offsets.members(&group.group_id, topics);
         let pods = self.pods(&group.object);
-        let lag = entry.observe(at, &readings, offsets.members(&group.group_id, &entry.consumed.topics), &pods);
+        let lag = entry.observe(at, &readings, &unread, members, &pods);
         if let Some(found) = offsets.members_of(&group.group_id) {
             entry.show_members(members::members(found, &self.hosts(&group.object)));
         }

@@ -5,10 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use mq_core::{
-    lag::{Reading, TopicPartition},
-    tenancy::Beginning,
-};
+use mq_core::{lag::Unread, tenancy::Beginning};
 use mq_crds::{MatchedTopics, is_pattern};
 use regex::{Regex, RegexBuilder};
 use regex_syntax::hir::{Look, literal::Extractor};
@@ -41,8 +38,8 @@ impl PartialEq for Pattern {
 pub(super) struct Consumed {
     /// The topics.
     pub(super) topics: BTreeSet<String>,
-    /// Patterns of which no topic is known, and why.
-    pub(super) nothing: Vec<(String, String)>,
+    /// Patterns of which no topic is known, and why: that one matches nothing is not the same as no lag.
+    pub(super) nothing: Unread,
     /// What patterns match, for the status; absent without patterns, and as long as it is not known.
     pub(super) matched: Option<MatchedTopics>,
 }
@@ -82,7 +79,7 @@ impl Topics {
                 Ok(_) => "no topic of the cluster matches it; one that is made later is read within a minute",
                 Err(why) => why,
             };
-            consumed.nothing.push((regex.as_str().to_owned(), why.to_owned()));
+            consumed.nothing.insert(regex.as_str().into(), why.to_owned());
         }
         if self.has_patterns() && existing.is_ok() {
             let count = i32::try_from(matched.len()).unwrap_or(i32::MAX);
@@ -95,20 +92,6 @@ impl Topics {
     /// The group's own dead letters would go round in circles, and Kafka's own topics are nobody's.
     fn is_hidden(&self, topic: &str) -> bool {
         topic == self.dead_letters || topic.starts_with("__")
-    }
-}
-
-impl Consumed {
-    /// That a pattern matches nothing is not the same as no lag.
-    pub(super) fn unknown(&self) -> impl Iterator<Item = Reading> {
-        self.nothing.iter().map(|(pattern, why)| Reading {
-            of: TopicPartition { topic: pattern.as_str().into(), partition: 0 },
-            committed: Ok(None),
-            end: Err(why.clone()),
-            start: None,
-            topic_id: None,
-            tail: None,
-        })
     }
 }
 
@@ -171,7 +154,7 @@ mod tests {
         for (said, expected) in cases {
             let found = read(said).among(Ok(&existing()));
             assert_eq!(found.topics.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{said:?}");
-            assert_eq!(found.nothing, [], "{said:?}");
+            assert_eq!(found.nothing, Unread::new(), "{said:?}");
         }
     }
 
@@ -184,11 +167,10 @@ mod tests {
         {
             let found = topics.among(existing);
             assert_eq!((found.topics.len(), &found.matched), (1, &matched));
-            let [unknown] = &found.unknown().collect::<Vec<_>>()[..] else { panic!("{found:?}") };
-            assert_eq!(&*unknown.of.topic, "^payments");
-            assert!(unknown.end.as_ref().is_err_and(|why| why.starts_with(words)), "{unknown:?}");
+            assert!(found.nothing["^payments"].starts_with(words), "{found:?}");
+            assert_eq!(found.nothing.len(), 1, "{found:?}");
         }
-        assert_eq!(read(&["refunds"]).among(Err("no answer")).nothing, [], "names are known");
+        assert_eq!(read(&["refunds"]).among(Err("no answer")).nothing, Unread::new(), "names are known");
     }
 
     #[test]

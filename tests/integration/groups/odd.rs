@@ -124,7 +124,12 @@ async fn a_commit_to_the_topic_before_says_nothing_of_the_one_that_was_created_a
     let mut look = async |anew: bool| {
         offsets.read(&client, &wanted(anew)).await;
         cycle += 1;
-        let lag = tracker.observe(Duration::from_secs(5) * cycle, &watch, &offsets.readings(&group, &topics));
+        let lag = tracker.observe_beside(
+            Duration::from_secs(5) * cycle,
+            &watch,
+            &offsets.readings(&group, &topics),
+            &offsets.unread(&topics),
+        );
         (lag.outstanding, lag.unknown.into_values().next(), lag.oddities.into_values().next())
     };
     let anew = async || {

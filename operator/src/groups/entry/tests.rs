@@ -57,7 +57,7 @@ fn reading(committed: i64, end: i64) -> Vec<Reading> {
 }
 
 fn turn(entry: &mut Entry, n: u32, committed: i64, end: i64, target: impl Into<Option<Deployed>>) -> Option<Step> {
-    let lag = entry.observe(CYCLE * n, &reading(committed, end), None, &[]);
+    let lag = entry.observe(CYCLE * n, &reading(committed, end), &Unread::new(), None, &[]);
     decide(entry, CYCLE * n, lag, target, &[]).and_then(|(_, step)| step)
 }
 
@@ -166,7 +166,7 @@ fn a_step_whose_answer_was_lost_is_not_a_persons() {
         let refused = Refused { reason: Reason::KubernetesUnavailable, message: "timed out".into() };
         entry.not_stepped(attempted, refused);
         entry.events.clear();
-        let lag = entry.observe(CYCLE * 4, &reading(2_000, 6_000), None, &[]);
+        let lag = entry.observe(CYCLE * 4, &reading(2_000, 6_000), &Unread::new(), None, &[]);
         let (decision, _) = decide(&mut entry, CYCLE * 4, lag, deployed("1", replicas), &[]).unwrap();
         assert_eq!(decision.reason.as_str(), reason);
         let scaled = entry.events.iter().any(|event| event.message.starts_with("scaled Deployment worker from 1"));
@@ -209,7 +209,7 @@ fn a_workload_that_was_created_again_while_it_could_not_be_seen_is_another_one()
             turn(&mut entry, n, 0, 0, deployed("1", 1));
         }
         turn(&mut entry, 4, 0, 0, None);
-        let lag = entry.observe(CYCLE * 5, &reading(0, 0), None, &[]);
+        let lag = entry.observe(CYCLE * 5, &reading(0, 0), &Unread::new(), None, &[]);
         let (decision, _) = decide(&mut entry, CYCLE * 5, lag, deployed(uid, 5), &[]).unwrap();
         assert_eq!(decision.reason == Reason::ScaledByHand, by_hand, "{uid}: {}", decision.message);
     }
@@ -257,7 +257,7 @@ fn whether_it_keeps_up_is_said_when_it_was_seen_three_times() {
                 reading.end = Err("no leader".into());
             }
         }
-        entry.observe(CYCLE * n, &readings, None, &[]);
+        entry.observe(CYCLE * n, &readings, &Unread::new(), None, &[]);
         shown.push(entry.view.keeping_up.as_ref().unwrap().reason);
     }
     assert_eq!(shown[..11], [Reason::KeepsUp; 11], "a look that shows something else begins the count anew");
@@ -288,7 +288,7 @@ fn an_open_breaker_is_said_at_once_and_again_when_another_pod_has_one() {
     ];
     let mut shown = Vec::new();
     for (n, pods) in (0..).zip(cycles) {
-        entry.observe(CYCLE * n, &reading(0, 0), None, pods);
+        entry.observe(CYCLE * n, &reading(0, 0), &Unread::new(), None, pods);
         let said = entry.view.keeping_up.as_ref().unwrap();
         let which =
             said.message.split_once(") in ").and_then(|(_, rest)| rest.split_once(" that")).map(|(pods, _)| pods);
@@ -315,7 +315,7 @@ fn a_decision_about_an_uneven_load_names_the_keys() {
             let at = i64::from(n) * 1_000;
             let pods: Vec<_> =
                 ["a", "c", "d"].map(|pod| said(pod, 1_500, None)).into_iter().chain([busiest(busy)]).collect();
-            let lag = entry.observe(CYCLE * n, &reading(at, at), None, &pods);
+            let lag = entry.observe(CYCLE * n, &reading(at, at), &Unread::new(), None, &pods);
             entry.judge(CYCLE * n, CYCLE, lag, Ok(deployed("1", 4)), &pods);
             said_last = entry.conclude(&[]).unwrap().0.message;
         }
@@ -369,7 +369,7 @@ fn one_missed_answer_does_not_turn_the_status() {
                 reading.end = Err("no leader".into());
             }
         }
-        let lag = entry.observe(CYCLE * n, &readings, None, &[]);
+        let lag = entry.observe(CYCLE * n, &readings, &Unread::new(), None, &[]);
         decide(&mut entry, CYCLE * n, lag, deployed("1", 4), &[]);
         let active = entry.view.active.as_ref().unwrap();
         shown.push((entry.view.lag.as_ref().unwrap().state, active.reason));
@@ -385,7 +385,7 @@ fn a_step_for_another_group_of_the_target_is_not_a_persons() {
     let asks = |replicas| [Ask { group: "audit".into(), replicas: Some(replicas) }];
     let grow = |entry: &mut Entry, n: u32, replicas: u32| {
         let at = i64::from(n) * 1_500;
-        let lag = entry.observe(CYCLE * n, &reading(at, at), None, &[]);
+        let lag = entry.observe(CYCLE * n, &reading(at, at), &Unread::new(), None, &[]);
         decide(entry, CYCLE * n, lag, deployed("1", replicas), &asks(3)).unwrap()
     };
     for answered in [Some(true), Some(false), None] {
@@ -421,7 +421,7 @@ fn the_status_says_that_another_group_needs_more() {
     let mut entry = Entry::new(group());
     for n in 0..8 {
         let at = i64::from(n) * 100;
-        let lag = entry.observe(CYCLE * n, &reading(at, at), None, &[]);
+        let lag = entry.observe(CYCLE * n, &reading(at, at), &Unread::new(), None, &[]);
         let others = [Ask { group: "audit".into(), replicas: Some(3) }];
         assert!(decide(&mut entry, CYCLE * n, lag, deployed("1", 1), &others).unwrap().1.is_none());
     }
