@@ -55,6 +55,7 @@ pub use kafka_protocol::ResponseError;
 pub use offsets::{Isolation, OffsetSpec, PartitionError, PartitionMap, Partitions};
 pub use options::Options;
 pub use security::{ClientCertificate, Security, SecurityError};
+pub use tail::{Behind, Then};
 pub use topics::{
     Broker, Cluster, ConfigChange, ConfigEntry, ConfigSource, CreatedTopic, InvalidTopicId, NewTopic, Partition, Topic,
     TopicError, TopicId,

@@ -57,13 +57,18 @@ pub type Unread = BTreeMap<Arc<str>, String>;
 /// What lies behind an offset at which a group stood still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tail {
-    /// From this offset on a transaction is open.
-    OpenTransaction(i64),
+    /// From the first of these offsets up to the second there is no record, and from there on a transaction is open.
+    OpenTransaction {
+        /// Where the group stood.
+        from: i64,
+        /// Where the transaction begins.
+        since: i64,
+    },
     /// From the first of these offsets up to the second there is no record.
     NoRecords {
         /// Where the group stood.
         from: i64,
-        /// The end of then.
+        /// Where a record follows, or what was not read.
         until: i64,
     },
 }
@@ -298,11 +303,13 @@ impl GroupTracker {
 }
 
 impl GroupTracker {
-    /// The partitions in which something waits, and in which the group has stood at one offset for so long.
+    /// The partitions in which something waits, and at which committed offset the group has stood there for so long. One that committed
+    /// nothing, or what retention deleted, stands at none.
     pub fn standing(&self, at: Duration, so_long: Duration) -> impl Iterator<Item = (&TopicPartition, i64)> {
         self.tracks.iter().filter_map(move |(of, track)| {
-            let (since, position) = track.stands?;
-            (at.saturating_sub(since) >= so_long).then_some((of, position))
+            let ((since, _), (_, committed)) = (track.stands?, track.committed?);
+            let is_there = track.start.is_none_or(|(start, _)| start <= committed);
+            (is_there && at.saturating_sub(since) >= so_long).then_some((of, committed))
         })
     }
 }
@@ -394,15 +401,17 @@ impl Track {
     /// Offsets that are seen to have no record are not owed.
     fn oddity(&self, watch: &Watch, lag: &mut PartitionLag, tail: Option<Tail>, end: i64) -> Option<Oddity> {
         let mut oddity = None;
-        match tail {
-            Some(Tail::OpenTransaction(since)) if since == lag.position && lag.lag > 0 => {
-                oddity = Some(Oddity::OpenTransaction { since });
-            }
-            Some(Tail::NoRecords { from, until }) if from == lag.position && (from + 1..=end).contains(&until) => {
-                *lag = PartitionLag { position: until, lag: end.abs_diff(until), ..*lag };
-                oddity = (until == end).then_some(Oddity::NoRecords { committed: from });
-            }
-            _ => {}
+        if let Some(Tail::OpenTransaction { from, since: until } | Tail::NoRecords { from, until }) = tail
+            && from == lag.position
+            && lag.lag > 0
+            && (from..=end).contains(&until)
+        {
+            *lag = PartitionLag { position: until, lag: end.abs_diff(until), ..*lag };
+            oddity = match tail {
+                _ if until == end => Some(Oddity::NoRecords { committed: from }),
+                Some(Tail::OpenTransaction { since, .. }) => Some(Oddity::OpenTransaction { since }),
+                _ => None,
+            };
         }
         let forgotten = self.forgotten.map(|(_, committed)| Oddity::Forgotten { committed, reset: watch.reset });
         forgotten.or(oddity)

@@ -9,9 +9,6 @@ use mq_core::{effect::ObjectKey, lag::ResetPolicy};
 
 use super::{UNSCALED, collect::Wanted, entry::Entry};
 
-/// Places at which groups stand still that are looked at in one turn.
-const STANDING: usize = 1_000;
-
 /// Whose turn it is.
 pub(super) fn due(entries: &HashMap<ObjectKey, Entry>, turn: u32) -> Vec<ObjectKey> {
     let due = entries
@@ -38,7 +35,7 @@ pub(super) fn wanted(entries: &HashMap<ObjectKey, Entry>, due: &[ObjectKey], at:
         .map(|entry| entry.desired.group_id.clone())
         .collect();
     let standing = if Wanted::standing(turn) {
-        due.iter().flat_map(|entry| entry.standing(at)).take(STANDING).collect()
+        due.iter().flat_map(|entry| entry.standing(at)).collect()
     } else {
         BTreeSet::new()
     };

@@ -308,7 +308,7 @@ fn what_a_group_stands_still_before_is_named() {
         let standing = tracker.standing(CYCLE * n, CYCLE * 6).map(|(_, position)| position).next();
         (lag.outstanding, lag.oddities.into_values().next(), standing, lag.stuck.len())
     };
-    let open = Some(Tail::OpenTransaction(40));
+    let open = Some(Tail::OpenTransaction { from: 40, since: 40 });
     assert_eq!(look(1, 40, 50, None), (10, None, None, 0));
     assert_eq!(look(7, 40, 50, open), (10, Some(Oddity::OpenTransaction { since: 40 }), Some(40), 0));
     assert_eq!(look(61, 40, 60, open), (20, Some(Oddity::OpenTransaction { since: 40 }), Some(40), 1));
@@ -318,4 +318,26 @@ fn what_a_group_stands_still_before_is_named() {
     assert_eq!(look(170, 59, 60, markers), (0, Some(Oddity::NoRecords { committed: 59 }), None, 0), "nothing waits");
     assert_eq!(look(171, 59, 63, markers), (3, None, None, 0), "what came since is owed");
     assert_eq!(look(172, 58, 63, markers), (5, None, None, 0));
+}
+
+#[test]
+fn a_group_stands_at_what_it_committed_wherever_the_next_record_is() {
+    let mut tracker = GroupTracker::new();
+    let mut look = |n: u32, committed: Option<i64>, start: Option<i64>, tail| {
+        let now = Reading { committed: Ok(committed), start, tail, ..reading(0, 0, 9) };
+        let lag = tracker.observe(CYCLE * n, &watch(15), &[now]);
+        let standing = tracker.standing(CYCLE * n, CYCLE * 6).map(|(_, committed)| committed).next();
+        (lag.outstanding, lag.oddities.into_values().next(), standing)
+    };
+    let behind_marker = Some(Tail::OpenTransaction { from: 6, since: 7 });
+    let open = Some(Oddity::OpenTransaction { since: 7 });
+    assert_eq!(look(1, Some(6), None, behind_marker), (2, open, None));
+    assert_eq!(look(7, Some(6), None, behind_marker), (2, open, Some(6)), "there it is looked at again");
+    let record = Some(Tail::NoRecords { from: 6, until: 8 });
+    assert_eq!(look(8, Some(6), None, record), (1, None, None));
+    assert_eq!(look(14, Some(6), None, record), (1, None, Some(6)));
+    assert_eq!(look(15, Some(2), Some(4), None).0, 5);
+    assert_eq!(look(21, Some(2), Some(4), None), (5, None, None), "retention deleted what it committed");
+    assert_eq!(look(22, None, Some(4), None).0, 5);
+    assert_eq!(look(28, None, Some(4), None).2, None, "it committed nothing");
 }
