@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use mq_core::{
@@ -25,6 +26,8 @@ use crate::session::Health;
 
 /// Cycles in which what is read in turns is read once: 60 s at the usual 5 s.
 pub const TURNS: u32 = 12;
+/// The time in which is found what lies behind standing groups; what is left has its turn later.
+const BEHIND: Duration = Duration::from_secs(2);
 
 /// What a cycle has to read.
 #[derive(Debug, Clone, Default)]
@@ -148,15 +151,21 @@ impl Offsets {
             client.list_offsets(&partitions, OffsetSpec::Latest, Isolation::ReadUncommitted).await
         };
         self.read_starts(client, wanted, &partitions).await;
-        if !wanted.standing.is_empty() {
-            let end = |topic: &str, partition| end_of(&self.ends, topic, partition).ok();
-            self.tails.look(client, &wanted.standing, end).await;
-            let stands = |(topic, partition, offset): &Place| {
-                self.committed.keys().any(|group| self.offset(group, topic, *partition) == Ok(Some(*offset)))
-            };
-            let left = self.tails.places().filter(|place| stands(place)).cloned().collect();
-            self.tails.retain(&left);
+    }
+
+    /// Looks what lies behind where groups stand, for the next cycle: how long it takes says nothing of this one, and whoever does not
+    /// answer in time holds up nobody.
+    pub(crate) async fn look_behind(&mut self, client: &Client, wanted: &Wanted) {
+        if wanted.standing.is_empty() {
+            return;
         }
+        let end = |topic: &str, partition| end_of(&self.ends, topic, partition).ok();
+        let _ = tokio::time::timeout(BEHIND, self.tails.look(client, &wanted.standing, end)).await;
+        let stands = |(topic, partition, offset): &Place| {
+            self.committed.keys().any(|group| self.offset(group, topic, *partition) == Ok(Some(*offset)))
+        };
+        let left = self.tails.places().filter(|place| stands(place)).cloned().collect();
+        self.tails.retain(&left);
     }
 
     fn offset(&self, group: &str, topic: &str, partition: i32) -> Result<Option<i64>, String> {

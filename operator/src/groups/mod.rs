@@ -337,6 +337,9 @@ impl Groups {
         for key in touched {
             self.environment.waker.wake(key);
         }
+        if right {
+            offsets.look_behind(&client, &wanted).await;
+        }
     }
 
     /// The targets of these groups.
