@@ -300,9 +300,7 @@ impl GroupTracker {
         sum.works = self.worked.is_some_and(|then| at.saturating_sub(then) < watch.patience());
         sum
     }
-}
 
-impl GroupTracker {
     /// The partitions in which something waits, and at which committed offset the group has stood there for so long. One that committed
     /// nothing, or what retention deleted, stands at none.
     pub fn standing(&self, at: Duration, so_long: Duration) -> impl Iterator<Item = (&TopicPartition, i64)> {

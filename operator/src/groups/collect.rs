@@ -70,7 +70,7 @@ pub struct Offsets {
     suspect: BTreeSet<String>,
     tails: Tails,
     /// All topics of the cluster, if they were asked for; an error: why they are not known.
-    existing: Option<Result<BTreeSet<String>, String>>,
+    existing: Option<Result<Arc<BTreeSet<String>>, String>>,
     starts: PartitionMap<i64>,
     committed: BTreeMap<String, Result<GroupOffsets, GroupError>>,
     ends: PartitionMap<Result<Option<i64>, PartitionError>>,
@@ -107,7 +107,14 @@ impl Offsets {
             return;
         }
         match client.list_topics().await {
-            Ok(topics) => self.existing = Some(Ok(topics.into_keys().collect())),
+            Ok(topics) => {
+                let listed: BTreeSet<String> = topics.into_keys().collect();
+                // The same list stays the same: what was found in it counts on.
+                if self.existing().is_ok_and(|known| **known == listed) {
+                    return;
+                }
+                self.existing = Some(Ok(Arc::new(listed)));
+            }
             // What was known of them is better than nothing.
             Err(error) if matches!(self.existing, Some(Ok(_))) => tracing::debug!(%error, "topics not listed"),
             Err(error) => self.existing = Some(Err(error.to_string())),
@@ -118,7 +125,7 @@ impl Offsets {
     ///
     /// # Errors
     /// Why they are not known.
-    pub fn existing(&self) -> Result<&BTreeSet<String>, &str> {
+    pub fn existing(&self) -> Result<&Arc<BTreeSet<String>>, &str> {
         match (&self.existing, &self.withheld) {
             (Some(Ok(existing)), _) => Ok(existing),
             (_, Some(why)) | (Some(Err(why)), None) => Err(why),

@@ -2,7 +2,7 @@
 
 mod shown;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use mq_core::{
@@ -46,6 +46,8 @@ pub(super) struct Entry {
     pub(super) loads: Loads,
     /// Its topics, as far as they are known.
     pub(super) consumed: Consumed,
+    /// Those among which these were found.
+    found_in: Option<Arc<BTreeSet<String>>>,
     /// What the last cycle found; nothing before the first.
     pub(super) live: Option<Live>,
     tracker: GroupTracker,
@@ -89,6 +91,7 @@ impl Entry {
             seen: false,
             loads: Loads::new(),
             consumed: Consumed::default(),
+            found_in: None,
             live: None,
             tracker: GroupTracker::new(),
             history: History::new(),
@@ -130,6 +133,7 @@ impl Entry {
             self.view.problem = None;
         }
         self.desired = desired;
+        self.found_in = None;
         true
     }
 
@@ -144,8 +148,13 @@ impl Entry {
     }
 
     /// Finds its topics among those that exist. True if what its patterns match is news.
-    pub(super) fn consume(&mut self, existing: Result<&BTreeSet<String>, &str>) -> bool {
-        self.consumed = self.desired.topics.among(existing);
+    pub(super) fn consume(&mut self, existing: Result<&Arc<BTreeSet<String>>, &str>) -> bool {
+        let is_known = |known: &Arc<_>| existing.is_ok_and(|existing| Arc::ptr_eq(known, existing));
+        if self.found_in.as_ref().is_some_and(is_known) {
+            return false;
+        }
+        self.found_in = existing.ok().cloned();
+        self.consumed = self.desired.topics.among(existing.map(|existing| &**existing));
         let before = self.view.matched.take();
         // What is not known at the moment was known before.
         let known = self.consumed.matched.clone().or_else(|| before.clone());
