@@ -89,18 +89,22 @@ async fn ours(kafka: &Broker, payloads: &[Bytes], traced: bool) -> Result<Cost> 
     warm(&producer, &topic).await?;
     // As the peer reaches its own: without counting references for each record.
     let outcomes: &'static Outcomes = Box::leak(Box::default());
-    let send = async {
-        for payload in payloads {
-            let message = Message::to(&topic).payload(payload.clone());
-            producer.send_with(message, move |outcome| outcomes.add(outcome.is_ok())).await?;
+    let send = {
+        let (topic, payloads, producer) = (topic.clone(), payloads.to_vec(), producer.clone());
+        async move {
+            for payload in payloads {
+                let message = Message::to(&topic).payload(payload);
+                producer.send_with(message, move |outcome| outcomes.add(outcome.is_ok())).await?;
+            }
+            producer.flush(FLUSH).await.map_err(anyhow::Error::from)
         }
-        producer.flush(FLUSH).await.map_err(anyhow::Error::from)
     };
     let watch = Stopwatch::start()?;
+    // On a thread of the runtime, as a service does; the main thread's memory is another matter to glibc's allocator.
     if traced {
-        TraceId::random().scope(send).await?;
+        tokio::spawn(TraceId::random().scope(send)).await??;
     } else {
-        send.await?;
+        tokio::spawn(send).await??;
     }
     let cost = watch.stop()?;
     outcomes.check(payloads.len())?;
