@@ -138,9 +138,13 @@ impl Learner {
 
     pub(super) fn observe(&mut self, sample: Sample, policy: &Policy) {
         let before = std::mem::replace(&mut self.replicas, sample.replicas);
-        let Some(rate) = sample.rate.filter(|rate| *rate > 0.0 && sample.replicas == before) else {
-            return self.interrupt();
-        };
+        let Some(rate) = sample.rate.filter(|_| sample.replicas == before) else { return self.interrupt() };
+        if rate <= 0.0 {
+            // A cycle can lie between two commits. Two such cycles are a group that stands still.
+            let between =
+                policy.commit_interval * 2 > policy.cycle && self.run.back().is_some_and(|(_, rate)| *rate > 0.0);
+            return if between { self.run.push_back((sample.at, rate)) } else { self.interrupt() };
+        }
         let since = *self.since.get_or_insert(sample.from);
         self.run.push_back((sample.at, rate));
         let window = span(policy);
@@ -229,6 +233,23 @@ mod tests {
         assert_eq!(learner.learned(), None);
         feed(&mut learner, 8..12, 900.0, 4, true);
         assert_eq!(learner.learned(), None);
+    }
+
+    #[test]
+    fn a_cycle_between_two_commits_belongs_to_the_work() {
+        let learned = |rates: &[f64], commit_interval| {
+            let (mut learner, policy) = (Learner::default(), Policy { commit_interval, ..POLICY() });
+            for (n, rate) in (0..).zip(rates) {
+                let sample = Sample { at: CYCLE * (n + 1), from: CYCLE * n, replicas: 1, rate: Some(*rate) };
+                learner.observe(sample, &policy);
+            }
+            learner.learned()
+        };
+        let (rare, often) = (CYCLE, CYCLE / 5);
+        let with_a_pause = [600.0, 600.0, 600.0, 0.0, 600.0];
+        assert_eq!(learned(&with_a_pause, rare), Some(450.0));
+        assert_eq!(learned(&with_a_pause, often), None, "with several commits in a cycle it stood still");
+        assert_eq!(learned(&[600.0, 600.0, 0.0, 0.0, 600.0, 600.0], rare), None, "it stood still");
     }
 
     #[test]

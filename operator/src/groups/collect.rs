@@ -66,7 +66,7 @@ impl Wanted {
 pub struct Offsets {
     partitions: BTreeMap<String, Result<BTreeSet<i32>, String>>,
     ids: BTreeMap<String, u128>,
-    /// Topics of which something was committed before the last cycle and nothing is now: they may have been created anew.
+    /// Topics that may be others than they were, as their commits say: see [`suspects`].
     suspect: BTreeSet<String>,
     tails: Tails,
     /// All topics of the cluster, if they were asked for; an error: why they are not known.
@@ -101,14 +101,16 @@ impl Offsets {
         self.withheld.is_none()
     }
 
-    /// Lists the topics of the cluster, if it is their turn or they are not known. One Metadata request.
+    /// Lists the topics of the cluster, if it is their turn or they are not known. One Metadata request, and another one if the list has
+    /// lost topics that were read.
     pub async fn list_topics(&mut self, client: &Client, anew: bool) {
         if !anew && matches!(self.existing, Some(Ok(_))) {
             return;
         }
         match client.list_topics().await {
             Ok(topics) => {
-                let listed: BTreeSet<String> = topics.into_keys().collect();
+                let mut listed: BTreeSet<String> = topics.into_keys().collect();
+                listed.extend(self.not_gone(client, &listed).await);
                 // The same list stays the same: what was found in it counts on.
                 if self.existing().is_ok_and(|known| **known == listed) {
                     return;
@@ -119,6 +121,23 @@ impl Offsets {
             Err(error) if matches!(self.existing, Some(Ok(_))) => tracing::debug!(%error, "topics not listed"),
             Err(error) => self.existing = Some(Err(error.to_string())),
         }
+    }
+
+    /// The topics that were read and are not listed any more, but for those that do not exist: a list is silent about topics that the
+    /// operator may not see, and lag that is hidden is not gone. Of one asked for by name, the broker says so.
+    async fn not_gone(&self, client: &Client, listed: &BTreeSet<String>) -> Vec<String> {
+        let known = self.existing().map(|known| Arc::clone(known)).unwrap_or_default();
+        let missing: Vec<String> =
+            known.difference(listed).filter(|topic| self.partitions.contains_key(*topic)).cloned().collect();
+        if missing.is_empty() {
+            return missing;
+        }
+        let described = client.describe_topics(missing).await;
+        described
+            .into_iter()
+            .filter(|(_, found)| !matches!(found, Err(TopicError::Absent)))
+            .map(|(topic, _)| topic)
+            .collect()
     }
 
     /// The topics of the cluster.
@@ -147,7 +166,7 @@ impl Offsets {
         let (committed, members) = futures::future::join(committed, members).await;
         let before = std::mem::replace(&mut self.committed, committed);
         self.members = members;
-        self.suspect = forgotten(&before, &self.committed);
+        self.suspect = suspects(&before, &self.committed, &self.partitions);
         let partitions: Partitions = topics
             .iter()
             .filter_map(|topic| Some(((*topic).clone(), self.partitions.get(*topic)?.clone().ok()?)))
@@ -341,21 +360,31 @@ impl Offsets {
     }
 }
 
-/// The topics of which a group has fewer commits than before.
-fn forgotten(
+/// The topics of which a group has fewer commits than before: they may have been created anew. And those of which it has one more, in a
+/// partition that is not known: they have grown.
+fn suspects(
     before: &BTreeMap<String, Result<GroupOffsets, GroupError>>,
     now: &BTreeMap<String, Result<GroupOffsets, GroupError>>,
+    known: &BTreeMap<String, Result<BTreeSet<i32>, String>>,
 ) -> BTreeSet<String> {
-    let mut forgotten = BTreeSet::new();
-    for (group, before) in before {
-        let (Ok(before), Some(Ok(now))) = (before, now.get(group)) else { continue };
+    let mut suspects = BTreeSet::new();
+    for (group, now) in now {
+        let (Some(Ok(before)), Ok(now)) = (before.get(group), now) else { continue };
         let fewer = before
             .partitions
             .iter()
             .filter(|(topic, partitions)| now.partitions.get(*topic).map_or(0, BTreeMap::len) < partitions.len());
-        forgotten.extend(fewer.map(|(topic, _)| topic.clone()));
+        suspects.extend(fewer.map(|(topic, _)| topic.clone()));
+        // What was committed to a partition that is gone stays there: it is asked for once.
+        let grown = now.partitions.iter().filter(|(topic, partitions)| {
+            let is_new = |partition| before.partitions.get(*topic).is_none_or(|known| !known.contains_key(partition));
+            let known = known.get(*topic).and_then(|known| known.as_ref().ok());
+            known
+                .is_some_and(|known| partitions.keys().any(|partition| !known.contains(partition) && is_new(partition)))
+        });
+        suspects.extend(grown.map(|(topic, _)| topic.clone()));
     }
-    forgotten
+    suspects
 }
 
 /// Why a cluster of this health tells nothing about its groups.
@@ -397,6 +426,31 @@ fn end_of(
 mod tests {
     use super::*;
     use mq_core::{condition::Verdict, reason::Reason};
+    use mq_kafka::CommittedOffset;
+
+    #[test]
+    fn a_topic_is_asked_for_when_its_commits_say_that_it_is_another_one_or_has_grown() {
+        let group = |partitions: &[i32]| {
+            let commit = CommittedOffset { offset: 1, leader_epoch: None, metadata: String::new() };
+            let commits = partitions.iter().map(|partition| (*partition, Ok(commit.clone()))).collect();
+            let partitions = [("orders".to_owned(), commits)].into();
+            BTreeMap::from([("g".to_owned(), Ok(GroupOffsets { partitions }))])
+        };
+        let known = BTreeMap::from([("orders".to_owned(), Ok(BTreeSet::from([0, 1])))]);
+        for (before, now, asked) in [
+            (&[0, 1][..], &[0, 1][..], false),
+            (&[0], &[0, 1], false),
+            (&[0, 1], &[0], true),
+            (&[0, 1], &[0, 1, 2], true),
+            (&[0, 2], &[0, 2], false),
+            (&[0, 2], &[0, 1, 2], false),
+        ] {
+            let found = suspects(&group(before), &group(now), &known);
+            assert_eq!(found.contains("orders"), asked, "{before:?} -> {now:?}");
+        }
+        assert!(suspects(&BTreeMap::new(), &group(&[7]), &known).is_empty(), "nothing was read before");
+        assert!(suspects(&group(&[]), &group(&[7]), &BTreeMap::new()).is_empty(), "the topic is asked for anyway");
+    }
 
     #[tokio::test]
     async fn a_cluster_that_is_not_the_right_one_says_nothing_about_lag() {

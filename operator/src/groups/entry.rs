@@ -53,6 +53,8 @@ pub(super) struct Entry {
     tracker: GroupTracker,
     history: History,
     members: Option<Members>,
+    /// How many partitions were read last.
+    partitions: usize,
     /// Identity of the workload as last seen; it may be another one after it could not be looked at.
     uid: Option<String>,
     shown: Option<Duration>,
@@ -96,6 +98,7 @@ impl Entry {
             tracker: GroupTracker::new(),
             history: History::new(),
             members: None,
+            partitions: 0,
             uid: None,
             shown: None,
             dim: 0,
@@ -139,7 +142,10 @@ impl Entry {
 
     /// Whether the members have to be looked at in this cycle, besides in their turn.
     pub(super) fn wants_members(&self) -> bool {
-        !self.seen || (self.desired.scaling.is_some() && self.history.is_settling())
+        // Who owns what is known of as many partitions as there were.
+        let grown =
+            self.members.as_ref().is_some_and(|members| members.count > 0 && members.owners.len() != self.partitions);
+        !self.seen || (self.desired.scaling.is_some() && (self.history.is_settling() || grown))
     }
 
     /// Where it has stood still so long that it is worth a look what lies behind.
@@ -181,6 +187,7 @@ impl Entry {
             longest: self.desired.longest,
         };
         let lag = self.tracker.observe_beside(at, &watch, readings, unread);
+        self.partitions = readings.len();
         // Not asked for, or not answered: they are as they were.
         self.members = members.or_else(|| self.members.take());
         self.seen = true;

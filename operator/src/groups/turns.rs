@@ -44,8 +44,33 @@ pub(super) fn wanted(entries: &HashMap<ObjectKey, Entry>, due: &[ObjectKey], at:
 
 #[cfg(test)]
 mod tests {
+    use mq_core::{
+        lag::{Reading, TopicPartition, Unread},
+        scaling::Members,
+    };
+
     use super::*;
     use crate::groups::{collect::TURNS, entry::tests::group};
+
+    #[test]
+    fn who_owns_what_is_asked_anew_when_there_are_other_partitions() {
+        let mut entry = Entry::new(group());
+        let reading = |partition| Reading {
+            of: TopicPartition { topic: "orders".into(), partition },
+            committed: Ok(Some(0)),
+            end: Ok(0),
+            start: None,
+            topic_id: None,
+            tail: None,
+        };
+        let members = |owners| Members { count: 1, stable: true, unowned: 0, owners: vec![Some(0); owners] };
+        let seen = [(2, Some(members(2)), false), (4, None, true), (4, None, true), (4, Some(members(4)), false)];
+        for (n, (partitions, members, asks)) in (0..).zip(seen) {
+            let readings: Vec<_> = (0..partitions).map(reading).collect();
+            entry.observe(Duration::from_secs(5) * n, &readings, &Unread::new(), members, &[]);
+            assert_eq!(entry.wants_members(), asks, "look {n}");
+        }
+    }
 
     #[test]
     fn who_is_in_a_group_is_looked_at_at_once_and_then_in_its_turn() {
