@@ -34,6 +34,10 @@ const READ_CLOCK: u32 = 8;
 /// What a slot has in hand.
 struct Run {
     slot: Slot,
+    /// It took several records: only then there can be anything in its hand, which is memory that is touched for nothing else.
+    several: bool,
+    /// What it handled last, if that is not in its hand.
+    handled: Option<Claim>,
     /// The time that the handlers of `attempts` records ran.
     time: Duration,
     attempts: u32,
@@ -45,6 +49,11 @@ struct Run {
 }
 
 impl Run {
+    /// The next record in its hand, where what was handled is kept meanwhile.
+    fn next(&mut self) -> Option<Job> {
+        if self.several { self.slot.hand.next(self.handled.take()) } else { None }
+    }
+
     /// The time since it was read last, handlers ran.
     fn read_clock(&mut self) {
         let before = std::mem::replace(&mut self.now, Instant::now());
@@ -75,13 +84,16 @@ where
 {
     async fn slot(self: Arc<Self>, slot: Slot) {
         let (time, now, deadline) = (Duration::ZERO, Instant::now(), Deadline::default());
-        let mut run = Run { slot, time, attempts: 0, now, limit: time, deadline };
-        let mut takes = 0;
-        while self.take(&mut run) {
-            run.now = Instant::now();
+        let mut run = Run { slot, several: false, handled: None, time, attempts: 0, now, limit: time, deadline };
+        let (mut takes, mut waited) = (0, false);
+        while let Some(first) = self.take(&mut run) {
+            // After a handler that waited it was read a moment ago.
+            if !std::mem::take(&mut waited) {
+                run.now = Instant::now();
+            }
             let began = run.now;
-            let mut handled = None;
-            while let Some(Job { claim, record }) = run.slot.hand.next(handled.take()) {
+            let mut next = Some(first);
+            while let Some(Job { claim, record }) = next {
                 let mut attempt = pin!(self.attempt(record));
                 let outcome = match futures::poll!(attempt.as_mut()) {
                     Poll::Ready(outcome) => outcome,
@@ -92,6 +104,7 @@ where
                         self.step_aside(&mut run, true);
                         let ended = run.deadline.within(run.limit, attempt).await;
                         run.read_clock();
+                        waited = true;
                         ended.unwrap_or_else(|| Err(too_long(run.limit)))
                     }
                 };
@@ -100,7 +113,7 @@ where
                     run.read_clock();
                 }
                 match outcome {
-                    Ok(()) => handled = Some(claim),
+                    Ok(()) => run.handled = Some(claim),
                     Err(Failure { kind: FailureKind::Abandon, .. }) => return self.abandon(&claim, run),
                     Err(failure) => {
                         self.settle_before(&mut run);
@@ -108,11 +121,13 @@ where
                     }
                 }
                 if run.now - began > HOLD {
-                    run.slot.hand.lock().handled.extend(handled.take());
                     self.step_aside(&mut run, false);
                 }
+                next = run.next();
             }
-            run.read_clock();
+            if !waited {
+                run.read_clock();
+            }
             takes += 1;
             if takes % TAKES == 0 {
                 self.step_aside(&mut run, false);
@@ -139,24 +154,29 @@ where
         ended.unwrap_or_else(|panic| Err(panicked(&*panic)))
     }
 
-    /// Says what was handled, and takes the next records for the slot. Whether there are any; if not, the slot is free.
-    fn take(self: &Arc<Self>, run: &mut Run) -> bool {
+    /// Says what was handled, and takes the next records for the slot: the first of them. If there is none, the slot is free.
+    fn take(self: &Arc<Self>, run: &mut Run) -> Option<Job> {
         let mut state = self.desk.shared.lock();
         self.settle(&mut state, run);
         run.limit = state.limits.max_poll_interval;
-        let any = state.take(&run.slot, run.now);
+        let first = state.take(&run.slot, run.now);
+        run.several = first.as_ref().is_some_and(|(_, several)| *several);
         // What was held by the breaker may be ready all at once.
         let slots = state.claim_slots(run.now);
         self.desk.release(state);
         Arc::clone(self).start(slots);
-        any
+        first.map(|(first, _)| first)
     }
 
     /// Says what was handled, and gives back what was not begun: the slot is at one record for longer, because its handler waits or
     /// because it computes.
     fn step_aside(self: &Arc<Self>, run: &mut Run, waits: bool) {
+        if !run.several {
+            return;
+        }
         let jobs = {
             let mut hand = run.slot.hand.lock();
+            hand.handled.extend(run.handled.take());
             if hand.waiting.is_empty() && hand.handled.is_empty() {
                 return;
             }
@@ -177,7 +197,7 @@ where
 
     /// Says what was handled before the record that failed: the breaker has to see them in their order.
     fn settle_before(&self, run: &mut Run) {
-        if run.slot.hand.lock().handled.is_empty() {
+        if !run.several || run.slot.hand.lock().handled.is_empty() {
             return;
         }
         run.read_clock();
@@ -191,7 +211,11 @@ where
         let (time, attempts) = (std::mem::take(&mut run.time), std::mem::take(&mut run.attempts));
         state.slots.measured(time, attempts);
         self.desk.shared.counters.attempts(time, attempts);
-        state.finish_all(run.slot.hand.lock().handled.drain(..), &self.desk.shared.counters);
+        let counters = &self.desk.shared.counters;
+        if run.several {
+            state.finish_all(run.slot.hand.lock().handled.drain(..), counters);
+        }
+        state.finish_all(run.handled.take().into_iter(), counters);
     }
 
     /// The consumer is about to close. Its drain does not wait for the record, and the slot takes no other one.

@@ -112,19 +112,27 @@ impl State {
         Some(oldest? + gather)
     }
 
-    /// The next records for a slot, as many as it should take at once. Whether there are any; if not, the slot is free.
-    pub(crate) fn take(&mut self, slot: &Slot, now: Instant) -> bool {
-        let jobs = &mut slot.hand.lock().waiting;
-        for _ in 0..self.slots.take(slot, now) {
-            let Some(claim) = self.lanes.take() else { break };
-            let Some(item) = self.lanes.first(&claim) else { break };
-            let record = begin(&mut self.assignments, &self.batches, item);
-            jobs.push_back(Job { claim, record });
-        }
-        if jobs.is_empty() {
+    /// The next records for a slot, as many as it should take at once: the first, and whether there are more, in its hand. If there is
+    /// none, the slot is free.
+    pub(crate) fn take(&mut self, slot: &Slot, now: Instant) -> Option<(Job, bool)> {
+        let share = self.slots.take(slot, now);
+        let Some(first) = (share > 0).then(|| self.next_job()).flatten() else {
             self.slots.free(slot);
+            return None;
+        };
+        let mut several = false;
+        if share > 1 {
+            let hand = &mut slot.hand.lock().waiting;
+            hand.extend((1..share).map_while(|_| self.next_job()));
+            several = !hand.is_empty();
         }
-        !jobs.is_empty()
+        Some((first, several))
+    }
+
+    fn next_job(&mut self) -> Option<Job> {
+        let claim = self.lanes.take()?;
+        let record = begin(&mut self.assignments, &self.batches, self.lanes.first(&claim)?);
+        Some(Job { claim, record })
     }
 
     /// The records of the next batch. A record that failed before is alone in one. If there are none, the slot is free.
