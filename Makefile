@@ -76,16 +76,16 @@ test-e2e-short: rust node servers images
 	@$(with_servers) --node $(image_flags) -- hack/suite.sh e2e
 
 .PHONY: test-e2e
-test-e2e: rust java node servers images ## all end-to-end tests with real pods, and all long tests; root. TEST=name runs one with pods
+test-e2e: rust java node servers images $(JAVA_IMAGE) ## all end-to-end tests with real pods, and all long tests; root. TEST=name runs one with pods
 	@cargo test --workspace --locked --test e2e --test integration --test brokers --no-run < /dev/null
-	@$(with_servers) --node $(image_flags) -- hack/suite.sh e2e --include-ignored $(TEST)
+	@$(with_servers) --node $(image_flags) --image $(JAVA_IMAGE) -- hack/suite.sh e2e --include-ignored $(TEST)
 	@$(if $(TEST),,$(with_servers) --control-plane --kafka -- hack/suite.sh integration --ignored)
 	@$(if $(TEST),,$(with_servers) --kafka-cluster -- hack/suite.sh brokers --ignored)
 
 .PHONY: soak
-soak: rust java node servers images ## the long tests again and again, each of the kills 200 times: MINUTES=60; root
+soak: rust java node servers images $(JAVA_IMAGE) ## the long tests again and again, each of the kills 200 times: MINUTES=60; root
 	@cargo test --workspace --locked --test e2e --test integration --test brokers --no-run < /dev/null
-	@$(with_servers) --node --control-plane --kafka --kafka-cluster $(image_flags) -- bash -euo pipefail -c 'end=$$(($$(date +%s) + $(or $(MINUTES),60) * 60)); n=0; \
+	@$(with_servers) --node --control-plane --kafka --kafka-cluster $(image_flags) --image $(JAVA_IMAGE) -- bash -euo pipefail -c 'end=$$(($$(date +%s) + $(or $(MINUTES),60) * 60)); n=0; \
 		while [ $$(date +%s) -lt $$end ]; do n=$$((n + 1)); echo "mq: soak, round $$n"; hack/suite.sh e2e --ignored; MQ_FAULTS=200 hack/suite.sh integration --ignored; hack/suite.sh brokers --ignored; done'
 
 PEER_FILES := benches/peers/pom.xml

@@ -79,7 +79,7 @@ go_() {
 
 java_() {
     local missing=()
-    { has java && has javac; } || missing+=(openjdk-17-jdk-headless)
+    { has java && has javac && has jlink; } || missing+=(openjdk-17-jdk-headless)
     has mvn || missing+=(maven)
     [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
     local found

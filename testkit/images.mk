@@ -15,3 +15,18 @@ images: rust servers ## operator and demo services as images for the local node
 		mv $(IMAGES)/$$program.tar.new $(IMAGES)/$$program.tar; \
 	done
 	@echo "mq: images in $(IMAGES): $(notdir $(IMAGE_FILES))"
+
+# A Java program for end-to-end tests, with a Java of its own that has no more than the Kafka client needs.
+JAVA_FILES := tests/java/PlainConsumer.java testkit/images.mk $(KAFKA_FILES)
+JAVA_PROGRAM := $(MQ_CACHE)/java-$(call hash,$(JAVA_FILES))
+JAVA_MODULES := java.base,java.management,java.naming,java.security.jgss,java.security.sasl,jdk.unsupported
+JAVA_IMAGE := $(JAVA_PROGRAM)/plain-consumer.tar
+$(JAVA_IMAGE): | servers
+	@hack/tools.sh java
+	@echo "mq: building the image of a Java consumer"
+	@rm -rf $(JAVA_PROGRAM) && mkdir -p $(JAVA_PROGRAM)/app
+	@jlink --add-modules $(JAVA_MODULES) --strip-java-debug-attributes --no-header-files --no-man-pages --output $(JAVA_PROGRAM)/java
+	@cp $(KAFKA)/lib/kafka-clients-*.jar $(KAFKA)/lib/slf4j-*.jar $(JAVA_PROGRAM)/app
+	@javac -cp '$(JAVA_PROGRAM)/app/*' -d $(JAVA_PROGRAM)/app tests/java/PlainConsumer.java
+	@$(MQ_CLUSTER) image mq.test/plain-consumer:dev $(JAVA_PROGRAM)/java/bin/java $(JAVA_PROGRAM)/java=/java $(JAVA_PROGRAM)/app=/app > $@.new
+	@mv $@.new $@

@@ -13,4 +13,5 @@ mod kafka_faults;
 mod operator;
 mod servers;
 mod shop;
+mod step;
 mod story;

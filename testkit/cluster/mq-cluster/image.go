@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -20,25 +21,67 @@ import (
 	"syscall"
 )
 
-// image writes the image of one program: the binary and the shared libraries that it names, nothing else.
+// image writes the image of one program: the binary, folders that it needs, and the shared libraries that they name, nothing else.
 func image(args []string) error {
-	if len(args) != 2 {
-		return errors.New("`image` needs NAME:TAG and BINARY")
+	if len(args) < 2 {
+		return errors.New("`image` needs NAME:TAG and BINARY, and takes FOLDER=PATH for each folder with more")
 	}
 	name, binary := args[0], args[1]
-	files := map[string]string{"/" + filepath.Base(binary): binary}
-	libraries, err := sharedLibraries(binary)
-	if err != nil {
-		return err
+	files := map[string]string{}
+	programs := []string{binary}
+	for _, arg := range args[2:] {
+		folder, path, _ := strings.Cut(arg, "=")
+		found, err := addFolder(files, folder, path)
+		if err != nil {
+			return err
+		}
+		programs = append(programs, found...)
 	}
-	for _, library := range libraries {
-		files[library] = library
+	places := map[string]string{}
+	for place, file := range files {
+		places[file] = place
 	}
-	return writeImage(os.Stdout, name, files, "/"+filepath.Base(binary))
+	entrypoint, inFolder := places[binary]
+	if !inFolder {
+		entrypoint = "/" + filepath.Base(binary)
+		files[entrypoint] = binary
+	}
+	for _, program := range programs {
+		libraries, err := sharedLibraries(program, func(library string) bool {
+			return slices.ContainsFunc(programs, func(program string) bool { return filepath.Base(program) == library })
+		})
+		if err != nil {
+			return err
+		}
+		for _, library := range libraries {
+			if places[filepath.Clean(library)] == "" {
+				files[library] = library
+			}
+		}
+	}
+	return writeImage(os.Stdout, name, files, entrypoint)
 }
 
-// sharedLibraries asks the dynamic linker, which knows best. A static program has none.
-func sharedLibraries(binary string) ([]string, error) {
+// addFolder puts the files of a folder under a path of the image, and returns the libraries among them.
+func addFolder(files map[string]string, folder, path string) ([]string, error) {
+	var libraries []string
+	err := filepath.WalkDir(folder, func(file string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		inside, err := filepath.Rel(folder, file)
+		files[filepath.Join("/", path, inside)] = file
+		if filepath.Ext(file) == ".so" {
+			libraries = append(libraries, file)
+		}
+		return err
+	})
+	return libraries, err
+}
+
+// sharedLibraries asks the dynamic linker, which knows best. A static program has none. What is missing and `known` is where the program
+// will find it once it runs.
+func sharedLibraries(binary string, known func(library string) bool) ([]string, error) {
 	out, err := exec.Command("ldd", binary).CombinedOutput()
 	if err != nil {
 		if bytes.Contains(out, []byte("not a dynamic executable")) {
@@ -46,8 +89,10 @@ func sharedLibraries(binary string) ([]string, error) {
 		}
 		return nil, fmt.Errorf("ldd %s: %w: %s", binary, err, out)
 	}
-	if missing := regexp.MustCompile(`(\S+) => not found`).FindSubmatch(out); missing != nil {
-		return nil, fmt.Errorf("%s needs %s, which this machine lacks", binary, missing[1])
+	for _, missing := range regexp.MustCompile(`(\S+) => not found`).FindAllSubmatch(out, -1) {
+		if !known(string(missing[1])) {
+			return nil, fmt.Errorf("%s needs %s, which this machine lacks", binary, missing[1])
+		}
 	}
 	var found []string
 	for _, match := range regexp.MustCompile(`(?m)(/\S+) \(0x`).FindAllSubmatch(out, -1) {

@@ -25,8 +25,9 @@ const usage = `usage:
   mq-cluster down [--all]        clean what crashed or kept runs left; with --all also what still runs
   mq-cluster enter N CMD…        run CMD inside node N
   mq-cluster ctl [-n N] kafka|kafka-1|kafka-2|kafka-3|node-kafka stop|start|kill|pause|resume
-  mq-cluster image NAME:TAG BINARY
-                                 write an image of BINARY and its shared libraries to standard output
+  mq-cluster image NAME:TAG BINARY [FOLDER=PATH]…
+                                 write an image of BINARY and its shared libraries to standard output, with the content of
+                                 each FOLDER in PATH
 `
 
 func main() {
