@@ -126,7 +126,7 @@ impl Offsets {
     /// The topics that were read and are not listed any more, but for those that do not exist: a list is silent about topics that the
     /// operator may not see, and lag that is hidden is not gone. Of one asked for by name, the broker says so.
     async fn not_gone(&self, client: &Client, listed: &BTreeSet<String>) -> Vec<String> {
-        let known = self.existing().map(|known| Arc::clone(known)).unwrap_or_default();
+        let known = self.existing().map(Arc::clone).unwrap_or_default();
         let missing: Vec<String> =
             known.difference(listed).filter(|topic| self.partitions.contains_key(*topic)).cloned().collect();
         if missing.is_empty() {
