@@ -17,7 +17,7 @@ images: rust servers ## operator and demo services as images for the local node
 	@echo "mq: images in $(IMAGES): $(notdir $(IMAGE_FILES))"
 
 # A Java program for end-to-end tests, with a Java of its own that has no more than the Kafka client needs.
-JAVA_FILES := tests/java/PlainConsumer.java testkit/images.mk $(KAFKA_FILES)
+JAVA_FILES := tests/java/PlainConsumer.java testkit/images.mk $(KAFKA_FILES) $(LAUNCHER_FILES)
 JAVA_PROGRAM := $(MQ_CACHE)/java-$(call hash,$(JAVA_FILES))
 JAVA_MODULES := java.base,java.management,java.naming,java.security.jgss,java.security.sasl,jdk.unsupported
 JAVA_IMAGE := $(JAVA_PROGRAM)/plain-consumer.tar

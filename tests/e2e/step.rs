@@ -33,6 +33,8 @@ const CAPACITY: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(20);
 /// At the higher load, once it is mastered.
 const HOLD: Duration = Duration::from_secs(30);
+/// What the operator and the test measure of a pod is not the same number.
+const MEASURED: [f64; 3] = [0.9, 1.0, 1.1];
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What the members of a group are like.
@@ -57,6 +59,12 @@ async fn declare(shop: &Shop, members: &Members) -> Result<()> {
         },
     });
     shop.patch("mqconsumergroup/notifications", &json!({"spec": spec}).to_string())?;
+    wait_until("the topic has its partitions", PATIENCE, async || {
+        let status = shop.status("MqTopic", "orders").await?;
+        ensure!(status["partitions"] == PARTITIONS, "{status}");
+        Ok(())
+    })
+    .await?;
     shop.stage.declared().await
 }
 
@@ -70,8 +78,8 @@ async fn tell(shop: &Shop, members: &Members) -> Result<Told> {
         Ok(())
     })
     .await?;
-    // As long as the plant is given before its step.
-    sleep(Duration::from_secs(20)).await;
+    // Nothing of what came before is in the window any more.
+    sleep(WINDOW).await;
     crowd.load(HIGH);
     let grown = |told: &Told| told.settled().is_some();
     crowd.until(shop, "all members that were asked for have joined", PATIENCE, grown).await?;
@@ -101,7 +109,7 @@ fn check(told: &Told, members: &Members) -> Result<()> {
 }
 
 /// The same load in the plant, with what was measured: what a pod can do, how long it takes to start and to join. One run for each second
-/// of a cycle at which the load may rise.
+/// of a cycle at which the load may rise, and for what may have been measured.
 fn simulate(told: &Told, members: &Members) -> Result<Vec<Run>> {
     let plant = Plant {
         partitions: PARTITIONS,
@@ -128,7 +136,8 @@ fn simulate(told: &Told, members: &Members) -> Result<Vec<Run>> {
     };
     let (high, low, seconds) = (told.high()?, told.low()?, told.seconds());
     eprintln!("plant: {plant:?}, {HIGH}/s from {high} s to {low} s of {seconds} s");
-    let run = |phase: u32| {
+    let run = |(phase, times): (u32, f64)| {
+        let plant = Plant { capacity: plant.capacity * times, ..plant.clone() };
         let load = |second: u32| f64::from(if (high + phase..low + phase).contains(&second) { HIGH } else { LOW });
         let mut run = drive(&plant, &mut Ours::new(policy), (members.age, members.commit), 1, seconds + phase, load);
         // What came before the real run began.
@@ -136,7 +145,7 @@ fn simulate(told: &Told, members: &Members) -> Result<Vec<Run>> {
         run.breached.iter_mut().for_each(|second| *second = second.saturating_sub(phase));
         run
     };
-    let runs: Vec<Run> = (0..5).map(run).collect();
+    let runs: Vec<Run> = (0..5).flat_map(|phase| MEASURED.map(|times| (phase, times))).map(run).collect();
     eprintln!("replicas: {:?}, in the plant {:?}", told.path(), runs.iter().map(Run::counts).collect::<Vec<_>>());
     Ok(runs)
 }
@@ -146,13 +155,15 @@ fn compare(told: &Told, members: &Members, runs: &[Run]) -> Result<()> {
     let real: Vec<u32> = told.path().iter().map(|(_, replicas)| *replicas).collect();
     let simulated: Vec<Vec<u32>> = runs.iter().map(Run::counts).collect();
     let high = told.high()?;
+    // What was handled is seen in the real run when it is committed.
+    let seen = CYCLE + members.commit;
     let met_again = |breached: &[u32]| breached.last().map_or(0.0, |last| f64::from(last.saturating_sub(high) + 1));
     let breached = told.breached(members.age);
     let mean = |of: &dyn Fn(&Run) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
     let figures = [
         // Where the load rises within a cycle is chance: a cycle each way.
-        ("seconds until the promise holds again", met_again(&breached), mean(&|run| met_again(&run.breached)), CYCLE),
-        ("seconds in breach", breached.len() as f64, mean(&|run| run.breached.len() as f64), CYCLE),
+        ("seconds until the promise holds again", met_again(&breached), mean(&|run| met_again(&run.breached)), seen),
+        ("seconds in breach", breached.len() as f64, mean(&|run| run.breached.len() as f64), seen),
         ("pod seconds", told.pod_seconds(), mean(&|run| run.pod_seconds), Duration::ZERO),
     ];
     for (name, real, plant, _) in &figures {

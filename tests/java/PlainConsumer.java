@@ -18,7 +18,7 @@ class PlainConsumer {
         properties.put("group.id", arguments[1]);
         properties.put("auto.offset.reset", "earliest");
         // Half a second of work: commits and rebalances happen between two polls.
-        properties.put("max.poll.records", "50");
+        properties.put("max.poll.records", "10");
         long wait = Long.parseLong(arguments[3]);
         KafkaConsumer<byte[], byte[]> consumer =
             new KafkaConsumer<>(properties, new ByteArrayDeserializer(), new ByteArrayDeserializer());

@@ -1,5 +1,6 @@
 //! Running handlers: slots that take records from the ready-key queue.
 
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -34,9 +35,9 @@ const READ_CLOCK: u32 = 8;
 /// What a slot has in hand.
 struct Run {
     slot: Slot,
-    /// It took several records: only then there can be anything in its hand, which is memory that is touched for nothing else.
+    /// It took several records: only then there can be anything in its hand, and else that memory is not touched.
     several: bool,
-    /// What it handled last, if that is not in its hand.
+    /// What it handled last, until that is said or in its hand.
     handled: Option<Claim>,
     /// The time that the handlers of `attempts` records ran.
     time: Duration,
@@ -130,8 +131,9 @@ where
             }
             takes += 1;
             if takes % TAKES == 0 {
-                self.step_aside(&mut run, false);
+                self.tell(&mut run, VecDeque::new(), false);
                 tokio::task::yield_now().await;
+                waited = false;
             }
         }
     }
@@ -182,12 +184,17 @@ where
             }
             std::mem::take(&mut hand.waiting)
         };
+        self.tell(run, jobs, waits);
+    }
+
+    /// Says what was handled, and gives these records back.
+    fn tell(self: &Arc<Self>, run: &mut Run, not_begun: VecDeque<Job>, waits: bool) {
         let mut state = self.desk.shared.lock();
         self.settle(&mut state, run);
         if waits {
             state.slots.waits();
         }
-        for Job { claim, .. } in jobs.into_iter().rev() {
+        for Job { claim, .. } in not_begun.into_iter().rev() {
             state.give_back(claim);
         }
         let slots = state.claim_slots(run.now);

@@ -90,7 +90,7 @@ async fn ours(kafka: &Broker, payloads: &[Bytes], traced: bool) -> Result<Cost> 
     // As the peer reaches its own: without counting references for each record.
     let outcomes: &'static Outcomes = Box::leak(Box::default());
     let send = {
-        let (topic, payloads, producer) = (topic.clone(), payloads.to_vec(), producer.clone());
+        let payloads = payloads.to_vec();
         async move {
             for payload in payloads {
                 let message = Message::to(&topic).payload(payload);

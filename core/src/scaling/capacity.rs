@@ -140,10 +140,11 @@ impl Learner {
         let before = std::mem::replace(&mut self.replicas, sample.replicas);
         let Some(rate) = sample.rate.filter(|_| sample.replicas == before) else { return self.interrupt() };
         if rate <= 0.0 {
-            // A cycle can lie between two commits. Two such cycles are a group that stands still.
-            let between =
-                policy.commit_interval * 2 > policy.cycle && self.run.back().is_some_and(|(_, rate)| *rate > 0.0);
-            return if between { self.run.push_back((sample.at, rate)) } else { self.interrupt() };
+            return if self.is_between_commits(policy) {
+                self.run.push_back((sample.at, rate));
+            } else {
+                self.interrupt();
+            };
         }
         let since = *self.since.get_or_insert(sample.from);
         self.run.push_back((sample.at, rate));
@@ -159,6 +160,14 @@ impl Learner {
         let mean = self.run.iter().map(|(_, rate)| rate).sum::<f64>() / f64::from(cycles.max(1));
         self.learn(sample.at, policy.window.max(window), mean);
         self.confirmed = Some(sample.at);
+    }
+
+    /// Whether a cycle without a commit is no pause: as many can lie between two commits of a group that works.
+    fn is_between_commits(&self, policy: &Policy) -> bool {
+        let rare = policy.commit_interval * 4 >= policy.cycle * 3;
+        let without = self.run.iter().rev().take_while(|(_, rate)| *rate <= 0.0).count();
+        let so_long = policy.cycle * u32::try_from(without).unwrap_or(u32::MAX);
+        rare && without < self.run.len() && so_long < policy.commit_interval
     }
 
     fn learn(&mut self, at: Duration, window: Duration, rate: f64) {
@@ -249,7 +258,11 @@ mod tests {
         let with_a_pause = [600.0, 600.0, 600.0, 0.0, 600.0];
         assert_eq!(learned(&with_a_pause, rare), Some(450.0));
         assert_eq!(learned(&with_a_pause, often), None, "with several commits in a cycle it stood still");
-        assert_eq!(learned(&[600.0, 600.0, 0.0, 0.0, 600.0, 600.0], rare), None, "it stood still");
+        let with_two = [600.0, 600.0, 0.0, 0.0, 600.0];
+        assert_eq!(learned(&with_two, rare), None, "it stood still");
+        assert_eq!(learned(&with_two, CYCLE * 2), Some(300.0));
+        assert_eq!(learned(&[600.0, 0.0, 0.0, 0.0, 600.0, 600.0], CYCLE * 2), None, "it stood still");
+        assert_eq!(learned(&[600.0, 0.0, 600.0, 600.0, 600.0], CYCLE * 2), None, "when it began is not known");
     }
 
     #[test]

@@ -26,6 +26,8 @@ use crate::session::Health;
 
 /// Cycles in which what is read in turns is read once: 60 s at the usual 5 s.
 pub const TURNS: u32 = 12;
+/// So many lists, an hour of them, go by before a topic that Kafka hides counts as deleted.
+const HIDDEN: u32 = 60;
 /// The time in which is found what lies behind standing groups; what is left has its turn later.
 const BEHIND: Duration = Duration::from_secs(2);
 
@@ -71,6 +73,8 @@ pub struct Offsets {
     tails: Tails,
     /// All topics of the cluster, if they were asked for; an error: why they are not known.
     existing: Option<Result<Arc<BTreeSet<String>>, String>>,
+    /// Topics that were listed and are not any more, though they may exist, and how many lists ago they were.
+    hidden: BTreeMap<String, u32>,
     starts: PartitionMap<i64>,
     committed: BTreeMap<String, Result<GroupOffsets, GroupError>>,
     ends: PartitionMap<Result<Option<i64>, PartitionError>>,
@@ -102,15 +106,15 @@ impl Offsets {
     }
 
     /// Lists the topics of the cluster, if it is their turn or they are not known. One Metadata request, and another one if the list has
-    /// lost topics that were read.
-    pub async fn list_topics(&mut self, client: &Client, anew: bool) {
+    /// lost some of those that are consumed.
+    pub async fn list_topics(&mut self, client: &Client, anew: bool, consumed: &BTreeSet<String>) {
         if !anew && matches!(self.existing, Some(Ok(_))) {
             return;
         }
         match client.list_topics().await {
             Ok(topics) => {
                 let mut listed: BTreeSet<String> = topics.into_keys().collect();
-                listed.extend(self.not_gone(client, &listed).await);
+                listed.extend(self.hidden(client, &listed, consumed).await);
                 // The same list stays the same: what was found in it counts on.
                 if self.existing().is_ok_and(|known| **known == listed) {
                     return;
@@ -123,21 +127,15 @@ impl Offsets {
         }
     }
 
-    /// The topics that were read and are not listed any more, but for those that do not exist: a list is silent about topics that the
-    /// operator may not see, and lag that is hidden is not gone. Of one asked for by name, the broker says so.
-    async fn not_gone(&self, client: &Client, listed: &BTreeSet<String>) -> Vec<String> {
-        let known = self.existing().map(Arc::clone).unwrap_or_default();
+    /// Of these topics, those that were listed before and are not any more although they may exist: a list is silent about a topic that the
+    /// operator may not see, and a lag that is hidden is not gone. If one is asked for by name, the broker refuses to say whether it exists.
+    async fn hidden(&mut self, client: &Client, listed: &BTreeSet<String>, consumed: &BTreeSet<String>) -> Vec<String> {
+        let known = self.existing().cloned().unwrap_or_default();
         let missing: Vec<String> =
-            known.difference(listed).filter(|topic| self.partitions.contains_key(*topic)).cloned().collect();
-        if missing.is_empty() {
-            return missing;
-        }
-        let described = client.describe_topics(missing).await;
-        described
-            .into_iter()
-            .filter(|(_, found)| !matches!(found, Err(TopicError::Absent)))
-            .map(|(topic, _)| topic)
-            .collect()
+            known.difference(listed).filter(|topic| consumed.contains(*topic)).cloned().collect();
+        let described = if missing.is_empty() { BTreeMap::new() } else { client.describe_topics(missing).await };
+        let denied = described.into_iter().filter(|(_, found)| !matches!(found, Err(TopicError::Absent)));
+        note_hidden(&mut self.hidden, denied.map(|(topic, _)| topic))
     }
 
     /// The topics of the cluster.
@@ -360,6 +358,22 @@ impl Offsets {
     }
 }
 
+/// The topics that count as listed although they are not, for an hour: by then it is more likely that they were deleted, with the rights to
+/// them.
+fn note_hidden(hidden: &mut BTreeMap<String, u32>, denied: impl Iterator<Item = String>) -> Vec<String> {
+    let lists = |topic: String| {
+        let lists = hidden.get(&topic).map_or(1, |lists| lists + 1);
+        (topic, lists)
+    };
+    let now: BTreeMap<String, u32> = denied.map(lists).collect();
+    for (topic, lists) in now.iter().filter(|(_, lists)| **lists == 1 || **lists == HIDDEN) {
+        let counts = if *lists == HIDDEN { "it counts as deleted" } else { "its lag is not known" };
+        tracing::warn!(topic, "Kafka does not list the topic any more and does not say whether it exists; {counts}");
+    }
+    *hidden = now;
+    hidden.iter().filter(|(_, lists)| **lists < HIDDEN).map(|(topic, _)| topic.clone()).collect()
+}
+
 /// The topics of which a group has fewer commits than before: they may have been created anew. And those of which it has one more, in a
 /// partition that is not known: they have grown.
 fn suspects(
@@ -377,10 +391,10 @@ fn suspects(
         suspects.extend(fewer.map(|(topic, _)| topic.clone()));
         // What was committed to a partition that is gone stays there: it is asked for once.
         let grown = now.partitions.iter().filter(|(topic, partitions)| {
-            let is_new = |partition| before.partitions.get(*topic).is_none_or(|known| !known.contains_key(partition));
-            let known = known.get(*topic).and_then(|known| known.as_ref().ok());
-            known
-                .is_some_and(|known| partitions.keys().any(|partition| !known.contains(partition) && is_new(partition)))
+            let is_new =
+                |partition| before.partitions.get(*topic).is_none_or(|commits| !commits.contains_key(partition));
+            let read = known.get(*topic).and_then(|read| read.as_ref().ok());
+            read.is_some_and(|read| partitions.keys().any(|partition| !read.contains(partition) && is_new(partition)))
         });
         suspects.extend(grown.map(|(topic, _)| topic.clone()));
     }
@@ -427,6 +441,18 @@ mod tests {
     use super::*;
     use mq_core::{condition::Verdict, reason::Reason};
     use mq_kafka::CommittedOffset;
+
+    #[test]
+    fn a_topic_that_kafka_hides_counts_as_listed_for_an_hour() {
+        let mut hidden = BTreeMap::new();
+        let mut list = |topics: &[&str]| note_hidden(&mut hidden, topics.iter().map(ToString::to_string));
+        for _ in 1..HIDDEN {
+            assert_eq!(list(&["orders.eu"]), ["orders.eu"]);
+        }
+        assert!(list(&["orders.eu"]).is_empty(), "it was deleted, with the rights to it");
+        assert!(list(&[]).is_empty());
+        assert_eq!(list(&["orders.eu"]), ["orders.eu"], "it was seen again in between");
+    }
 
     #[test]
     fn a_topic_is_asked_for_when_its_commits_say_that_it_is_another_one_or_has_grown() {

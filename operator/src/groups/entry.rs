@@ -143,9 +143,9 @@ impl Entry {
     /// Whether the members have to be looked at in this cycle, besides in their turn.
     pub(super) fn wants_members(&self) -> bool {
         // Who owns what is known of as many partitions as there were.
-        let grown =
+        let others =
             self.members.as_ref().is_some_and(|members| members.count > 0 && members.owners.len() != self.partitions);
-        !self.seen || (self.desired.scaling.is_some() && (self.history.is_settling() || grown))
+        !self.seen || (self.desired.scaling.is_some() && (self.history.is_settling() || others))
     }
 
     /// Where it has stood still so long that it is worth a look what lies behind.

@@ -30,7 +30,10 @@ func image(args []string) error {
 	files := map[string]string{}
 	programs := []string{binary}
 	for _, arg := range args[2:] {
-		folder, path, _ := strings.Cut(arg, "=")
+		folder, path, named := strings.Cut(arg, "=")
+		if !named {
+			return fmt.Errorf("%s does not say where in the image it belongs: FOLDER=PATH", arg)
+		}
 		found, err := addFolder(files, folder, path)
 		if err != nil {
 			return err

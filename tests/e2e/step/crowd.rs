@@ -23,6 +23,8 @@ pub(crate) const PARTITIONS: usize = 24;
 /// The Deployment that is scaled.
 pub(crate) const WORKLOAD: &str = "notification-service";
 const LOOK: Duration = Duration::from_millis(500);
+/// Looks that may fail one after the other.
+const MOST_FAILED: u32 = 10;
 
 /// A load, and whoever looks on.
 pub(crate) struct Crowd {
@@ -136,11 +138,21 @@ impl Eye {
     async fn look_on(mut self, rate: watch::Receiver<u32>, told: Arc<Mutex<Told>>) -> Result<()> {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failed = 0;
         loop {
             ticks.tick().await;
             let load = *rate.borrow();
-            let look = self.look(load).await?;
-            told.lock().unwrap_or_else(PoisonError::into_inner).looks.push(look);
+            match self.look(load).await {
+                Ok(look) => {
+                    failed = 0;
+                    told.lock().unwrap_or_else(PoisonError::into_inner).looks.push(look);
+                }
+                Err(error) => {
+                    eprintln!("no look: {error:#}");
+                    failed += 1;
+                    ensure!(failed < MOST_FAILED, "nothing is seen any more");
+                }
+            }
         }
     }
 

@@ -101,6 +101,17 @@ async fn a_handler_that_waits_or_computes_holds_up_nobody_else() {
     stage.finished(7_082).await;
 }
 
+/// Others of its thread may compute for long: what was handled must not wait for them.
+#[tokio::test]
+async fn what_was_handled_is_said_before_others_run() {
+    let mut stage = stage(1, |_| async { Ok(()) });
+    // Who takes that long takes one record at a time.
+    stage.shared().lock().slots.measured(Duration::from_secs(1_000), 1);
+    stage.read(keys(0..1_000));
+    tokio::task::yield_now().await;
+    assert_eq!(stage.stats().messages_consumed, u64::from(TAKES));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_keep_their_order_whatever_their_handlers_do() {
     let seen: Arc<Mutex<HashMap<String, Vec<i64>>>> = Arc::default();
