@@ -49,7 +49,9 @@ impl Patterns {
         let named = r"\[:(alnum|alpha|blank|cntrl|digit|graph|lower|print|punct|space|upper|xdigit):\]";
         let range = "[a-zA-Z0-9._](-[a-zA-Z0-9._])?";
         let class = format!(r"\[\^?(-|-?({range}|{named})+-?)\]");
-        let pieces = format!(r"^\^([a-zA-Z0-9._|()$-]|\\[.]|{class}|[*+?]|\{{[0-9]{{1,3}}(,[0-9]{{0,3}})?\}})*$");
+        // No C library takes fewer than 255 repetitions, and some no more.
+        let times = "([01]?[0-9]{1,2}|2[0-4][0-9]|25[0-5])";
+        let pieces = format!(r"^\^([a-zA-Z0-9._|()$-]|\\[.]|{class}|[*+?]|\{{{times}(,{times}?)?\}})*$");
         let inner = (0..3).fold("[^()]*".to_owned(), |inner, _| format!(r"[^()]*(\({inner}\)[^()]*)*"));
         Self { pieces, pairs: format!("^{inner}$"), doubtful: r"[(|^*+?}$][*+?{]".to_owned() }
     }

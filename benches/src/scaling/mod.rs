@@ -169,7 +169,8 @@ fn notes(outcomes: &[Outcome], equal: Setting) -> String {
          rebalance stands still for 3 s; commits every second. mq has the promise `age: {AGE}s`, 1 to {MAX} replicas and nothing else stated. \
          KEDA's scaler and the HPA are modelled from their source (AverageValue, tolerance 10 %, a look every 15 s, up at most to twice as \
          many or four more). The oracle knows the trace and asks for the fewest useful pods so early that they work in time; how much of a \
-         pod it plans with is the best of {UTILISATIONS:?} in the plant.\n\n\
+         pod it plans with is the best of {UTILISATIONS:?} in the plant. Whether the plant is right is a test with real pods (`tests/e2e/step.rs`): a \
+         tenfold load, within a quarter.\n\n\
          Each cell: seconds in which a message older than {AGE} s waited / pod hours / changes of replicas. *With agents* is mq where the \
          pods say how busy they are; the rows above are without.\n\n\
          | trace | mq | mq with agents | KEDA by default | KEDA, {equal} | best KEDA of the trace | oracle |\n|---|---|---|---|---|---|---|\n"

@@ -10,7 +10,7 @@ use mq_crds::{MatchedTopics, is_pattern};
 use regex::{Regex, RegexBuilder};
 use regex_syntax::hir::{Look, literal::Extractor};
 
-/// Bytes that a compiled pattern may take: a repetition of repetitions is no way to name topics.
+/// Bytes that a compiled pattern may take, and as much again while it is matched: a repetition of repetitions is no way to name topics.
 const LARGEST: usize = 1 << 20;
 /// Matched topics that a status names.
 const NAMED: usize = 32;
@@ -52,7 +52,7 @@ impl Topics {
     pub(super) fn read(all: &[String], dead_letters: String) -> Result<Self, String> {
         let (patterns, named): (Vec<&String>, Vec<&String>) = all.iter().partition(|topic| is_pattern(topic));
         let pattern = |text: &&String| {
-            let read = RegexBuilder::new(text).size_limit(LARGEST).build();
+            let read = RegexBuilder::new(text).size_limit(LARGEST).dfa_size_limit(LARGEST).build();
             read.map(Pattern).map_err(|error| no_pattern(text, &error))
         };
         let patterns = patterns.iter().map(pattern).collect::<Result<_, _>>()?;
