@@ -34,10 +34,14 @@ pub(crate) fn of_group(records: &[Record], group: &str) -> Result<Vec<Commit>> {
 /// Checks that no commit of a partition lies behind one before it.
 pub(crate) fn check_ascending(commits: &[Commit]) -> Result<()> {
     ensure!(!commits.is_empty(), "nothing was ever committed");
-    let mut last = BTreeMap::new();
+    let mut partitions: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
     for (partition, offset) in commits {
-        let before = last.insert(partition, offset);
-        ensure!(before.is_none_or(|before| before <= offset), "{offset} was committed after {before:?} in {partition}");
+        partitions.entry(*partition).or_default().push(*offset);
+    }
+    for (partition, offsets) in partitions {
+        let back = offsets.iter().zip(offsets.iter().skip(1)).position(|(before, now)| now < before);
+        let around = back.map(|at| &offsets[at.saturating_sub(2)..(at + 5).min(offsets.len())]);
+        ensure!(around.is_none(), "commits of partition {partition} went back: {:?}", around.unwrap_or_default());
     }
     Ok(())
 }
