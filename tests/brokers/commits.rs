@@ -39,7 +39,7 @@ pub(crate) fn check_ascending(commits: &[Commit]) -> Result<()> {
         partitions.entry(*partition).or_default().push(*offset);
     }
     for (partition, offsets) in partitions {
-        let back = offsets.iter().zip(offsets.iter().skip(1)).position(|(before, now)| now < before);
+        let back = offsets.windows(2).position(|pair| pair[1] < pair[0]);
         let around = back.map(|at| &offsets[at.saturating_sub(2)..(at + 5).min(offsets.len())]);
         ensure!(around.is_none(), "commits of partition {partition} went back: {:?}", around.unwrap_or_default());
     }

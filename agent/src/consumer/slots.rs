@@ -47,8 +47,9 @@ pub(super) struct Slot {
     pub(super) hand: Hand,
 }
 
-/// What a slot has, but for the record that it handles and the one that it has just handled. Locked after the state, or alone: the slot takes the next one while the state
-/// is free for others, and whoever holds the state can take it over from a slot whose handler does not end.
+/// What a slot has, but for the record that it handles and the one that it has just handled. Locked after the state, or alone: the slot
+/// takes the next one while the state is free for others, and whoever holds the state can take it over from a slot whose handler does not
+/// end.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Hand(Arc<Mutex<InHand>>);
 

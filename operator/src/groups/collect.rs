@@ -107,14 +107,14 @@ impl Offsets {
 
     /// Lists the topics of the cluster, if it is their turn or they are not known. One Metadata request, and another one if the list has
     /// lost some of those that are consumed.
-    pub async fn list_topics(&mut self, client: &Client, anew: bool, consumed: &BTreeSet<String>) {
+    pub async fn list_topics(&mut self, client: &Client, anew: bool, consumed: impl FnOnce() -> BTreeSet<String>) {
         if !anew && matches!(self.existing, Some(Ok(_))) {
             return;
         }
         match client.list_topics().await {
             Ok(topics) => {
                 let mut listed: BTreeSet<String> = topics.into_keys().collect();
-                listed.extend(self.hidden(client, &listed, consumed).await);
+                listed.extend(self.hidden(client, &listed, &consumed()).await);
                 // The same list stays the same: what was found in it counts on.
                 if self.existing().is_ok_and(|known| **known == listed) {
                     return;

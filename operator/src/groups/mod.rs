@@ -275,9 +275,9 @@ impl Groups {
         }
         let started = Instant::now();
         let right = offsets.check(name, &client, &health).await;
-        let consumed = turns::found_by_patterns(&lock(&cluster.entries));
-        if let Some(consumed) = consumed.filter(|_| right) {
-            offsets.list_topics(&client, Wanted::in_turn(turn).topics_anew, &consumed).await;
+        if right && lock(&cluster.entries).values().any(|entry| entry.desired.topics.has_patterns()) {
+            let consumed = || turns::found_by_patterns(&lock(&cluster.entries));
+            offsets.list_topics(&client, Wanted::in_turn(turn).topics_anew, consumed).await;
         }
         let (wanted, mut touched) = {
             let mut entries = lock(&cluster.entries);

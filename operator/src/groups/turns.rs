@@ -17,11 +17,10 @@ pub(super) fn due(entries: &HashMap<ObjectKey, Entry>, turn: u32) -> Vec<ObjectK
     due.map(|(key, _)| key.clone()).collect()
 }
 
-/// The topics of the groups that have patterns; none if no group has.
-pub(super) fn found_by_patterns(entries: &HashMap<ObjectKey, Entry>) -> Option<BTreeSet<String>> {
-    let mut with_patterns = entries.values().filter(|entry| entry.desired.topics.has_patterns()).peekable();
-    with_patterns.peek()?;
-    Some(with_patterns.flat_map(|entry| entry.consumed.topics.iter().cloned()).collect())
+/// The topics of the groups that have patterns.
+pub(super) fn found_by_patterns(entries: &HashMap<ObjectKey, Entry>) -> BTreeSet<String> {
+    let with_patterns = entries.values().filter(|entry| entry.desired.topics.has_patterns());
+    with_patterns.flat_map(|entry| entry.consumed.topics.iter().cloned()).collect()
 }
 
 /// What has to be read in this turn for those that are `due`.
