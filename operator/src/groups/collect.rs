@@ -4,12 +4,15 @@
 //! second: the other way round a busy group would seem to be ahead of its log. What changes rarely (partitions of topics, log
 //! starts, members) is read in turns, so that no cycle sends more than three requests to a broker for it all.
 
+mod doubts;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
 
+use doubts::{note_hidden, suspects};
 use mq_core::{
     cluster::check_identity,
     condition,
@@ -26,8 +29,6 @@ use crate::session::Health;
 
 /// Cycles in which what is read in turns is read once: 60 s at the usual 5 s.
 pub const TURNS: u32 = 12;
-/// So many lists, an hour of them, go by before a topic that Kafka hides counts as deleted.
-const HIDDEN: u32 = 60;
 /// The time in which is found what lies behind standing groups; what is left has its turn later.
 const BEHIND: Duration = Duration::from_secs(2);
 
@@ -358,49 +359,6 @@ impl Offsets {
     }
 }
 
-/// The topics that count as listed although they are not, for an hour: by then it is more likely that they were deleted, with the rights to
-/// them.
-fn note_hidden(hidden: &mut BTreeMap<String, u32>, denied: impl Iterator<Item = String>) -> Vec<String> {
-    let lists = |topic: String| {
-        let lists = hidden.get(&topic).map_or(1, |lists| lists + 1);
-        (topic, lists)
-    };
-    let now: BTreeMap<String, u32> = denied.map(lists).collect();
-    for (topic, lists) in now.iter().filter(|(_, lists)| **lists == 1 || **lists == HIDDEN) {
-        let counts = if *lists == HIDDEN { "it counts as deleted" } else { "its lag is not known" };
-        tracing::warn!(topic, "Kafka does not list the topic any more and does not say whether it exists; {counts}");
-    }
-    *hidden = now;
-    hidden.iter().filter(|(_, lists)| **lists < HIDDEN).map(|(topic, _)| topic.clone()).collect()
-}
-
-/// The topics of which a group has fewer commits than before: they may have been created anew. And those of which it has one more, in a
-/// partition that is not known: they have grown.
-fn suspects(
-    before: &BTreeMap<String, Result<GroupOffsets, GroupError>>,
-    now: &BTreeMap<String, Result<GroupOffsets, GroupError>>,
-    known: &BTreeMap<String, Result<BTreeSet<i32>, String>>,
-) -> BTreeSet<String> {
-    let mut suspects = BTreeSet::new();
-    for (group, now) in now {
-        let (Some(Ok(before)), Ok(now)) = (before.get(group), now) else { continue };
-        let fewer = before
-            .partitions
-            .iter()
-            .filter(|(topic, partitions)| now.partitions.get(*topic).map_or(0, BTreeMap::len) < partitions.len());
-        suspects.extend(fewer.map(|(topic, _)| topic.clone()));
-        // What was committed to a partition that is gone stays there: it is asked for once.
-        let grown = now.partitions.iter().filter(|(topic, partitions)| {
-            let is_new =
-                |partition| before.partitions.get(*topic).is_none_or(|commits| !commits.contains_key(partition));
-            let read = known.get(*topic).and_then(|read| read.as_ref().ok());
-            read.is_some_and(|read| partitions.keys().any(|partition| !read.contains(partition) && is_new(partition)))
-        });
-        suspects.extend(grown.map(|(topic, _)| topic.clone()));
-    }
-    suspects
-}
-
 /// Why a cluster of this health tells nothing about its groups.
 fn distrust(health: &Health) -> Option<String> {
     let verdict = &health.verdict;
@@ -440,43 +398,6 @@ fn end_of(
 mod tests {
     use super::*;
     use mq_core::{condition::Verdict, reason::Reason};
-    use mq_kafka::CommittedOffset;
-
-    #[test]
-    fn a_topic_that_kafka_hides_counts_as_listed_for_an_hour() {
-        let mut hidden = BTreeMap::new();
-        let mut list = |topics: &[&str]| note_hidden(&mut hidden, topics.iter().map(ToString::to_string));
-        for _ in 1..HIDDEN {
-            assert_eq!(list(&["orders.eu"]), ["orders.eu"]);
-        }
-        assert!(list(&["orders.eu"]).is_empty(), "it was deleted, with the rights to it");
-        assert!(list(&[]).is_empty());
-        assert_eq!(list(&["orders.eu"]), ["orders.eu"], "it was seen again in between");
-    }
-
-    #[test]
-    fn a_topic_is_asked_for_when_its_commits_say_that_it_is_another_one_or_has_grown() {
-        let group = |partitions: &[i32]| {
-            let commit = CommittedOffset { offset: 1, leader_epoch: None, metadata: String::new() };
-            let commits = partitions.iter().map(|partition| (*partition, Ok(commit.clone()))).collect();
-            let partitions = [("orders".to_owned(), commits)].into();
-            BTreeMap::from([("g".to_owned(), Ok(GroupOffsets { partitions }))])
-        };
-        let known = BTreeMap::from([("orders".to_owned(), Ok(BTreeSet::from([0, 1])))]);
-        for (before, now, asked) in [
-            (&[0, 1][..], &[0, 1][..], false),
-            (&[0], &[0, 1], false),
-            (&[0, 1], &[0], true),
-            (&[0, 1], &[0, 1, 2], true),
-            (&[0, 2], &[0, 2], false),
-            (&[0, 2], &[0, 1, 2], false),
-        ] {
-            let found = suspects(&group(before), &group(now), &known);
-            assert_eq!(found.contains("orders"), asked, "{before:?} -> {now:?}");
-        }
-        assert!(suspects(&BTreeMap::new(), &group(&[7]), &known).is_empty(), "nothing was read before");
-        assert!(suspects(&group(&[]), &group(&[7]), &BTreeMap::new()).is_empty(), "the topic is asked for anyway");
-    }
 
     #[tokio::test]
     async fn a_cluster_that_is_not_the_right_one_says_nothing_about_lag() {
