@@ -31,9 +31,10 @@ const ARRIVAL_POLL: Duration = Duration::from_millis(5);
 const HOLD: Duration = Duration::from_secs(1);
 /// How many records are taken in at most before commands, commits and pauses have their turn again.
 const BURST: usize = 256;
-/// For so long a commit waits for the answer to the one before. librdkafka sends one again that it lost the answer to, and so after a later
-/// one; but from a coordinator that hangs none comes for a minute.
-const COMMIT_ANSWER: Duration = Duration::from_secs(5);
+/// For so long a commit waits for the answer to the one before, because librdkafka sends one again that failed, and so after a later one
+/// if there is one. That is longer than librdkafka itself goes without an answer: three tries of `socket.timeout.ms` (60 s), and a
+/// coordinator awaited for a session. A coordinator that hangs costs less: an unanswered heartbeat ends the connection to it.
+const COMMIT_ANSWER: Duration = Duration::from_mins(5);
 /// How long the broker may take to answer where a time is, and librdkafka to go there.
 const SEEK: Duration = Duration::from_secs(5);
 
