@@ -157,7 +157,7 @@ impl Client {
                     Some(Err(TopicError::Absent)) => PartitionError::Absent,
                     Some(Err(TopicError::Request(error))) => PartitionError::Request(error.clone()),
                     Some(Err(
-                        TopicError::Broker(error) | TopicError::Unauthorized(error) | TopicError::Invalid(error),
+                        TopicError::Broker(error) | TopicError::Unauthorized { error, .. } | TopicError::Invalid(error),
                     )) => PartitionError::Broker(error.clone()),
                     _ => {
                         let reason = format!("partition {id} of {topic} has no leader");

@@ -20,6 +20,7 @@ mod link;
 mod own;
 mod process;
 mod records;
+mod rights;
 mod secure;
 mod wait;
 mod wire;
@@ -33,6 +34,7 @@ pub use link::Link;
 pub use own::OwnBroker;
 pub use process::{Paused, Process};
 pub use records::Record;
+pub use rights::{AUTHORIZING, Operation, Resource};
 pub use secure::{Secure, User};
 pub use wait::wait_until;
 

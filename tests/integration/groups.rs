@@ -13,6 +13,7 @@ mod marks;
 mod members;
 mod odd;
 mod patterns;
+mod rights;
 mod scaling;
 mod stopped;
 mod targets;

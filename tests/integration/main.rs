@@ -12,6 +12,7 @@ mod kafka_groups;
 mod kafka_topics;
 mod lease;
 mod push;
+mod rights;
 mod secure;
 mod servers;
 mod topics;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::{apps::v1::ControllerRevision, core::v1::Secret};
 use kube::{
-    Api,
+    Api, Client,
     api::{ListParams, Patch, PatchParams, PostParams},
 };
 use mq_crds::{MqCluster, MqProducerConfig};
@@ -19,10 +19,16 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::world::{PATIENCE, World};
 
-const SECRET: &str = "kafka-admin";
+pub(crate) const SECRET: &str = "kafka-admin";
 
 /// The `spec` with this way in.
-fn by(world: &World, address: &str, protocol: &str, mechanism: Option<&str>, authority: Option<&str>) -> Value {
+pub(crate) fn by(
+    world: &World,
+    address: &str,
+    protocol: &str,
+    mechanism: Option<&str>,
+    authority: Option<&str>,
+) -> Value {
     let mut spec = world.spec_of_cluster();
     spec["brokers"] = json!([address]);
     spec["securityProtocol"] = protocol.into();
@@ -38,14 +44,18 @@ fn by(world: &World, address: &str, protocol: &str, mechanism: Option<&str>, aut
 
 /// Writes the Secret, whole.
 async fn secret(world: &World, data: &[(&str, &str)]) -> Result<()> {
-    let secrets: Api<Secret> = Api::namespaced(world.client.clone(), world.namespace());
+    write_secret(&world.client, world.namespace(), data).await
+}
+
+pub(crate) async fn write_secret(client: &Client, namespace: &str, data: &[(&str, &str)]) -> Result<()> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let data: serde_json::Map<_, _> = data.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
     let body = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": data});
     secrets.patch(SECRET, &PatchParams::apply("test").force(), &Patch::Apply(&body)).await?;
     Ok(())
 }
 
-async fn alice(world: &World, secure: &Secure) -> Result<()> {
+pub(crate) async fn alice(world: &World, secure: &Secure) -> Result<()> {
     let user = &secure.users[0];
     secret(world, &[("username", &user.username), ("password", &user.password)]).await
 }

@@ -38,8 +38,12 @@ pub(crate) struct World {
 impl World {
     /// A namespace; neither `MqCluster` nor operator.
     pub(crate) async fn empty(base: &str) -> Result<Self> {
+        Self::with(base, TestEnv::kafka().await?).await
+    }
+
+    /// The same with this broker.
+    pub(crate) async fn with(base: &str, kafka: Broker) -> Result<Self> {
         let control_plane = crate::crds::installed().await?;
-        let kafka = TestEnv::kafka().await?;
         let namespace = control_plane.namespace(base).await?;
         Ok(Self {
             client: control_plane.client()?,

@@ -10,7 +10,7 @@ pub enum GroupError {
     #[error("the group does not exist")]
     Absent,
     /// The user that this client connects as may not see it.
-    #[error("not authorized: {0}; grant the operator's Kafka user DESCRIBE on this group")]
+    #[error("not authorized: {0}; grant the operator's Kafka user Describe on this group")]
     Unauthorized(BrokerError),
     /// Any other answer of the broker.
     #[error("{0}")]

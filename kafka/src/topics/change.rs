@@ -68,12 +68,13 @@ impl Client {
         };
         self.change(items.collect(), request, |response| {
             let results = response.topics.into_iter().map(|topic| {
-                let result =
-                    TopicError::check(topic.error_code, topic.error_message.as_deref()).map(|()| CreatedTopic {
+                let result = TopicError::check(topic.error_code, topic.error_message.as_deref(), "Create").map(|()| {
+                    CreatedTopic {
                         id: TopicId::known(topic.topic_id).filter(|_| !validate_only),
                         partitions: Some(topic.num_partitions).filter(|n| *n >= 0),
                         replication_factor: Some(topic.replication_factor).filter(|n| *n >= 0),
-                    });
+                    }
+                });
                 (topic.name.to_string(), result)
             });
             results.collect()
@@ -101,7 +102,9 @@ impl Client {
         };
         self.change(items.collect(), request, |response| {
             let results = response.results.into_iter();
-            results.map(|t| (t.name.to_string(), TopicError::check(t.error_code, t.error_message.as_deref()))).collect()
+            results
+                .map(|t| (t.name.to_string(), TopicError::check(t.error_code, t.error_message.as_deref(), "Alter")))
+                .collect()
         })
         .await
     }
@@ -121,7 +124,7 @@ impl Client {
         let request = |topics| DeleteTopicsRequest::default().with_topics(topics).with_timeout_ms(timeout);
         self.change(items.collect(), request, |response| {
             let results = response.responses.into_iter().filter_map(|topic| {
-                let result = TopicError::check(topic.error_code, topic.error_message.as_deref());
+                let result = TopicError::check(topic.error_code, topic.error_message.as_deref(), "Delete");
                 TopicId::known(topic.topic_id).map(|id| (id, result))
             });
             results.collect()

@@ -94,7 +94,7 @@ impl Client {
         let request = |resources| DescribeConfigsRequest::default().with_resources(resources);
         self.ask(items.collect(), request, |response| {
             let results = response.results.into_iter().map(|topic| {
-                let result = TopicError::check(topic.error_code, topic.error_message.as_deref());
+                let result = TopicError::check(topic.error_code, topic.error_message.as_deref(), "DescribeConfigs");
                 (topic.resource_name.to_string(), result.map(|()| topic.configs.into_iter().map(entry).collect()))
             });
             results.collect()
@@ -123,7 +123,12 @@ impl Client {
         self.change(items.collect(), request, |response| {
             let results = response.responses.into_iter();
             results
-                .map(|t| (t.resource_name.to_string(), TopicError::check(t.error_code, t.error_message.as_deref())))
+                .map(|t| {
+                    (
+                        t.resource_name.to_string(),
+                        TopicError::check(t.error_code, t.error_message.as_deref(), "AlterConfigs"),
+                    )
+                })
                 .collect()
         })
         .await

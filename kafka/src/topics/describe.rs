@@ -121,7 +121,7 @@ fn named(topic: MetadataResponseTopic) -> Option<(String, Result<Topic, TopicErr
 }
 
 fn described(topic: MetadataResponseTopic) -> Result<Topic, TopicError> {
-    TopicError::check(topic.error_code, None)?;
+    TopicError::check(topic.error_code, None, "Describe")?;
     let id = TopicId::known(topic.topic_id).ok_or_else(|| {
         let kind = ErrorKind::Malformed("a topic without an id; the brokers' metadata.version is too old".to_owned());
         Error::new("Metadata", "broker", kind)

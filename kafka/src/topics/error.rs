@@ -16,8 +16,13 @@ pub enum TopicError {
     #[error("forbidden by a policy of the brokers: {0}")]
     PolicyViolation(String),
     /// The user that this client connects as may not do it.
-    #[error("not authorized: {0}; grant the operator's Kafka user the right on this topic")]
-    Unauthorized(BrokerError),
+    #[error("not authorized: {error}; grant the operator's Kafka user {right} on this topic")]
+    Unauthorized {
+        /// The broker's words.
+        error: BrokerError,
+        /// The operation of Kafka's ACLs that allows it.
+        right: &'static str,
+    },
     /// The request for this topic cannot be right: name, partitions, replication factor or a config value.
     #[error("{0}")]
     Invalid(BrokerError),
@@ -38,20 +43,20 @@ impl TopicError {
             Self::Absent
             | Self::AlreadyExists
             | Self::PolicyViolation(_)
-            | Self::Unauthorized(_)
+            | Self::Unauthorized { .. }
             | Self::Invalid(_) => false,
         }
     }
 
-    /// `Ok` for code 0.
-    pub(crate) fn check(code: i16, message: Option<&str>) -> Result<(), Self> {
+    /// `Ok` for code 0. `right` is the operation that the request needs.
+    pub(crate) fn check(code: i16, message: Option<&str>, right: &'static str) -> Result<(), Self> {
         use ResponseError as E;
         let Some(error) = BrokerError::from_code(code, message) else { return Ok(()) };
         Err(match error.code {
             E::UnknownTopicOrPartition | E::UnknownTopicId => Self::Absent,
             E::TopicAlreadyExists => Self::AlreadyExists,
             E::PolicyViolation => Self::PolicyViolation(error.message.unwrap_or_default()),
-            E::TopicAuthorizationFailed | E::ClusterAuthorizationFailed => Self::Unauthorized(error),
+            E::TopicAuthorizationFailed | E::ClusterAuthorizationFailed => Self::Unauthorized { error, right },
             E::InvalidTopicException
             | E::InvalidPartitions
             | E::InvalidReplicationFactor

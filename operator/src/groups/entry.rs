@@ -234,20 +234,20 @@ impl Entry {
     fn show_keeping_up(&mut self, now: Condition) {
         let shown = self.view.keeping_up.as_ref();
         let certain = now.reason == Reason::DeadLettersHeld;
-        let same = |shown: &Condition| (shown.status, shown.reason) == (now.status, now.reason);
-        // Other pods, or another cause.
-        let changed = |shown: &Condition| certain && shown.message != now.message;
-        if shown.is_some_and(|shown| same(shown) && !changed(shown)) {
+        let same = shown.is_some_and(|shown| (shown.status, shown.reason) == (now.status, now.reason));
+        let reworded = shown.is_some_and(|shown| shown.message != now.message);
+        // Certain in other words: of other pods, or for another cause.
+        if same && !(certain && reworded) {
             self.turning = None;
+            // Another reason why nothing is known goes with the lag that says so, which is renewed now and then.
+            if self.view.lag.as_ref().and_then(|lag| lag.reason.as_ref()) == Some(&now.message) {
+                self.view.keeping_up = Some(now);
+            }
             return;
         }
         let looks = self.turning.filter(|(reason, _)| *reason == now.reason).map_or(0, |(_, looks)| looks) + 1;
         self.turning = Some((now.reason, looks));
-        let at_once = if certain {
-            shown.is_none_or(|shown| !same(shown))
-        } else {
-            now.status != Status::False && shown.is_none()
-        };
+        let at_once = if certain { !same } else { now.status != Status::False && shown.is_none() };
         if looks < STANDS && !at_once {
             return;
         }

@@ -113,7 +113,7 @@ fn verdict(effect: &Effect, error: &TopicError) -> Verdict {
     let message = format!("{} {}: {error}", effect.change.kind(), effect.message);
     match error {
         TopicError::PolicyViolation(_) | TopicError::Invalid(_) => Verdict::stalled(Reason::RefusedByKafka, message),
-        TopicError::Unauthorized(_) => Verdict::stalled(Reason::NotAuthorized, message),
+        TopicError::Unauthorized { .. } => Verdict::stalled(Reason::NotAuthorized, message),
         // The world is not as it was observed a moment ago.
         TopicError::Absent | TopicError::AlreadyExists => Verdict::reconciling(Reason::Progressing, message),
         TopicError::Request(error) if error.kind == ErrorKind::NotPermitted => {

@@ -140,7 +140,7 @@ fn partial(message: impl Into<String>) -> Unknown {
 
 fn unknown(error: &TopicError) -> Unknown {
     let reason = match error {
-        TopicError::Unauthorized(_) => Reason::NotAuthorized,
+        TopicError::Unauthorized { .. } => Reason::NotAuthorized,
         TopicError::Request(error) => unanswered(error),
         _ => Reason::PartialObservation,
     };

@@ -17,6 +17,7 @@ type starter func(name string, args []string) (*server, error)
 type servers struct {
 	inst        *instance
 	description string // path
+	ports       *ports
 
 	mutex   sync.Mutex
 	running []*server
@@ -50,10 +51,12 @@ func startServers(ctx context.Context, o *options) (*servers, error) {
 }
 
 func (s *servers) start(ctx context.Context, o *options, bin string) error {
-	ports, err := freePorts(s.inst.number, 12+kafkaPeers*portsPerPeer)
+	reserved, err := reservePorts(s.inst.number, 12+kafkaPeers*portsPerPeer)
 	if err != nil {
 		return err
 	}
+	s.ports = reserved
+	ports := reserved.free
 	found := description{Root: s.inst.root, Bin: bin, Control: s.inst.path("control.sock")}
 	var steps []func(context.Context) error
 	if o.controlPlane {
@@ -140,6 +143,9 @@ func (s *servers) stop() {
 	if err := s.inst.clean(); err != nil {
 		say("something is left in %s, `mq-cluster down` tries again: %v", s.inst.root, err)
 		return
+	}
+	if s.ports != nil {
+		s.ports.guard.Close()
 	}
 	s.inst.release()
 }

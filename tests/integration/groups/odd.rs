@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Read in each cycle, and left alone.
-fn watched() -> Value {
+pub(super) fn watched() -> Value {
     json!({
         "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "nobody"},
         "objective": {"lag": 1_000_000}, "maxReplicas": 1, "mode": "Off",
@@ -29,7 +29,7 @@ fn watched() -> Value {
 }
 
 /// Waits until the live answer has a note with these words, or none at all.
-async fn noted(world: &World, group: &str, words: Option<&str>, messages: i64) -> Result<()> {
+pub(super) async fn noted(world: &World, group: &str, words: Option<&str>, messages: i64) -> Result<()> {
     wait_until(&format!("{words:?} is said of {group}"), SOON, async || {
         let answer: Value = serde_json::from_str(&world.get(&format!("/groups?name={group}")).await?)?;
         let lag = &answer["groups"][0]["lag"];

@@ -381,6 +381,21 @@ fn one_missed_answer_does_not_turn_the_status() {
 }
 
 #[test]
+fn another_reason_why_nothing_is_known_is_said_within_a_minute_and_in_both_places() {
+    let mut entry = Entry::new(group());
+    let mut shown = Vec::new();
+    for n in 0..=13_u32 {
+        let why = if n < 3 { "not authorized for the topic" } else { "not authorized for the group" };
+        let unread = Unread::from([("orders".into(), why.to_owned())]);
+        entry.observe(CYCLE * n, &[], &unread, None, &[]);
+        let keeping_up = entry.view.keeping_up.as_ref().unwrap();
+        assert_eq!(entry.view.lag.as_ref().unwrap().reason.as_ref(), Some(&keeping_up.message), "cycle {n}");
+        shown.push(keeping_up.message.contains("group"));
+    }
+    assert_eq!((shown[11], shown[12]), (false, true), "{:?}", entry.view.keeping_up);
+}
+
+#[test]
 fn a_step_for_another_group_of_the_target_is_not_a_persons() {
     let asks = |replicas| [Ask { group: "audit".into(), replicas: Some(replicas) }];
     let grow = |entry: &mut Entry, n: u32, replicas: u32| {
