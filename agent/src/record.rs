@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use rdkafka::message::{BorrowedMessage, Message as _};
+use mq_kafka::ffi::Fetched;
 
 use crate::message::{Header, Message};
 use crate::trace::{TraceContext, TraceId};
@@ -337,11 +337,10 @@ impl Filler {
 
     /// Copies a record out of librdkafka's memory: a borrowed one pins the whole fetch response that it came in. `source` is the index
     /// of its partition among the sources that the batch will have.
-    pub(crate) fn copy(&mut self, message: &BorrowedMessage<'_>, source: usize) {
-        let headers = mq_kafka::ffi::headers(message);
+    pub(crate) fn copy(&mut self, record: Fetched<'_>, source: usize) {
+        let headers = mq_kafka::ffi::headers(record);
         let headers = headers.iter().map(|(name, value)| (&**name, *value));
-        let (offset, timestamp) = (message.offset(), message.timestamp().to_millis());
-        self.add(source, offset, timestamp, message.key(), message.payload(), headers);
+        self.add(source, record.offset(), record.timestamp(), record.key(), record.payload(), headers);
     }
 
     fn add<'a>(

@@ -28,12 +28,14 @@ const KEDA: &str = "KEDA 2.21 Kafka scalers, one per group, 16 at the same time"
 struct Side {
     milliseconds: Vec<f64>,
     requests: BTreeMap<String, u64>,
+    /// What the broker took over them, in all cycles together.
+    broker_milliseconds: f64,
 }
 
 impl Side {
     /// One more cycle, with what the broker counted meanwhile.
     async fn step(&mut self, kafka: &Broker, stepper: &mut Stepper, lag: u64) -> Result<()> {
-        let before = kafka.all_requests().await?;
+        let (before, spent) = (kafka.all_requests().await?, kafka.request_times().await?);
         let Step { wall, result } = stepper.step().await?;
         ensure!(result == lag, "{result} is not the lag of {lag}: {stepper:?}");
         for (kind, count) in kafka.all_requests().await? {
@@ -42,6 +44,8 @@ impl Side {
                 *self.requests.entry(kind).or_default() += new;
             }
         }
+        let times = kafka.request_times().await?;
+        self.broker_milliseconds += times.values().sum::<f64>() - spent.values().sum::<f64>();
         self.milliseconds.push(milliseconds(wall));
         Ok(())
     }
@@ -49,6 +53,11 @@ impl Side {
     #[expect(clippy::cast_precision_loss, reason = "counts of requests")]
     fn per_cycle(&self, requests: u64) -> f64 {
         requests as f64 / self.milliseconds.len().max(1) as f64
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts of cycles")]
+    fn broker_time(&self) -> f64 {
+        self.broker_milliseconds / self.milliseconds.len().max(1) as f64
     }
 
     fn all_requests(&self) -> f64 {
@@ -235,10 +244,11 @@ fn of_cycles(groups: &str, mq: &Side, keda: &Side) -> [Row; 2] {
 fn describe(notes: &mut String, groups: usize, sides: &[(&str, &Side)]) {
     let _ = writeln!(
         notes,
-        "\nRequests of one cycle with {groups} groups, on average of the cycles, from the broker's JMX counters:\n"
+        "\nRequests of one cycle with {groups} groups, and the time that the broker took over FindCoordinator, ListOffsets and OffsetFetch, on average of the cycles, from its JMX counters:\n"
     );
     for (name, side) in sides {
         let requests = side.requests.iter().map(|(kind, count)| format!("{kind} {:.2}", side.per_cycle(*count)));
-        let _ = writeln!(notes, "- {name}: {}", requests.collect::<Vec<_>>().join(", "));
+        let requests = requests.collect::<Vec<_>>().join(", ");
+        let _ = writeln!(notes, "- {name}: {requests}; {:.0} ms of the broker", side.broker_time());
     }
 }

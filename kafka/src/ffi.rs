@@ -5,6 +5,7 @@
 
 mod committed;
 mod headers;
+mod records;
 
 use std::ffi::{CStr, CString, c_char};
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub use committed::{Committed, committed, positions, topic_ids};
 pub use headers::headers;
 #[cfg(any(test, fuzzing))]
 pub(crate) use headers::with_headers;
+pub use records::{Fetched, RecordQueue, Taken};
 
 /// The value of a property in the *running* client, not in the configuration that it was asked to have. `None`: librdkafka has no
 /// such property, or it has no value.

@@ -66,17 +66,32 @@ impl Broker {
     /// # Errors
     /// See [`Self::requests`].
     pub async fn all_requests(&self) -> Result<BTreeMap<String, u64>> {
-        const METRIC: &str = "kafka_requests_total{request=\"";
-        let page = http_get(&self.metrics)
-            .await
-            .with_context(|| format!("asking {} for its request counters", self.metrics))?;
         let mut requests = BTreeMap::new();
-        for line in page.lines() {
-            let Some((kind, _)) = line.strip_prefix(METRIC).and_then(|line| line.split_once('"')) else { continue };
-            *requests.entry(kind.to_owned()).or_default() += count(line)?;
+        for (kind, value) in by_request(&self.metrics_page().await?, "kafka_requests_total") {
+            *requests.entry(kind.to_owned()).or_default() += count(value)?;
         }
         ensure!(!requests.is_empty(), "{} shows no request counters at all", self.metrics);
         Ok(requests)
+    }
+
+    /// How many milliseconds it has spent on `FindCoordinator`, `ListOffsets` and `OffsetFetch`, from the whole request to the sent answer,
+    /// since it started. Differences count, as with [`Self::requests`].
+    ///
+    /// # Errors
+    /// See [`Self::requests`].
+    pub async fn request_times(&self) -> Result<BTreeMap<String, f64>> {
+        let page = self.metrics_page().await?;
+        let mut counts: BTreeMap<_, _> = by_request(&page, "kafka_request_time_count").collect();
+        let times = by_request(&page, "kafka_request_time_mean_ms").map(|(kind, mean)| {
+            let count = counts.remove(kind).with_context(|| format!("no count of {kind}"))?;
+            anyhow::Ok((kind.to_owned(), mean.parse::<f64>()? * count.parse::<f64>()?))
+        });
+        times.collect()
+    }
+
+    async fn metrics_page(&self) -> Result<String> {
+        let attempt = || format!("asking {} for its request counters", self.metrics);
+        http_get(&self.metrics).await.with_context(attempt)
     }
 
     /// Stops the broker in order and returns once it is gone. Its data stay.
@@ -133,10 +148,15 @@ impl Broker {
     }
 }
 
-/// The value of one line of the metrics page, `name{labels} 12.0`. A count stays far below 2^53, so its digits are exact.
-fn count(line: &str) -> Result<u64> {
-    let value = line.rsplit(' ').next().unwrap_or_default();
-    value.strip_suffix(".0").unwrap_or(value).parse().with_context(|| format!("not a count: `{line}`"))
+/// Kind of request and value of the lines `metric{request="kind",…} value`.
+fn by_request<'a>(page: &'a str, metric: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let lines = page.lines().filter_map(move |line| line.strip_prefix(metric)?.strip_prefix("{request=\""));
+    lines.filter_map(|line| Some((line.split_once('"')?.0, line.rsplit_once(' ')?.1)))
+}
+
+/// A count stays far below 2^53, so its digits are exact.
+fn count(value: &str) -> Result<u64> {
+    value.strip_suffix(".0").unwrap_or(value).parse().with_context(|| format!("not a count: `{value}`"))
 }
 
 /// The body of a page of the launcher's own metrics endpoints: HTTP/1.0, so that it is neither chunked nor kept open.

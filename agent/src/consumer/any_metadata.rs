@@ -40,7 +40,7 @@ pub fn commit_metadata(data: &[u8]) -> bool {
         if finished {
             offsets.finish(sequence);
         }
-        let _ = (offsets.is_far_ahead(), offsets.is_near_again(), offsets.room());
+        let _ = (offsets.is_far_ahead(), offsets.is_near_again());
     }
     let prefix = offsets.prefix().unwrap_or(committed);
     assert!((committed..prefix).all(|offset| is_finished(&offset)) && !is_finished(&prefix) || prefix == end);

@@ -8,11 +8,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mq_kafka::TopicId;
+use mq_kafka::ffi::RecordQueue;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::context::KafkaConsumer;
+use super::context::{Context, KafkaConsumer};
 use super::finished;
 use super::offsets::Offsets;
 use super::pattern::is_pattern;
@@ -70,12 +71,12 @@ impl Arrivals {
     }
 
     /// Asks for partitions that arrived, and gives librdkafka those of which the answer is here.
-    pub(super) fn step(&mut self, consumer: &Arc<KafkaConsumer>, shared: &Shared) {
+    pub(super) fn step(&mut self, consumer: &Arc<KafkaConsumer>, records: &RecordQueue<Context>, shared: &Shared) {
         if let Some(reading) = self.reading.take_if(|reading| reading.is_finished()) {
             match reading.join() {
                 Ok(Ok((found, known))) => {
                     self.known = known;
-                    self.take(consumer, shared, found);
+                    self.take(consumer, records, shared, found);
                 }
                 Ok(Err(error)) => self.failed(shared, &error),
                 Err(_) => self.failed(shared, &KafkaError::Canceled),
@@ -122,7 +123,7 @@ impl Arrivals {
     }
 
     /// Partitions that were revoked meanwhile stay with the group.
-    fn take(&mut self, consumer: &KafkaConsumer, shared: &Shared, found: Vec<Found>) {
+    fn take(&mut self, consumer: &KafkaConsumer, records: &RecordQueue<Context>, shared: &Shared, found: Vec<Found>) {
         let (mut start, mut pause, mut resume) =
             (TopicPartitionList::new(), TopicPartitionList::new(), TopicPartitionList::new());
         let mut taken = HashSet::new();
@@ -167,7 +168,10 @@ impl Arrivals {
         if taken.is_empty() {
             return;
         }
-        if let Err(error) = consumer.incremental_assign(&start) {
+        let elements = start.elements();
+        let mut directed = elements.iter().map(|element| records.direct(element.topic(), element.partition()));
+        if let Err(error) = directed.try_for_each(|outcome| outcome).and_then(|()| consumer.incremental_assign(&start))
+        {
             self.failed(shared, &error);
             return;
         }

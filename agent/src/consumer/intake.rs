@@ -2,50 +2,57 @@
 
 use std::sync::Arc;
 
-use rdkafka::message::{BorrowedMessage, Message as _};
+use mq_kafka::ffi::Fetched;
 
 use super::budget::Room;
 use super::state::Shared;
 use crate::record::{BUFFER, Batch, Filler, Source};
+
+/// How many records are taken in at most before commands, commits and pauses have their turn again.
+pub(super) const BURST: usize = 256;
 
 /// Collects one burst.
 #[derive(Debug, Default)]
 pub(super) struct Intake {
     filler: Filler,
     batches: Vec<Arc<Batch>>,
-    /// The partitions of the burst. No rebalance changes them meanwhile: a poll that served one returns no message, which ends the burst.
+    /// The partitions of the burst. No rebalance changes them meanwhile: those have their turn before.
     sources: Vec<Source>,
-    /// How many more records each of them takes before it is too far ahead.
-    room: Vec<usize>,
     /// The partition of the last record: most come in runs.
     last: usize,
-    records: usize,
-    bytes: usize,
+    /// The largest record of the burst, and of the one before.
+    largest: [usize; 2],
 }
 
 impl Intake {
-    /// Takes a record in. Whether another one may follow at once.
-    pub(super) fn add(&mut self, message: &BorrowedMessage<'_>, shared: &Shared, room: Room) -> bool {
+    /// How many records may be taken at one go, when there is room for so many and so many bytes. Records are as large as those before them
+    /// until they prove to be larger, so that they exceed the room by no more than librdkafka had in its queue.
+    pub(super) fn burst(&self, room: Room) -> usize {
+        let largest = self.largest[0].max(self.largest[1]).max(1);
+        (room.bytes / largest).clamp(1, BURST).min(room.records)
+    }
+
+    /// Takes a record in.
+    pub(super) fn add(&mut self, record: Fetched<'_>, shared: &Shared) {
         // Unknown: left over from before a revocation.
-        let Some(source) = self.source(message, shared) else { return true };
-        let size = message.payload_len() + message.key_len();
+        let Some(source) = self.source(record, shared) else { return };
+        let size = record.payload().map_or(0, <[u8]>::len) + record.key().map_or(0, <[u8]>::len);
         if self.filler.size() > 0 && self.filler.size() + size > BUFFER {
             self.seal();
         }
         let before = self.filler.size();
-        self.filler.copy(message, source);
-        self.records += 1;
-        self.bytes += self.filler.size() - before;
-        self.room[source] = self.room[source].saturating_sub(1);
-        self.records < room.records && self.bytes <= room.bytes && self.room[source] > 0
+        self.filler.copy(record, source);
+        self.largest[0] = self.largest[0].max(self.filler.size() - before);
     }
 
     /// Ends the burst: its batches, in order.
     pub(super) fn end(&mut self) -> Vec<Arc<Batch>> {
         self.seal();
         self.sources.clear();
-        self.room.clear();
-        (self.last, self.records, self.bytes) = (0, 0, 0);
+        self.last = 0;
+        if !self.batches.is_empty() {
+            self.largest = [0, self.largest[0]];
+        }
         std::mem::take(&mut self.batches)
     }
 
@@ -53,16 +60,15 @@ impl Intake {
         self.batches.extend(self.filler.seal(&self.sources));
     }
 
-    fn source(&mut self, message: &BorrowedMessage<'_>, shared: &Shared) -> Option<usize> {
-        let (topic, partition) = (message.topic(), message.partition());
+    fn source(&mut self, record: Fetched<'_>, shared: &Shared) -> Option<usize> {
+        let (topic, partition) = (record.topic(), record.partition());
         let is_it = |source: &Source| source.partition == partition && *source.topic == *topic;
         if !self.sources.get(self.last).is_some_and(is_it) {
             self.last = if let Some(known) = self.sources.iter().position(is_it) {
                 known
             } else {
-                let (assignment, topic, room) = shared.lock().source(topic, partition)?;
+                let (assignment, topic) = shared.lock().find(topic, partition)?;
                 self.sources.push(Source { topic, partition, assignment });
-                self.room.push(room);
                 self.sources.len() - 1
             };
         }

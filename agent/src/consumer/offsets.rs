@@ -9,6 +9,7 @@ use std::ops::Range;
 use mq_kafka::TopicId;
 
 use super::finished::{self, Before};
+use super::intake::BURST;
 
 /// The number of an accepted record in its assignment, ascending from 0. Offsets cannot take its place: a log that goes back gives
 /// the same ones again, to other records.
@@ -43,6 +44,8 @@ pub(crate) struct Offsets {
     /// The topic whose log this is. `None`: it is not known, and what is finished beyond the prefix is not written down.
     topic: Option<TopicId>,
     before: Before,
+    /// An offset that was not read although librdkafka takes it for read: see [`Offsets::misplace`].
+    misplaced: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -95,6 +98,7 @@ impl Offsets {
     /// pending is finished first, but commits nothing beyond the new position: those offsets belong to other records now.
     pub(crate) fn accept(&mut self, offset: i64) -> Sequence {
         if self.goes_back(offset) {
+            self.misplaced = self.misplaced.max(self.last);
             for pending in &mut self.pending {
                 pending.next = pending.next.min(offset);
             }
@@ -142,8 +146,23 @@ impl Offsets {
         }
     }
 
+    /// The record at this offset could not be read, and librdkafka says from now on that its position is behind it. So it does after a log
+    /// went back, until it has read as far as before.
+    pub(crate) fn misplace(&mut self, offset: i64) {
+        self.misplaced = self.misplaced.max(Some(offset));
+    }
+
+    /// The offset that has to be read next, if librdkafka takes itself for being further.
+    pub(crate) fn misplaced(&self) -> Option<i64> {
+        let behind = self.misplaced.filter(|offset| self.last.is_none_or(|last| last < *offset))?;
+        Some(self.last.map_or(behind, |last| last + 1))
+    }
+
     /// There is nothing to handle below this offset: what was read last was a marker of a transaction.
     pub(crate) fn pass(&mut self, next: i64) {
+        if self.misplaced().is_some() {
+            return;
+        }
         if self.pending.is_empty() && self.committable.is_some_and(|committable| committable < next) {
             self.committable = Some(next);
             self.last = Some(next - 1);
@@ -155,24 +174,15 @@ impl Offsets {
         self.pending.is_empty()
     }
 
-    /// Whether one record more is too many: for the memory that the pending ones take, or for the map, which must have room for
-    /// whatever becomes of those in hand.
+    /// Whether one burst more is too many: for the memory that the pending ones take, or for the map, which must have room for whatever
+    /// becomes of those in hand.
     pub(crate) fn is_far_ahead(&self) -> bool {
-        !self.pending.is_empty() && (self.pending.len() >= MAX_AHEAD || !self.fits(1, 1))
-    }
-
-    /// How many records more are not too many, if there are no gaps between them. Where nothing is pending one is never too many.
-    pub(crate) fn room(&self) -> usize {
-        let mut room = MAX_AHEAD.saturating_sub(self.pending.len());
-        while room > 0 && !self.fits(room, 1) {
-            room /= 2;
-        }
-        room.max(usize::from(self.pending.is_empty()))
+        !self.pending.is_empty() && (self.pending.len() >= MAX_AHEAD || !self.fits(BURST, 1))
     }
 
     /// Whether there is room for as many again.
     pub(crate) fn is_near_again(&self) -> bool {
-        self.pending.is_empty() || (self.pending.len() <= MAX_AHEAD / 2 && self.fits(1, 2))
+        self.pending.is_empty() || (self.pending.len() <= MAX_AHEAD / 2 && self.fits(BURST, 2))
     }
 
     /// Whether the map has room for whatever becomes of those in hand and so many more.

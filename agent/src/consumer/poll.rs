@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
+use mq_kafka::ffi::{Fetched, RecordQueue, Taken};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -13,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::arrivals::Arrivals;
 use super::budget::Room;
-use super::context::{KafkaConsumer, LAST_COMMIT, SLICE, offsets, refusal};
+use super::context::{Context, KafkaConsumer, LAST_COMMIT, SLICE, offsets, refusal};
 use super::desk::Start;
 use super::intake::Intake;
 use super::offsets::Offsets;
@@ -29,8 +30,8 @@ const ARRIVAL_POLL: Duration = Duration::from_millis(5);
 /// How long a full consumer stops polling before it pauses its partitions. Most budgets clear within it, and a pause throws away
 /// what was fetched.
 const HOLD: Duration = Duration::from_secs(1);
-/// How many records are taken in at most before commands, commits and pauses have their turn again.
-const BURST: usize = 256;
+/// How often partitions are directed to the queue again, and so how long one can be silent that librdkafka took out of it.
+const DIRECT: Duration = Duration::from_millis(200);
 /// For so long a commit waits for the answer to the one before, because librdkafka sends one again that failed, and so after a later one
 /// if there is one. That is longer than librdkafka itself goes without an answer: three tries of `socket.timeout.ms` (60 s), and a
 /// coordinator awaited for a session. A coordinator that hangs costs less: an unanswered heartbeat ends the connection to it.
@@ -67,6 +68,7 @@ pub(super) struct Exchange {
 
 pub(super) struct Poller {
     consumer: Arc<KafkaConsumer>,
+    records: RecordQueue<Context>,
     arrivals: Arrivals,
     shared: Arc<Shared>,
     work: Arc<dyn Start>,
@@ -74,6 +76,7 @@ pub(super) struct Poller {
     intake: Intake,
     last_commit: Instant,
     served: Instant,
+    directed: Instant,
     /// Until when a batch gathered when this was last looked at.
     gathers_until: Option<Instant>,
     full_since: Option<Instant>,
@@ -87,9 +90,11 @@ impl Poller {
         commands: Receiver<Command>,
     ) -> Self {
         let (arrivals, consumer) = (Arrivals::new(&consumer), Arc::new(consumer));
+        let records = RecordQueue::new(Arc::clone(&consumer));
         let (intake, now) = (Intake::default(), Instant::now());
         Self {
             consumer,
+            records,
             arrivals,
             shared,
             work,
@@ -97,6 +102,7 @@ impl Poller {
             intake,
             last_commit: now,
             served: now,
+            directed: now,
             gathers_until: None,
             full_since: None,
         }
@@ -130,7 +136,8 @@ impl Poller {
                 }
             }
             self.serve();
-            self.arrivals.step(&self.consumer, &self.shared);
+            self.arrivals.step(&self.consumer, &self.records, &self.shared);
+            self.direct();
             self.commit_if_due(true);
             self.hold();
             if let Some(room) = self.room() {
@@ -141,7 +148,6 @@ impl Poller {
 
     /// Waits for a record, and takes in with it what librdkafka has fetched already.
     fn take_in(&mut self, room: Room) -> Result<(), ConsumeError> {
-        let mut outcome = Ok(());
         let mut wait = if self.arrivals.is_reading() { ARRIVAL_POLL } else { POLL };
         // One that has waited long enough waits for a slot now, and not for a timer.
         let (gathers_until, now) = {
@@ -154,24 +160,17 @@ impl Poller {
         if let Some(until) = self.gathers_until {
             wait = wait.min(until - now);
         }
-        for _ in 0..BURST {
-            let polled = self.consumer.poll(wait);
-            if !wait.is_zero() {
-                self.shared.turn_to(Doing::Working);
-                wait = Duration::ZERO;
+        self.records.wait(wait);
+        self.shared.turn_to(Doing::Working);
+        self.poll_events()?;
+        let (intake, shared, mut failed) = (&mut self.intake, &self.shared, Vec::new());
+        self.records.take(intake.burst(room), |taken| match taken {
+            Taken::Record(record) => intake.add(record, shared),
+            Taken::Failed { at, error } => {
+                failed.extend(at.map(|at| (at.topic().to_owned(), at.partition(), at.offset())));
+                tracing::warn!(consumer = shared.name, %error, "a fetch failed; the consumer goes on");
             }
-            match polled {
-                Some(Ok(message)) if self.intake.add(&message, &self.shared, room) => {}
-                Some(Err(error)) => {
-                    outcome = self.failed(&error);
-                    if outcome.is_err() {
-                        break;
-                    }
-                }
-                // Full, nothing left, or a rebalance.
-                Some(Ok(_)) | None => break,
-            }
-        }
+        });
         let batches = self.intake.end();
         if !batches.is_empty() {
             let Accepted { slots, went_back } = self.shared.lock().accept(batches, Instant::now());
@@ -186,7 +185,50 @@ impl Poller {
                 );
             }
         }
-        outcome
+        for (topic, partition, offset) in failed {
+            let mut state = self.shared.lock();
+            if let Some((id, _)) = state.find(&topic, partition).filter(|_| offset >= 0)
+                && let Some(offsets) = state.offsets(id)
+            {
+                offsets.misplace(offset);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rebalances, answers to commits, statistics: the context takes them.
+    fn poll_events(&mut self) -> Result<(), ConsumeError> {
+        loop {
+            match self.consumer.poll(Duration::ZERO) {
+                // Of a partition that was not directed to the queue at that moment: older than what lies there.
+                Some(Ok(message)) => {
+                    self.intake.add(Fetched::from(&message), &self.shared);
+                    return Ok(());
+                }
+                Some(Err(error)) => self.failed(&error)?,
+                None => {}
+            }
+            if !self.records.has_events() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Now and then, as the queue wants it.
+    fn direct(&mut self) {
+        if self.directed.elapsed() < DIRECT {
+            return;
+        }
+        self.directed = Instant::now();
+        let assigned = {
+            let state = self.shared.lock();
+            state.partitions(state.all().difference(&state.arriving).copied())
+        };
+        for (topic, partition) in &assigned {
+            if let Err(error) = self.records.direct(topic, *partition) {
+                tracing::warn!(consumer = self.shared.name, %error, %topic, partition, "records of a partition may be late; tried again");
+            }
+        }
     }
 
     /// First librdkafka goes there: if it cannot, everything is as before. Then what was read before is finished or dropped.
@@ -283,13 +325,29 @@ impl Poller {
             let state = self.shared.lock();
             list(&state.partitions(state.all().into_iter().filter(|id| paused || !state.held.contains(id))))
         };
-        let outcome = if paused { self.consumer.pause(&partitions) } else { self.consumer.resume(&partitions) };
+        let outcome = if paused { self.consumer.pause(&partitions) } else { self.resume(&partitions) };
         match outcome {
             Ok(()) => self.shared.lock().paused = paused,
             Err(error) => {
                 tracing::warn!(consumer = self.shared.name, %error, paused, "could not pause or resume; tried again at the next poll");
             }
         }
+    }
+
+    /// librdkafka goes on from its position, which after a failed fetch can be beyond what was read.
+    fn resume(&self, partitions: &TopicPartitionList) -> KafkaResult<()> {
+        for element in partitions.elements() {
+            let next = {
+                let mut state = self.shared.lock();
+                let id = state.find(element.topic(), element.partition()).map(|(id, _)| id);
+                id.and_then(|id| state.offsets(id)).and_then(|offsets| offsets.misplaced())
+            };
+            if let Some(next) = next {
+                // Without waiting: what is asked of a partition is done in the order in which it was asked.
+                self.consumer.seek(element.topic(), element.partition(), Offset::Offset(next), Duration::ZERO)?;
+            }
+        }
+        self.consumer.resume(partitions)
     }
 
     /// Pauses the partitions that are to be, because they are far ahead of their first unfinished record or because the service said
@@ -315,7 +373,7 @@ impl Poller {
             );
         }
         // While everything is paused nothing is resumed alone.
-        let resumed = if paused { Ok(()) } else { self.consumer.resume(&list(&go_on)) };
+        let resumed = if paused { Ok(()) } else { self.resume(&list(&go_on)) };
         match self.consumer.pause(&list(&hold)).and(resumed) {
             Ok(()) => self.shared.lock().held = wanted,
             Err(error) => {
@@ -443,6 +501,7 @@ impl Poller {
         if self.shared.fixed.leaves_by_hand() {
             self.leave_place();
         }
+        drop(self.records);
         // Leaves the group, and blocks until the broker knows.
         drop(self.consumer);
     }
@@ -467,7 +526,8 @@ impl Poller {
         let Exchange { consumer, topics, deadline, done } = exchange;
         self.drain(deadline);
         self.arrivals.end();
-        let Self { consumer: old, shared, work, commands, .. } = self;
+        let Self { consumer: old, records, shared, work, commands, .. } = self;
+        drop(records);
         drop(old);
         {
             let mut state = shared.lock();

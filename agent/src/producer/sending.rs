@@ -140,6 +140,29 @@ mod tests {
         assert_eq!((stats.fatal_errors, stats.messages_sent, stats.send_errors, stats.recreated), (1, 8, 1, 0));
     }
 
+    /// Nor does that one make a new one for each message: the next one takes its time.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_client_that_took_over_and_fails_too_is_replaced_after_a_pause() {
+        let cluster = MockCluster::new(1).unwrap();
+        let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+        cluster.request_errors(RDKafkaApiKey::InitProducerId, &[denied, denied]);
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers()).set("enable.idempotence", "true");
+        let producer = Producer::with_client("p", &config, &Hooks::default()).unwrap();
+        for number in 0..2 {
+            let lost = producer.send_sync(Message::to("t").payload(number.to_string())).await.unwrap_err();
+            assert!(lost.is_retryable(), "{lost}");
+        }
+        let began = Instant::now();
+        let deliveries = (2..9).map(|number: i32| producer.send_sync(Message::to("t").payload(number.to_string())));
+        for delivery in futures::future::join_all(deliveries).await {
+            delivery.unwrap();
+        }
+        assert!(began.elapsed() > RENEW_PAUSE / 2, "after {:?}", began.elapsed());
+        let stats = producer.stats();
+        assert_eq!((stats.fatal_errors, stats.messages_sent, stats.send_errors, stats.recreated), (2, 7, 2, 0));
+    }
+
     /// Whose queue has room, so that no send has anything to wait for.
     #[tokio::test]
     async fn others_of_its_thread_run_beside_a_sender_that_never_waits() {

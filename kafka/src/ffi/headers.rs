@@ -4,16 +4,17 @@ use std::borrow::Cow;
 use std::ffi::CStr;
 
 use rdkafka::bindings::{rd_kafka_header_get_all, rd_kafka_headers_t, rd_kafka_message_headers};
-use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaRespErr;
 
-/// The headers of a message in their order. What is no UTF-8 in a name is replaced by U+FFFD: Kafka takes any bytes, and the wrapper's own
+use super::records::Fetched;
+
+/// The headers of a record in their order. What is no UTF-8 in a name is replaced by U+FFFD: Kafka takes any bytes, and the wrapper's own
 /// access panics at them.
-pub fn headers<'a>(message: &'a BorrowedMessage<'_>) -> Vec<(Cow<'a, str>, Option<&'a [u8]>)> {
+pub fn headers(record: Fetched<'_>) -> Vec<(Cow<'_, str>, Option<&[u8]>)> {
     let mut headers = std::ptr::null_mut();
-    // SAFETY: the message lives as long as `message`, and its headers belong to it.
+    // SAFETY: the message lives as long as `'a`, and its headers belong to it.
     unsafe {
-        match rd_kafka_message_headers(message.ptr(), &raw mut headers) {
+        match rd_kafka_message_headers(record.message(), &raw mut headers) {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => read(headers),
             _ => Vec::new(),
         }

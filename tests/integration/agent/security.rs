@@ -10,13 +10,13 @@ use mq_core::presets::PRESET_VERSION;
 use mq_core::settings::{ConsumerSettings, ProducerSettings};
 use mq_protocol::body::{Connection, ConsumerBody, DeadLetter, ProducerBody, encode};
 use mq_protocol::message::{Kind, NackReason, Version};
-use mq_testkit::{Broker, Secure, TestEnv};
+use mq_testkit::{AUTHORIZING, Broker, Operation, OwnBroker, Resource, Secure, TestEnv, wait_until};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::sync::mpsc;
 
 use super::fake_operator::FakeOperator;
-use super::stage::subscribe;
-use super::{DRAIN, PATIENCE, connection};
+use super::stage::{Log, subscribe};
+use super::{DRAIN, PATIENCE, committed, connection, wait_committed};
 
 const MECHANISMS: [SaslMechanism; 3] = [SaslMechanism::Plain, SaslMechanism::ScramSha256, SaslMechanism::ScramSha512];
 
@@ -183,6 +183,56 @@ async fn a_client_waits_for_its_secret_and_starts_when_it_is_mounted() -> Result
     ensure!(mounted.elapsed() < Duration::from_secs(10), "noticed by chance, after {:?}", mounted.elapsed());
     agent.drain(DRAIN).await;
     Ok(())
+}
+
+/// librdkafka takes the record for read that it could not read. Nobody else may: neither what is committed nor what is read after a pause.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_could_not_be_read_for_a_while_is_not_skipped() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let own = OwnBroker::configured(folder.path(), AUTHORIZING).await?;
+    let (kafka, secure) = (&own.kafka, own.kafka.secure()?);
+    let topic = kafka.unique("denied");
+    kafka.create_topic(&topic, 1).await?;
+    let (user, of_topic) = (&secure.users[0].username, Resource::Topic(topic.clone()));
+    kafka.grant(user, &Resource::Group(topic.clone()), Operation::Read).await?;
+    kafka.grant(user, &of_topic, Operation::Read).await?;
+    kafka.produce(&topic, [("k", "0"), ("k", "1")]).await?;
+
+    let config = config(secure, &secure.sasl_plaintext, SecurityProtocol::SaslPlaintext)?;
+    let mut config = with_user(config, secure, SaslMechanism::Plain);
+    config.consumer.auto_commit_interval_ms = Some(100);
+    let nowhere = options(Path::new("/nonexistent"));
+    let consumer = Consumer::new(&config, &topic, [&topic], &nowhere).await?;
+    let log = Log::default();
+    let handled = log.clone();
+    let subscription = subscribe(&consumer, move |record| {
+        handled.add(&record);
+        async { Ok(()) }
+    });
+    wait_committed(kafka, &topic, &topic, 2).await?;
+
+    kafka.revoke(user, &of_topic, Operation::Read).await?;
+    kafka.produce(&topic, [("k", "2")]).await?;
+    let fetched = kafka.requests("Fetch").await?;
+    wait_until("it has tried again", PATIENCE, async || {
+        let now = kafka.requests("Fetch").await?;
+        ensure!(now > fetched + 2, "{} times", now - fetched);
+        Ok(())
+    })
+    .await?;
+    ensure!(committed(kafka, &topic, &topic).await? == 2, "it is committed without having been read");
+    consumer.pause([(&topic, 0)]);
+    // The poll thread has its turn within 50 ms, and says of no pause when it took effect.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    consumer.resume([(&topic, 0)]);
+    kafka.grant(user, &of_topic, Operation::Read).await?;
+    kafka.produce(&topic, [("k", "3")]).await?;
+    log.wait_len(4).await?;
+    wait_committed(kafka, &topic, &topic, 4).await?;
+    ensure!(log.len() == 4, "{} were handled", log.len());
+    consumer.close(DRAIN).await;
+    subscription.await??;
+    own.end().await
 }
 
 /// Clients that run without protection are told another way in, one that is closed to them.

@@ -67,12 +67,6 @@ impl State {
         self.assignments.keys().copied().collect()
     }
 
-    /// An assigned partition: its assignment, the shared name of its topic, and how many records it takes before it is far ahead.
-    pub(crate) fn source(&self, topic: &str, partition: i32) -> Option<(AssignmentId, Arc<str>, usize)> {
-        let (id, topic) = self.find(topic, partition)?;
-        Some((id, topic, self.assignments.get(&id)?.offsets.room()))
-    }
-
     pub(super) fn is_busy(&self, ids: &HashSet<AssignmentId>) -> bool {
         self.lanes.is_busy(|item| ids.contains(&item.assignment))
     }
