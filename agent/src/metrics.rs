@@ -153,7 +153,7 @@ mod collector {
         };
     }
 
-    const SHOWN: [Shown; 21] = [
+    const SHOWN: [Shown; 22] = [
         shown!(Producer "mq_producer_messages_sent" "Messages that the broker acknowledged." COUNTER |s| number(s.messages_sent)),
         shown!(Producer "mq_producer_bytes_sent" "Bytes of key and payload of those." COUNTER |s| number(s.bytes_sent)),
         shown!(Producer "mq_producer_send_errors" "Messages that were refused or never acknowledged." COUNTER |s| number(s.send_errors)),
@@ -168,6 +168,7 @@ mod collector {
         shown!(Consumer "mq_consumer_lag" "Messages of the assigned partitions that are not finished; absent while unknown." GAUGE |s| s.lag.and_then(number)),
         shown!(Producer "mq_producer_recreated" "Exchanges of the Kafka client for a new configuration or after a fatal error." COUNTER |s| number(s.recreated)),
         shown!(Producer "mq_producer_fatal_errors" "Fatal errors of an idempotent client, each followed by a new client." COUNTER |s| number(s.fatal_errors)),
+        shown!(Consumer "mq_consumer_fetch_errors" "Fetches that failed, each for one partition." COUNTER |s| number(s.fetch_errors)),
         shown!(Consumer "mq_consumer_dead_letters" "Records that went to the dead-letter topic." COUNTER |s| number(s.dead_letters)),
         shown!(Consumer "mq_consumer_held_dead_letters" "Records that failed and are held, because too many would become dead letters: something seems broken." GAUGE |s| number(s.held_dead_letters as u64)),
         shown!(Consumer "mq_consumer_stopped_keys" "Keys that stand still until somebody mends something: their record is held or its dead letter cannot be delivered." GAUGE |s| number(s.stopped_keys as u64)),

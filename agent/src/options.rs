@@ -229,7 +229,7 @@ impl Options {
     /// what it costs to hold them; the rest is for librdkafka's own queue, which takes up to four times the bytes in it
     /// (`queued.max.messages.kbytes`). As much is fetched at once from *each* broker (`fetch.max.bytes`), but no less than
     /// `message.max.bytes` (1 MB) and no more than 50 MiB: what is on its way may exceed the queue. One record that is larger is taken
-    /// nevertheless, alone. What handlers keep counts no more once they have ended.
+    /// nevertheless. What handlers keep counts no more once they have ended.
     ///
     /// ```
     /// let options = mq_agent::Options::in_pod().memory_mib(256);

@@ -71,6 +71,8 @@ pub struct ConsumerStats {
     pub dead_letters: u64,
     /// Commits that the broker refused or that were not answered.
     pub commit_errors: u64,
+    /// Fetches that failed, each for one partition: not allowed, or not to be read. What could not be read comes when it can be.
+    pub fetch_errors: u64,
     /// Mean time of one attempt of the handler; `None` before the first.
     pub average_process_time: Option<Duration>,
     /// All the time that handlers have run, summed over the slots.
@@ -233,6 +235,7 @@ pub(crate) struct ConsumerCounters {
     processing_errors: AtomicU64,
     dead_letters: AtomicU64,
     commit_errors: AtomicU64,
+    fetch_errors: AtomicU64,
 }
 
 impl ConsumerCounters {
@@ -259,6 +262,10 @@ impl ConsumerCounters {
         self.commit_errors.fetch_add(1, Relaxed);
     }
 
+    pub(crate) fn fetch_failed(&self) {
+        self.fetch_errors.fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn read(&self, gauges: Gauges) -> ConsumerStats {
         let Gauges {
             oldest_unfinished,
@@ -276,6 +283,7 @@ impl ConsumerCounters {
             processing_errors: self.processing_errors.load(Relaxed),
             dead_letters: self.dead_letters.load(Relaxed),
             commit_errors: self.commit_errors.load(Relaxed),
+            fetch_errors: self.fetch_errors.load(Relaxed),
             average_process_time: busy_ns.checked_div(self.attempts.load(Relaxed)).map(Duration::from_nanos),
             busy: Duration::from_nanos(busy_ns),
             lag,

@@ -13,7 +13,7 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::context::{Context, KafkaConsumer};
+use super::context::{Context, KafkaConsumer, begins_at_ends};
 use super::finished;
 use super::offsets::Offsets;
 use super::pattern::is_pattern;
@@ -40,6 +40,8 @@ pub(super) struct Arrivals {
     known: Option<Known>,
     /// Topics may be subscribed that are not among the known ones.
     look: bool,
+    /// When librdkafka was last given partitions.
+    arrived: Option<Instant>,
 }
 
 /// What is known of one partition.
@@ -55,9 +57,8 @@ struct Found {
 
 impl Arrivals {
     pub(super) fn new(consumer: &KafkaConsumer) -> Self {
-        let reset = mq_kafka::ffi::property(consumer.client(), "auto.offset.reset");
-        let ends = matches!(reset.as_deref(), Some("latest" | "largest" | "end"));
-        Self { reading: None, not_before: None, known: ends.then(Known::new), look: ends }
+        let ends = begins_at_ends(consumer);
+        Self { reading: None, not_before: None, known: ends.then(Known::new), look: ends, arrived: None }
     }
 
     /// Other topics were subscribed.
@@ -68,6 +69,11 @@ impl Arrivals {
     /// Whether an answer may come any moment.
     pub(super) fn is_reading(&self) -> bool {
         self.reading.is_some()
+    }
+
+    /// Whether partitions arrived within this time.
+    pub(super) fn within(&self, time: Duration) -> bool {
+        self.arrived.is_some_and(|arrived| arrived.elapsed() < time)
     }
 
     /// Asks for partitions that arrived, and gives librdkafka those of which the answer is here.
@@ -175,6 +181,7 @@ impl Arrivals {
             self.failed(shared, &error);
             return;
         }
+        self.arrived = Some(Instant::now());
         shared.lock().arriving.retain(|id| !taken.contains(id));
         // librdkafka remembers a pause across revocation: a partition that left while all were paused would come back silent.
         for outcome in [consumer.pause(&pause), consumer.resume(&resume)] {

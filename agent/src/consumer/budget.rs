@@ -46,7 +46,7 @@ impl Budget {
         self.full
     }
 
-    /// How much may be taken now: records, and bytes that the last one may exceed. `None`: nothing until half of it is finished.
+    /// How much may be taken now: records, and bytes that what is taken at one go may exceed. `None`: nothing until half of it is finished.
     pub(crate) fn room(&mut self, parked: usize) -> Option<Room> {
         self.has_room(parked).then(|| Room {
             records: self.max_records.saturating_sub(self.records.saturating_sub(parked)).max(1),

@@ -12,6 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use serde::Deserialize;
 
+use super::offsets::Next;
 use super::pattern::is_pattern;
 use super::state::{AssignmentId, Position, Shared, State};
 use super::turns::Doing;
@@ -45,6 +46,7 @@ impl Context {
                 state.arriving.insert(id);
             }
         }
+        correct(consumer, &self.shared);
         self.report("answer an assignment", consumer.incremental_assign(&TopicPartitionList::new()));
         tracing::info!(consumer = self.shared.name, partitions = %names(partitions), "partitions assigned");
     }
@@ -66,6 +68,7 @@ impl Context {
         } else {
             self.retire(consumer, partitions, &ids);
         }
+        correct(consumer, &self.shared);
         self.report("give the revoked partitions back", give_back(consumer, partitions));
         tracing::info!(consumer = self.shared.name, partitions = %names(partitions), lost, "partitions revoked");
     }
@@ -248,6 +251,29 @@ impl ConsumerContext for Context {
         self.shared.lock().committing = None;
         self.committed(outcome, list);
     }
+}
+
+/// Where librdkafka takes itself for being further than was read, it goes back. Before it goes on after a pause, because it does that at its
+/// position; and it pauses and goes on by itself at each rebalance.
+pub(super) fn correct(consumer: &KafkaConsumer, shared: &Shared) {
+    let misplaced = shared.lock().misplaced();
+    for (topic, partition, next) in misplaced {
+        let offset = match next {
+            Next::At(offset) => Offset::Offset(offset),
+            Next::Begin if begins_at_ends(consumer) => Offset::End,
+            Next::Begin => Offset::Beginning,
+        };
+        // Without waiting: what is asked of a partition is done in the order in which it was asked.
+        if let Err(error) = consumer.seek(&topic, partition, offset, Duration::ZERO) {
+            tracing::error!(consumer = shared.name, %error, %topic, partition, ?offset, "a partition could not be read again from where a fetch failed");
+        }
+    }
+}
+
+/// Whether partitions without a commit are read from their ends.
+pub(super) fn begins_at_ends(consumer: &KafkaConsumer) -> bool {
+    let reset = mq_kafka::ffi::property(consumer.client(), "auto.offset.reset");
+    matches!(reset.as_deref(), Some("latest" | "largest" | "end"))
 }
 
 /// Those of them that librdkafka has: others were still arriving.

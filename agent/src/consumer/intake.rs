@@ -28,8 +28,9 @@ impl Intake {
     /// How many records may be taken at one go, when there is room for so many and so many bytes. Records are as large as those before them
     /// until they prove to be larger, so that they exceed the room by no more than librdkafka had in its queue.
     pub(super) fn burst(&self, room: Room) -> usize {
-        let largest = self.largest[0].max(self.largest[1]).max(1);
-        (room.bytes / largest).clamp(1, BURST).min(room.records)
+        let largest = self.largest[0].max(self.largest[1]);
+        let expected = if largest == 0 { BUFFER } else { largest };
+        (room.bytes / expected).clamp(1, BURST).min(room.records)
     }
 
     /// Takes a record in.

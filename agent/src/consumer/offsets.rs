@@ -44,8 +44,16 @@ pub(crate) struct Offsets {
     /// The topic whose log this is. `None`: it is not known, and what is finished beyond the prefix is not written down.
     topic: Option<TopicId>,
     before: Before,
-    /// An offset that was not read although librdkafka takes it for read: see [`Offsets::misplace`].
+    /// An offset that was not read although librdkafka takes it for read: see [`Offsets::misplace`]. Negative: not even the first was.
     misplaced: Option<i64>,
+}
+
+/// Where to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    At(i64),
+    /// Where `auto.offset.reset` says.
+    Begin,
 }
 
 #[derive(Debug)]
@@ -146,21 +154,35 @@ impl Offsets {
         }
     }
 
-    /// The record at this offset could not be read, and librdkafka says from now on that its position is behind it. So it does after a log
-    /// went back, until it has read as far as before.
+    /// The record at this offset could not be read, and librdkafka takes itself from now on for being behind it. So it does after a log went
+    /// back, until it has read as far as before. A negative offset: it could not be found out where to begin.
     pub(crate) fn misplace(&mut self, offset: i64) {
+        let offset = match self.last {
+            Some(last) if offset < 0 => last + 1,
+            _ => offset.max(-1),
+        };
         self.misplaced = self.misplaced.max(Some(offset));
     }
 
-    /// The offset that has to be read next, if librdkafka takes itself for being further.
-    pub(crate) fn misplaced(&self) -> Option<i64> {
+    /// librdkafka was told where it is.
+    pub(crate) fn placed(&mut self) {
+        self.misplaced = None;
+    }
+
+    /// Where it has to be read next, if librdkafka takes itself for being further.
+    pub(crate) fn misplaced(&self) -> Option<Next> {
         let behind = self.misplaced.filter(|offset| self.last.is_none_or(|last| last < *offset))?;
-        Some(self.last.map_or(behind, |last| last + 1))
+        Some(match self.last {
+            Some(last) => Next::At(last + 1),
+            None if behind >= 0 => Next::At(behind),
+            None => Next::Begin,
+        })
     }
 
     /// There is nothing to handle below this offset: what was read last was a marker of a transaction.
     pub(crate) fn pass(&mut self, next: i64) {
-        if self.misplaced().is_some() {
+        // Further than any mistake: everything below was read.
+        if self.misplaced.is_some_and(|behind| next <= behind + 1) && self.misplaced().is_some() {
             return;
         }
         if self.pending.is_empty() && self.committable.is_some_and(|committable| committable < next) {
@@ -177,7 +199,7 @@ impl Offsets {
     /// Whether one burst more is too many: for the memory that the pending ones take, or for the map, which must have room for whatever
     /// becomes of those in hand.
     pub(crate) fn is_far_ahead(&self) -> bool {
-        !self.pending.is_empty() && (self.pending.len() >= MAX_AHEAD || !self.fits(BURST, 1))
+        !self.pending.is_empty() && (self.pending.len() + BURST > MAX_AHEAD || !self.fits(BURST, 1))
     }
 
     /// Whether there is room for as many again.

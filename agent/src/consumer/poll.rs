@@ -1,44 +1,34 @@
 //! The poll thread: the only one that talks to the Kafka consumer. Nothing blocks it longer than a moment, except what waits for
 //! handlers inside a budget: a revocation, a seek, an exchange, the end.
 
-use std::collections::{HashMap, HashSet};
+mod seek;
+mod take;
+
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use mq_kafka::ffi::{Fetched, RecordQueue, Taken};
+use mq_kafka::ffi::RecordQueue;
 use rdkafka::consumer::Consumer as _;
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
 use super::arrivals::Arrivals;
 use super::budget::Room;
-use super::context::{Context, KafkaConsumer, LAST_COMMIT, SLICE, offsets, refusal};
+use super::context::{Context, KafkaConsumer, LAST_COMMIT, SLICE, correct, offsets, refusal};
 use super::desk::Start;
 use super::intake::Intake;
-use super::offsets::Offsets;
-use super::state::{Accepted, AssignmentId, Shared};
+use super::state::{Shared, State};
 use super::turns::Doing;
 use crate::credentials::Login;
 use crate::error::ConsumeError;
 
 /// How long a poll waits for a record, and so how late a command can be.
 const POLL: Duration = Duration::from_millis(50);
-/// The same while an answer is waited for that does not come through the consumer.
-const ARRIVAL_POLL: Duration = Duration::from_millis(5);
 /// How long a full consumer stops polling before it pauses its partitions. Most budgets clear within it, and a pause throws away
 /// what was fetched.
 const HOLD: Duration = Duration::from_secs(1);
-/// How often partitions are directed to the queue again, and so how long one can be silent that librdkafka took out of it.
-const DIRECT: Duration = Duration::from_millis(200);
-/// For so long a commit waits for the answer to the one before, because librdkafka sends one again that failed, and so after a later one
-/// if there is one. That is longer than librdkafka itself goes without an answer: three tries of `socket.timeout.ms` (60 s), and a
-/// coordinator awaited for a session. A coordinator that hangs costs less: an unanswered heartbeat ends the connection to it.
-const COMMIT_ANSWER: Duration = Duration::from_mins(5);
-/// How long the broker may take to answer where a time is, and librdkafka to go there.
-const SEEK: Duration = Duration::from_secs(5);
-
 pub(super) enum Command {
     /// Subscribe to these topics from now on.
     Subscribe(Vec<String>, oneshot::Sender<KafkaResult<()>>),
@@ -75,6 +65,8 @@ pub(super) struct Poller {
     commands: Receiver<Command>,
     intake: Intake,
     last_commit: Instant,
+    /// How long librdkafka may take to answer a commit.
+    commit_answer: Duration,
     served: Instant,
     directed: Instant,
     /// Until when a batch gathered when this was last looked at.
@@ -92,6 +84,7 @@ impl Poller {
         let (arrivals, consumer) = (Arrivals::new(&consumer), Arc::new(consumer));
         let records = RecordQueue::new(Arc::clone(&consumer));
         let (intake, now) = (Intake::default(), Instant::now());
+        let commit_answer = longest_answer(&consumer);
         Self {
             consumer,
             records,
@@ -101,6 +94,7 @@ impl Poller {
             commands,
             intake,
             last_commit: now,
+            commit_answer,
             served: now,
             directed: now,
             gathers_until: None,
@@ -146,155 +140,6 @@ impl Poller {
         }
     }
 
-    /// Waits for a record, and takes in with it what librdkafka has fetched already.
-    fn take_in(&mut self, room: Room) -> Result<(), ConsumeError> {
-        let mut wait = if self.arrivals.is_reading() { ARRIVAL_POLL } else { POLL };
-        // One that has waited long enough waits for a slot now, and not for a timer.
-        let (gathers_until, now) = {
-            let (mut state, now) = (self.shared.lock(), Instant::now());
-            let waits = if state.paused { Doing::Full } else { Doing::Idle };
-            state.turns.turn_to(waits, now);
-            (state.gathers_until(), now)
-        };
-        self.gathers_until = gathers_until.filter(|until| *until > now);
-        if let Some(until) = self.gathers_until {
-            wait = wait.min(until - now);
-        }
-        self.records.wait(wait);
-        self.shared.turn_to(Doing::Working);
-        self.poll_events()?;
-        let (intake, shared, mut failed) = (&mut self.intake, &self.shared, Vec::new());
-        self.records.take(intake.burst(room), |taken| match taken {
-            Taken::Record(record) => intake.add(record, shared),
-            Taken::Failed { at, error } => {
-                failed.extend(at.map(|at| (at.topic().to_owned(), at.partition(), at.offset())));
-                tracing::warn!(consumer = shared.name, %error, "a fetch failed; the consumer goes on");
-            }
-        });
-        let batches = self.intake.end();
-        if !batches.is_empty() {
-            let Accepted { slots, went_back } = self.shared.lock().accept(batches, Instant::now());
-            Arc::clone(&self.work).start(slots);
-            for record in went_back {
-                tracing::warn!(
-                    consumer = self.shared.name,
-                    topic = record.topic(),
-                    partition = record.partition(),
-                    offset = record.offset(),
-                    "the log of the partition went back: its topic was created anew or lost its end; reading goes on from here, and records can come again"
-                );
-            }
-        }
-        for (topic, partition, offset) in failed {
-            let mut state = self.shared.lock();
-            if let Some((id, _)) = state.find(&topic, partition).filter(|_| offset >= 0)
-                && let Some(offsets) = state.offsets(id)
-            {
-                offsets.misplace(offset);
-            }
-        }
-        Ok(())
-    }
-
-    /// Rebalances, answers to commits, statistics: the context takes them.
-    fn poll_events(&mut self) -> Result<(), ConsumeError> {
-        loop {
-            match self.consumer.poll(Duration::ZERO) {
-                // Of a partition that was not directed to the queue at that moment: older than what lies there.
-                Some(Ok(message)) => {
-                    self.intake.add(Fetched::from(&message), &self.shared);
-                    return Ok(());
-                }
-                Some(Err(error)) => self.failed(&error)?,
-                None => {}
-            }
-            if !self.records.has_events() {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Now and then, as the queue wants it.
-    fn direct(&mut self) {
-        if self.directed.elapsed() < DIRECT {
-            return;
-        }
-        self.directed = Instant::now();
-        let assigned = {
-            let state = self.shared.lock();
-            state.partitions(state.all().difference(&state.arriving).copied())
-        };
-        for (topic, partition) in &assigned {
-            if let Err(error) = self.records.direct(topic, *partition) {
-                tracing::warn!(consumer = self.shared.name, %error, %topic, partition, "records of a partition may be late; tried again");
-            }
-        }
-    }
-
-    /// First librdkafka goes there: if it cannot, everything is as before. Then what was read before is finished or dropped.
-    fn seek(&self, topic: &str, to: &SeekTo) -> Result<(), String> {
-        let targets = match to {
-            SeekTo::Offset(partition, offset) => vec![(*partition, Offset::Offset(*offset))],
-            SeekTo::Time(milliseconds) => self.find_time(topic, *milliseconds)?,
-        };
-        let mut moved = Vec::new();
-        let mut outcome = Ok(());
-        for (partition, offset) in targets {
-            let Some((id, name)) = self.shared.lock().find(topic, partition) else {
-                outcome = Err(format!("{topic} {partition} is not assigned to this consumer"));
-                break;
-            };
-            if let Err(error) = self.consumer.seek(topic, partition, offset, SEEK) {
-                outcome = Err(format!("librdkafka did not go to {offset:?} of {topic} {partition}: {error}"));
-                break;
-            }
-            moved.push((id, name, partition));
-        }
-        let ids = moved.iter().map(|(id, ..)| *id).collect();
-        let partitions: Vec<_> = moved.iter().map(|(_, name, partition)| (Arc::clone(name), *partition)).collect();
-        let (paused, mut elsewhere): (HashSet<AssignmentId>, HashMap<AssignmentId, Offsets>) = {
-            let mut state = self.shared.lock();
-            let elsewhere = moved.iter().filter_map(|(id, ..)| Some((*id, state.offsets(*id)?.elsewhere()))).collect();
-            (state.held.intersection(&ids).copied().collect(), elsewhere)
-        };
-        self.consumer.client().context().retire(&self.consumer, &list(&partitions), &ids);
-        let mut state = self.shared.lock();
-        for (old, name, partition) in moved {
-            let new = state.assign(&name, partition);
-            if let Some((offsets, elsewhere)) = state.offsets(new).zip(elsewhere.remove(&old)) {
-                *offsets = elsewhere;
-            }
-            // A seek does not resume.
-            if paused.contains(&old) {
-                state.held.insert(new);
-            }
-        }
-        outcome
-    }
-
-    fn find_time(&self, topic: &str, milliseconds: i64) -> Result<Vec<(i32, Offset)>, String> {
-        let mut times = TopicPartitionList::new();
-        for partition in self.shared.lock().assigned(topic) {
-            // Fails for special offsets alone; a time is none.
-            let _ = times.add_partition_offset(topic, partition, Offset::Offset(milliseconds.max(0)));
-        }
-        if times.count() == 0 {
-            return Err(format!("no partition of {topic} is assigned to this consumer"));
-        }
-        let found = self.consumer.offsets_for_times(times, SEEK);
-        let found = found.map_err(|error| format!("the broker did not say where that time is in {topic}: {error}"))?;
-        Ok(found.elements().iter().map(|element| (element.partition(), element.offset())).collect())
-    }
-
-    fn failed(&self, error: &KafkaError) -> Result<(), ConsumeError> {
-        let name = &self.shared.name;
-        if let KafkaError::MessageConsumptionFatal(_) = error {
-            return Err(ConsumeError::Fatal { name: name.clone(), detail: error.to_string() });
-        }
-        tracing::warn!(consumer = name, %error, "a poll failed; the consumer goes on");
-        Ok(())
-    }
-
     /// Back-pressure. Under the budget: poll. Above it: first only wait for handlers, then pause and poll for events alone.
     fn room(&mut self) -> Option<Room> {
         let (room, paused) = {
@@ -334,19 +179,8 @@ impl Poller {
         }
     }
 
-    /// librdkafka goes on from its position, which after a failed fetch can be beyond what was read.
     fn resume(&self, partitions: &TopicPartitionList) -> KafkaResult<()> {
-        for element in partitions.elements() {
-            let next = {
-                let mut state = self.shared.lock();
-                let id = state.find(element.topic(), element.partition()).map(|(id, _)| id);
-                id.and_then(|id| state.offsets(id)).and_then(|offsets| offsets.misplaced())
-            };
-            if let Some(next) = next {
-                // Without waiting: what is asked of a partition is done in the order in which it was asked.
-                self.consumer.seek(element.topic(), element.partition(), Offset::Offset(next), Duration::ZERO)?;
-            }
-        }
+        correct(&self.consumer, &self.shared);
         self.consumer.resume(partitions)
     }
 
@@ -392,13 +226,19 @@ impl Poller {
         }
     }
 
+    /// Whether the commit before may still be answered. librdkafka sends one again that failed, and so after a later one if there is one.
+    fn awaits_answer(&self, state: &State) -> bool {
+        state.committing.is_some_and(|since| since.elapsed() < self.commit_answer)
+    }
+
     /// `taking`: everything that was polled was taken in.
     fn commit_if_due(&mut self, taking: bool) {
         let due = {
             let mut state = self.shared.lock();
             state.turn = Instant::now();
-            state.waiters.is_due(state.turn)
-                || state.limits.auto_commit.is_some_and(|interval| self.last_commit.elapsed() >= interval)
+            let wanted = state.waiters.is_due(state.turn)
+                || state.limits.auto_commit.is_some_and(|interval| self.last_commit.elapsed() >= interval);
+            wanted && !self.awaits_answer(&state)
         };
         if due && taking {
             self.pass_markers();
@@ -428,7 +268,7 @@ impl Poller {
         let now = Instant::now();
         let positions = {
             let mut state = self.shared.lock();
-            if state.committing.is_some_and(|since| now.saturating_duration_since(since) < COMMIT_ANSWER) {
+            if self.awaits_answer(&state) {
                 return;
             }
             let positions = state.take_commit();
@@ -468,7 +308,7 @@ impl Poller {
             idle = self.shared.wait_idle(&all, deadline.min(Instant::now() + SLICE));
             // A handler that is waited for may itself wait for its commit.
             self.commit_if_due(false);
-            // What a poll returns now is not taken: it is beyond the last commit and will be read again.
+            // Records stay where they are: they are beyond the last commit and will be read again.
             let _ = self.consumer.poll(Duration::ZERO);
         }
         if !idle {
@@ -540,6 +380,14 @@ impl Poller {
         let _ = done.send(subscribe(&consumer, &topics));
         Self::new(consumer, shared, work, commands)
     }
+}
+
+/// Longer than librdkafka goes without an answer to a commit: three tries, and a coordinator awaited for a session. One that hangs costs
+/// less, because an unanswered heartbeat ends the connection to it.
+fn longest_answer(consumer: &KafkaConsumer) -> Duration {
+    let property = |name| mq_kafka::ffi::property(consumer.client(), name).and_then(|value| value.parse().ok());
+    let [socket, session] = ["socket.timeout.ms", "session.timeout.ms"].map(|name| property(name).unwrap_or(60_000));
+    Duration::from_millis(3 * socket + session) + Duration::from_secs(30)
 }
 
 pub(super) fn list(partitions: &[(Arc<str>, i32)]) -> TopicPartitionList {

@@ -5,10 +5,10 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::bindings::{
-    rd_kafka_consume_batch_queue, rd_kafka_message_destroy, rd_kafka_message_t, rd_kafka_message_timestamp,
-    rd_kafka_queue_cb_event_enable, rd_kafka_queue_destroy, rd_kafka_queue_forward, rd_kafka_queue_get_consumer,
-    rd_kafka_queue_get_main, rd_kafka_queue_get_partition, rd_kafka_queue_length, rd_kafka_queue_new, rd_kafka_queue_t,
-    rd_kafka_t, rd_kafka_timestamp_type_t, rd_kafka_topic_name,
+    rd_kafka_consume_batch_queue, rd_kafka_message_destroy, rd_kafka_message_errstr, rd_kafka_message_t,
+    rd_kafka_message_timestamp, rd_kafka_queue_cb_event_enable, rd_kafka_queue_destroy, rd_kafka_queue_forward,
+    rd_kafka_queue_get_consumer, rd_kafka_queue_get_main, rd_kafka_queue_get_partition, rd_kafka_queue_length,
+    rd_kafka_queue_new, rd_kafka_queue_t, rd_kafka_t, rd_kafka_timestamp_type_t, rd_kafka_topic_name,
 };
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -68,12 +68,14 @@ pub enum Taken<'a> {
     /// A record.
     Record(Fetched<'a>),
     /// What went wrong with a partition. From there on records follow all the same, but librdkafka takes the failed offset for read: its
-    /// position is one too far until that record comes, and it resumes from there after a pause.
+    /// position is one too far until that record comes, and it goes on from there after a pause and after each rebalance.
     Failed {
-        /// The partition; its offset, not negative, is the one that was to be read. `None`: it is not about one.
+        /// The partition; its offset is the one that was to be read, or negative if that was to be found out. `None`: it is not about one.
         at: Option<Fetched<'a>>,
         /// Why.
         error: KafkaError,
+        /// The same in librdkafka's words.
+        reason: &'a str,
     },
 }
 
@@ -135,8 +137,11 @@ impl<C: ConsumerContext + 'static> RecordQueue<C> {
         self.bell.wait(timeout);
     }
 
-    /// Takes what there is, in order, up to so many. Does not wait. What is shown of a record belongs to it and is gone afterwards.
+    /// Takes what there is, in order, up to so many; none takes nothing. Does not wait. What is shown of a record belongs to it and is gone afterwards.
     pub fn take(&mut self, most: usize, mut each: impl FnMut(Taken<'_>)) {
+        if most == 0 {
+            return;
+        }
         self.taken.reserve(most);
         // SAFETY: there is room for `most` pointers, and librdkafka says how many it wrote. Each message is ours: it is read before it is
         // given back, once. If `each` unwinds the rest is leaked, not given back twice.
@@ -173,7 +178,13 @@ impl<'a> Taken<'a> {
         let at = (!message.rkt.is_null()).then_some(Fetched(message));
         match (message.err, at) {
             (RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR, Some(record)) => Self::Record(record),
-            (code, at) => Self::Failed { at, error: KafkaError::MessageConsumption(code.into()) },
+            (code, at) => {
+                // SAFETY: the message lives; its payload, and so the text, belongs to it. Without one librdkafka says the code's.
+                let text: *const c_char = unsafe { rd_kafka_message_errstr(message) };
+                let reason =
+                    if text.is_null() { "" } else { unsafe { CStr::from_ptr(text) }.to_str().unwrap_or_default() };
+                Self::Failed { at, error: KafkaError::MessageConsumption(code.into()), reason }
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::super::lanes::Claim;
-use super::super::offsets::Offsets;
+use super::super::offsets::{Next, Offsets};
 use super::{Assignment, AssignmentId, State};
 
 impl State {
@@ -61,6 +61,13 @@ impl State {
     pub(crate) fn unfinished(&self, topic: &str, partition: i32) -> Option<i64> {
         let (id, _) = self.find(topic, partition)?;
         self.assignments.get(&id)?.offsets.prefix()
+    }
+
+    /// The partitions that librdkafka takes itself for being further in than was read, with where to read next.
+    pub(crate) fn misplaced(&self) -> Vec<(Arc<str>, i32, Next)> {
+        let arrived = self.assignments.iter().filter(|(id, _)| !self.arriving.contains(id));
+        let misplaced = arrived.filter_map(|(_, assignment)| Some((assignment, assignment.offsets.misplaced()?)));
+        misplaced.map(|(assignment, next)| (Arc::clone(&assignment.topic), assignment.partition, next)).collect()
     }
 
     pub(crate) fn all(&self) -> HashSet<AssignmentId> {
