@@ -24,7 +24,7 @@ use super::turns::Doing;
 use crate::credentials::Login;
 use crate::error::ConsumeError;
 
-/// How long a poll waits for a record, and so how late a command can be.
+/// How long the poll thread waits for records and events, and so how late a command can be.
 const POLL: Duration = Duration::from_millis(50);
 /// How long a full consumer stops polling before it pauses its partitions. Most budgets clear within it, and a pause throws away
 /// what was fetched.

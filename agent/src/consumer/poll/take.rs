@@ -17,15 +17,16 @@ use super::{POLL, Poller};
 use crate::error::ConsumeError;
 use crate::record::Record;
 
-/// The same while an answer is waited for that does not come through the consumer.
+/// How long it waits while an answer is on its way that does not come through the consumer.
 const ARRIVAL_POLL: Duration = Duration::from_millis(5);
 /// How often partitions are directed to the queue again, and so how long one can be silent that librdkafka took out of it: while some are
 /// new, and then.
 const DIRECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 /// For so long partitions are new.
 const NEW: Duration = Duration::from_secs(30);
+
 impl Poller {
-    /// Waits for a record, and takes in with it what librdkafka has fetched already.
+    /// Waits for records and events, and takes in what there is.
     pub(super) fn take_in(&mut self, room: Room) -> Result<(), ConsumeError> {
         let mut wait = if self.arrivals.is_reading() { ARRIVAL_POLL } else { POLL };
         // One that has waited long enough waits for a slot now, and not for a timer.
