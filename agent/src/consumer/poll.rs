@@ -255,9 +255,7 @@ impl Poller {
         let mut state = self.shared.lock();
         for element in partitions.elements() {
             let Offset::Offset(next) = element.offset() else { continue };
-            if let Some((id, _)) = state.find(element.topic(), element.partition())
-                && let Some(offsets) = state.offsets(id)
-            {
+            if let Some(offsets) = state.offsets_of(element.topic(), element.partition()) {
                 offsets.pass(next);
             }
         }

@@ -44,16 +44,15 @@ pub(super) async fn noted(world: &World, group: &str, words: Option<&str>, messa
     .await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_is_not_ended_and_one_that_left_only_its_marker_are_named() -> Result<()> {
-    let world = World::new("transaction").await?;
-    let (topic, group) = (world.topic(1).await?, unique("transaction"));
-    world.fill(&topic, 1, 5).await?;
+type Transactional = ThreadedProducer<rdkafka::producer::DefaultProducerContext>;
+
+/// Leaves five records, and behind them one of a transaction that its producer has to end.
+async fn begin_transaction(world: &World, topic: &str) -> Result<Arc<Transactional>> {
+    world.fill(topic, 1, 5).await?;
     let mut config = world.kafka.client_config();
-    config.set("transactional.id", &group);
-    let producer: ThreadedProducer<rdkafka::producer::DefaultProducerContext> = config.create()?;
-    let producer = Arc::new(producer);
-    let (begins, into) = (Arc::clone(&producer), topic.clone());
+    config.set("transactional.id", topic);
+    let producer: Arc<Transactional> = Arc::new(config.create()?);
+    let (begins, into) = (Arc::clone(&producer), topic.to_owned());
     tokio::task::spawn_blocking(move || {
         begins.init_transactions(SOON)?;
         begins.begin_transaction()?;
@@ -61,11 +60,28 @@ async fn a_transaction_that_is_not_ended_and_one_that_left_only_its_marker_are_n
         begins.flush(SOON)
     })
     .await??;
+    Ok(producer)
+}
+
+async fn end_transaction(producer: Arc<Transactional>) -> Result<()> {
+    Ok(tokio::task::spawn_blocking(move || producer.commit_transaction(SOON)).await??)
+}
+
+/// Leaves five records, and behind them one of a transaction and its marker.
+pub(super) async fn transact(world: &World, topic: &str) -> Result<()> {
+    end_transaction(begin_transaction(world, topic).await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_is_not_ended_and_one_that_left_only_its_marker_are_named() -> Result<()> {
+    let world = World::new("transaction").await?;
+    let (topic, group) = (world.topic(1).await?, unique("transaction"));
+    let producer = begin_transaction(&world, &topic).await?;
     world.commit(&group, &topic, &[5]).await?;
     world.declare(&group, &topic, Some(watched())).await?;
     noted(&world, &group, Some("a transaction that began at offset 5 is not ended"), 1).await?;
 
-    tokio::task::spawn_blocking(move || producer.commit_transaction(SOON)).await??;
+    end_transaction(producer).await?;
     noted(&world, &group, None, 2).await?;
     // After the record, as clients commit that do not know of the marker behind it.
     world.commit(&group, &topic, &[6]).await?;

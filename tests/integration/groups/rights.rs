@@ -1,7 +1,5 @@
 //! What the operator sees of groups at a broker that authorizes: as much as it was granted, and what it does not see is not known.
 
-use std::sync::Arc;
-
 use anyhow::{Context, Result, ensure};
 use kube::{
     Api,
@@ -13,12 +11,11 @@ use mq_testkit::{
     Operation::{Describe, Read},
     OwnBroker, Resource, unique, wait_until,
 };
-use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use serde_json::json;
 
 use super::{
     condition,
-    odd::{noted, watched},
+    odd::{noted, transact, watched},
     world::{SOON, World},
 };
 use crate::secure::{SECRET, write_secret};
@@ -68,23 +65,6 @@ impl Scene {
         ensure!(no_number || state != LagState::Unknown, "what is not known is no number");
         Ok(())
     }
-}
-
-/// Leaves five records, and behind them one of a transaction and its marker.
-async fn transact(world: &World, topic: &str) -> Result<()> {
-    world.fill(topic, 1, 5).await?;
-    let mut config = world.kafka.client_config();
-    config.set("transactional.id", topic);
-    let producer: ThreadedProducer<rdkafka::producer::DefaultProducerContext> = config.create()?;
-    let (producer, topic) = (Arc::new(producer), topic.to_owned());
-    tokio::task::spawn_blocking(move || {
-        producer.init_transactions(SOON)?;
-        producer.begin_transaction()?;
-        producer.send(BaseRecord::<(), _>::to(&topic).payload("x")).map_err(|(error, _)| error)?;
-        producer.commit_transaction(SOON)
-    })
-    .await??;
-    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -62,10 +62,7 @@ impl Poller {
             self.go_back(&went_back);
         }
         for (topic, partition, offset) in failed {
-            let mut state = self.shared.lock();
-            if let Some((id, _)) = state.find(&topic, partition)
-                && let Some(offsets) = state.offsets(id)
-            {
+            if let Some(offsets) = self.shared.lock().offsets_of(&topic, partition) {
                 offsets.misplace(offset);
             }
         }
@@ -84,15 +81,11 @@ impl Poller {
                 offset,
                 "the log of the partition went back: its topic was created anew or lost its end; reading goes on from here, and records can come again"
             );
-            let (id, next) = {
-                let mut state = self.shared.lock();
-                let id = state.find(topic, partition).map(|(id, _)| id);
-                (id, id.and_then(|id| state.offsets(id)).and_then(|offsets| offsets.misplaced()))
-            };
-            let (Some(id), Some(Next::At(next))) = (id, next) else { continue };
+            let next = self.shared.lock().offsets_of(topic, partition).and_then(|offsets| offsets.misplaced());
+            let Some(Next::At(next)) = next else { continue };
             match self.consumer.seek(topic, partition, Offset::Offset(next), SEEK) {
                 Ok(()) => {
-                    if let Some(offsets) = self.shared.lock().offsets(id) {
+                    if let Some(offsets) = self.shared.lock().offsets_of(topic, partition) {
                         offsets.placed();
                     }
                 }

@@ -40,6 +40,12 @@ impl State {
         partitions.get(&partition).map(|id| (*id, Arc::clone(topic)))
     }
 
+    /// The offsets of an assigned partition.
+    pub(crate) fn offsets_of(&mut self, topic: &str, partition: i32) -> Option<&mut Offsets> {
+        let (id, _) = self.find(topic, partition)?;
+        self.offsets(id)
+    }
+
     /// The partitions of those assignments that there still are.
     pub(crate) fn partitions(&self, ids: impl Iterator<Item = AssignmentId>) -> Vec<(Arc<str>, i32)> {
         let known = ids.filter_map(|id| self.assignments.get(&id));

@@ -47,9 +47,7 @@ impl State {
 
     /// The broker does not take what is committed with the offset: from now on it is the offset alone.
     pub(crate) fn without_map(&mut self, topic: &str, partition: i32) {
-        if let Some((id, _)) = self.find(topic, partition)
-            && let Some(offsets) = self.offsets(id)
-        {
+        if let Some(offsets) = self.offsets_of(topic, partition) {
             offsets.without_map();
         }
     }
