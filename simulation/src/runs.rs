@@ -179,7 +179,33 @@ fn replicas_that_something_else_limited_are_as_able_as_before_when_it_is_over() 
         assert!(done.ours.reasons.contains("StepIneffective"), "{:?}", done.ours.reasons);
         assert!(done.replicas <= 4, "{:?}", done.path);
         assert!(done.pod_seconds < 3_000.0 * 6.0, "{} {:?}", done.pod_seconds / 3_000.0, done.path);
+        // Pods that wait for something together say that each can do less the more they are: that asks for no more of them.
+        assert!(done.counts().iter().all(|n| *n <= 6), "{:?}", done.path);
     }
+}
+
+/// Four replicas can do more than what limits lets them: they show by themselves when it is gone.
+#[test]
+fn nothing_is_tried_where_the_end_of_a_limit_shows_by_itself() {
+    let plant = Plant { narrow: 300.0..2_000.0, downstream: 1_500.0, ..Plant::default() };
+    let load = |second| if second < 300 { 1_200.0 } else { 1_800.0 };
+    let done = run(&plant, &stated(policy(30, 24, 300)), 4, 2_800, &[], load);
+    let while_narrow = done.path.iter().filter(|change| change.second < 2_000).map(|change| change.replicas);
+    assert_eq!(while_narrow.collect::<Vec<_>>(), [6, 4], "{:?}", done.path);
+    let breached = done.breached.last().copied().unwrap_or_default();
+    assert!((2_000..2_500).contains(&breached), "{breached} {:?}", done.path);
+}
+
+#[test]
+fn as_many_as_a_load_needed_are_not_taken_back_before_it_has_fallen() {
+    let load = |second| match second {
+        0..300 => 1_200.0,
+        300..3_000 => 1_740.0,
+        _ => 1_500.0,
+    };
+    let done = run(&Plant::default(), &stated(policy(30, 24, 60)), 4, 4_500, &[], load);
+    assert_eq!(done.counts(), [6, 4], "{:?}", done.path);
+    assert!(done.path[1].second > 3_000, "{:?}", done.path);
 }
 
 /// Only for the minute in which the step up is judged.

@@ -34,6 +34,10 @@ const CHAIN: &[Rule] = &[
 
 /// An arrival below this part of an earlier one is another load.
 const LESS: f64 = 0.7;
+/// Taking away less than one replica in so many is hardly worth that partitions move: it waits for more, …
+const FEW: u32 = 5;
+/// … for so many windows.
+const PATIENT: u32 = 12;
 /// From so many times its share on, it is worth saying that the busiest replica has more to do than others.
 pub const UNEVEN: f64 = 1.1;
 
@@ -302,6 +306,11 @@ fn down(policy: &Policy, now: &Situation) -> Option<Verdict> {
     let bounded = since_possible.map_or(now.fewer_for, |since| since.min(now.fewer_for)) < policy.window / SOON;
     if let Some(soon) = now.coming_need.map(fitting).filter(|soon| *soon < desired && bounded) {
         let says = format!("{desired} replicas would do, and soon {soon}; waiting for that");
+        return Some(hold(now, Reason::WindowNotOver, says));
+    }
+    let patience = policy.window * PATIENT;
+    if let Some(left) = patience.checked_sub(now.fewer_for).filter(|left| (n - desired) * FEW < n && !left.is_zero()) {
+        let says = format!("{desired} replicas would do; to save so little waits {}, or until fewer do", time(left));
         return Some(hold(now, Reason::WindowNotOver, says));
     }
     let words = format!(

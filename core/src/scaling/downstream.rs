@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Windows for which the first such step counts. Each one that follows counts twice as long.
 const FIRST: u32 = 2;
+/// The same where the replicas show by themselves when it is over: another try is only for the case that this was misjudged.
+const VISIBLE: u32 = 8;
 /// So many times at most.
 const DOUBLINGS: u32 = 6;
 
@@ -16,10 +18,12 @@ pub struct Ineffective {
     pub brought: f64,
     /// Messages per second that it should have brought.
     pub predicted: f64,
+    /// `enough` replicas can do more than what limits lets them, so they will do more as soon as it is gone.
+    pub visible: bool,
 }
 
 /// Handling so many times as much as with that step shows that what limited does so no more.
-const MORE: f64 = 1.1;
+pub(super) const MORE: f64 = 1.1;
 
 /// What steps up have shown.
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,7 +44,8 @@ impl Downstream {
     /// A step up brought next to nothing, and so much is handled with it. The fewest replicas that did as much stay the ones to go back to.
     pub(super) fn found(&mut self, at: Duration, window: Duration, step: Ineffective, handled: f64) {
         let enough = self.found.map_or(step.enough, |before| before.step.enough.min(step.enough));
-        let until = at.saturating_add(window * FIRST * 2_u32.saturating_pow(self.strikes.min(DOUBLINGS)));
+        let windows = if step.visible { VISIBLE } else { FIRST };
+        let until = at.saturating_add(window * windows * 2_u32.saturating_pow(self.strikes.min(DOUBLINGS)));
         self.found = Some(Found { until, step: Ineffective { enough, ..step }, handled });
         self.strikes = self.strikes.saturating_add(1);
     }
@@ -79,7 +84,7 @@ mod tests {
     use super::*;
 
     const WINDOW: Duration = Duration::from_secs(100);
-    const STEP: Ineffective = Ineffective { enough: 4, brought: 0.0, predicted: 100.0 };
+    const STEP: Ineffective = Ineffective { enough: 4, brought: 0.0, predicted: 100.0, visible: false };
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -93,6 +98,13 @@ mod tests {
         assert_eq!((downstream.limits(at(200)), downstream.is_suspected()), (false, true));
         downstream.found(at(250), WINDOW, Ineffective { enough: 6, ..STEP }, 50.0);
         assert_eq!(downstream.step(at(250)), Some((at(400), STEP)));
+    }
+
+    #[test]
+    fn counts_for_longer_where_its_end_would_show() {
+        let mut downstream = Downstream::default();
+        downstream.found(at(0), WINDOW, Ineffective { visible: true, ..STEP }, 50.0);
+        assert_eq!((downstream.limits(at(799)), downstream.limits(at(800))), (true, false));
     }
 
     #[test]

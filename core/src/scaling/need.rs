@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Utilisation above which replicas are too few.
 const HIGHEST: f64 = 0.9;
 /// Utilisation that a step aims at.
-const AIM: f64 = 0.7;
+pub(super) const AIM: f64 = 0.7;
 
 /// What has to be worked off.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,6 +16,10 @@ pub struct Load {
     pub backlog: f64,
     /// Messages that wait beyond that.
     pub beyond: f64,
+    /// Messages that may wait by the promise.
+    pub may_wait: f64,
+    /// How much of the backlog is [`urgent`], partition by partition.
+    pub urgent: f64,
     /// How many times its share of the arrival the busiest replica has, for another reason than its number of partitions: 1 = even.
     pub skew: f64,
 }
@@ -37,6 +41,12 @@ pub struct Need {
     pub too_short: bool,
 }
 
+/// How many of the messages that wait have to be worked off beside what arrives. Messages are handled in the order in which they came, so
+/// those that wait keep the promise as long as they arrived lately: none while half as many wait as may, all once it is as many.
+pub(super) fn urgent(waiting: f64, may_wait: f64) -> f64 {
+    (waiting * 2.0 - may_wait).min(waiting).max(0.0)
+}
+
 /// `capacity` is above zero. `change` is how long a change of replicas takes until it works.
 ///
 /// While a change is under way the present replicas go on working (cooperative rebalancing, pods that start beside the old
@@ -48,19 +58,22 @@ pub(super) fn need(load: Load, capacity: f64, replicas: u32, drain: Duration, ch
     let drain_s = drain.as_secs_f64().max(1.0);
     let change_s = change.as_secs_f64();
     let busiest = load.arrival * load.skew;
-    let stay = (busiest + load.backlog / drain_s) / capacity;
+    let stay = (busiest + load.urgent / drain_s) / capacity;
     let least = (busiest / (HIGHEST * capacity)).max(stay);
     let grown = (busiest - f64::from(replicas) * capacity).max(0.0) * change_s;
     // A change that takes most of the time would ask for any number of replicas for a moment's gain.
     let left_s = (drain_s - change_s).max(drain_s / 2.0);
-    let moving = (busiest + (load.backlog + grown) / left_s) / capacity;
-    let lasting = comfortable(load.arrival, capacity).max(least);
+    let then = load.urgent.max(urgent(load.backlog + grown, load.may_wait));
+    // The more arrives, the younger is what waits. As much is not urgent then, but never fewer replicas are needed.
+    let slower = busiest * (load.backlog / load.may_wait.max(1.0)).min(1.0) + load.backlog / left_s;
+    let moving = (busiest + then / left_s).max(slower) / capacity;
+    let lasting = busy(AIM, load.arrival, capacity).max(least);
     Need { least, aim: lasting.max(moving), lasting, hottest: false, too_short: change >= drain }
 }
 
-/// Replicas that are comfortably busy with the arrival, if it is even.
-pub(super) fn comfortable(arrival: f64, capacity: f64) -> f64 {
-    arrival / (AIM * capacity)
+/// Replicas that are busy for this part of their time with the arrival, if it is even.
+pub(super) fn busy(part: f64, arrival: f64, capacity: f64) -> f64 {
+    arrival / (part * capacity)
 }
 
 /// How many evenly loaded replicas these are worth: the busiest one has the most partitions and sets the pace.
@@ -117,6 +130,17 @@ mod tests {
         Duration::from_secs(n)
     }
 
+    /// An even load of which nothing may wait.
+    fn load(arrival: f64, backlog: f64) -> Load {
+        Load { arrival, backlog, beyond: 0.0, may_wait: 0.0, urgent: backlog, skew: 1.0 }
+    }
+
+    /// An even load for a promise of 30 s.
+    fn promised(arrival: f64, backlog: f64) -> Load {
+        let may_wait = arrival * 30.0;
+        Load { may_wait, urgent: urgent(backlog, may_wait), ..load(arrival, backlog) }
+    }
+
     #[test]
     fn useful_counts_of_twelve_partitions() {
         let counts: Vec<u32> = (1..=14).map(|needed| useful(needed, 12)).collect();
@@ -147,14 +171,13 @@ mod tests {
 
     #[test]
     fn steady_arrival_asks_for_comfortable_replicas() {
-        let need =
-            need(Load { arrival: 2_000.0, backlog: 0.0, beyond: 0.0, skew: 1.0 }, 480.0, 6, seconds(30), seconds(5));
+        let need = need(load(2_000.0, 0.0), 480.0, 6, seconds(30), seconds(5));
         assert_eq!((whole(need.least), whole(need.aim), need.too_short), (5, 6, false));
     }
 
     #[test]
     fn a_backlog_asks_for_more_and_a_slow_change_for_still_more() {
-        let load = Load { arrival: 2_000.0, backlog: 12_000.0, beyond: 0.0, skew: 1.0 };
+        let load = load(2_000.0, 12_000.0);
         let quick = need(load, 500.0, 2, seconds(30), seconds(0));
         assert!((quick.least - (2_000.0 + 400.0) / 500.0).abs() < 1e-9);
         assert!((quick.aim - 2_000.0 / 350.0).abs() < 1e-9, "the arrival dominates");
@@ -164,9 +187,28 @@ mod tests {
     }
 
     #[test]
+    fn what_arrived_lately_may_wait() {
+        // 2,000 per second may wait for 30 s: 60,000.
+        let stay = |backlog| need(promised(2_000.0, backlog), 500.0, 4, seconds(30), seconds(0)).least * 500.0;
+        let keep_up = 2_000.0 / HIGHEST;
+        let all = [30_000.0, 45_000.0, 60_000.0, 90_000.0].map(stay);
+        let expected = [keep_up, 3_000.0, 4_000.0, 5_000.0];
+        assert!(all.iter().zip(expected).all(|(got, expected)| (got - expected).abs() < 1e-6), "{all:?}");
+    }
+
+    #[test]
+    fn what_will_be_old_when_the_change_is_done_is_urgent_now() {
+        // 1,000 per second pile up for 10 s, and 20 s are left.
+        let aim = |backlog| need(promised(2_000.0, backlog), 250.0, 4, seconds(30), seconds(10)).aim * 250.0;
+        let all = [20_000.0, 40_000.0, 50_000.0].map(aim);
+        let expected = [2_000.0 / AIM, 2_000.0 + 40_000.0 / 20.0, 2_000.0 + 60_000.0 / 20.0];
+        assert!(all.iter().zip(expected).all(|(got, expected)| (got - expected).abs() < 1e-6), "{all:?}");
+    }
+
+    #[test]
     fn the_busiest_of_uneven_replicas_must_keep_up_and_need_not_be_comfortable() {
-        let load = |backlog| Load { arrival: 200.0, backlog, beyond: 0.0, skew: 2.0 };
-        let even = need(Load { skew: 1.0, ..load(0.0) }, 90.0, 4, seconds(15), seconds(5));
+        let even = need(load(200.0, 0.0), 90.0, 4, seconds(15), seconds(5));
+        let load = |backlog| Load { skew: 2.0, ..load(200.0, backlog) };
         assert_eq!((whole(even.least), whole(even.aim)), (3, 4));
         let uneven = need(load(0.0), 90.0, 4, seconds(15), seconds(5));
         assert_eq!((whole(uneven.least), whole(uneven.aim)), (5, 5));
@@ -176,8 +218,7 @@ mod tests {
 
     #[test]
     fn a_change_longer_than_the_promise_is_said_and_bounded() {
-        let load = Load { arrival: 100.0, backlog: 1_000.0, beyond: 0.0, skew: 1.0 };
-        let need = need(load, 100.0, 1, seconds(10), seconds(60));
+        let need = need(load(100.0, 1_000.0), 100.0, 1, seconds(10), seconds(60));
         assert!(need.too_short);
         assert!((need.aim - 3.0).abs() < 1e-9, "half of the time, never less: {}", need.aim);
     }
@@ -209,16 +250,16 @@ mod tests {
             arrival in 0.0..1e6, backlog in 0.0..1e8, capacity in 1.0..1e5, more in 1.0..10.0, n in 1_u32..100,
         ) {
             let (drain, change) = (seconds(30), seconds(10));
-            let base = need(Load { arrival, backlog, beyond: 0.0, skew: 1.0 }, capacity, n, drain, change);
-            let loaded = need(Load { arrival: arrival * more, backlog, beyond: 0.0, skew: 1.0 }, capacity, n, drain, change);
-            let behind = need(Load { arrival, backlog: backlog * more, beyond: 0.0, skew: 1.0 }, capacity, n, drain, change);
-            let uneven = need(Load { arrival, backlog, beyond: 0.0, skew: more }, capacity, n, drain, change);
-            let able = need(Load { arrival, backlog, beyond: 0.0, skew: 1.0 }, capacity * more, n, drain, change);
+            let base = need(promised(arrival, backlog), capacity, n, drain, change);
+            let loaded = need(promised(arrival * more, backlog), capacity, n, drain, change);
+            let behind = need(promised(arrival, backlog * more), capacity, n, drain, change);
+            let uneven = need(Load { skew: more, ..promised(arrival, backlog) }, capacity, n, drain, change);
+            let able = need(promised(arrival, backlog), capacity * more, n, drain, change);
             for (label, other, above) in [("arrival", loaded, true), ("backlog", behind, true), ("skew", uneven, true), ("capacity", able, false)] {
                 let (low, high) = if above { (base, other) } else { (other, base) };
                 prop_assert!(low.least <= high.least + 1e-9 && low.aim <= high.aim + 1e-9, "{label}");
             }
-            let scaled = need(Load { arrival: arrival * more, backlog: backlog * more, beyond: 0.0, skew: 1.0 }, capacity * more, n, drain, change);
+            let scaled = need(promised(arrival * more, backlog * more), capacity * more, n, drain, change);
             prop_assert!((scaled.aim - base.aim).abs() <= 1e-6 * base.aim.max(1.0));
             prop_assert!(base.least <= base.aim + 1e-9, "a step always leaves the band's lower end behind");
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::need::need;
+use super::need::{need, urgent};
 use super::situation::{Situation, Unsettled};
 use super::{Capacity, Decision, Ineffective, Limit, Load, Mode, Objective, Policy, decide};
 use crate::lag::TopicPartition;
@@ -31,9 +31,15 @@ pub(super) fn policy() -> Policy {
     }
 }
 
+/// An even load under a promise of 30 s.
+fn load(arrival: f64, backlog: f64) -> Load {
+    let may_wait = arrival * 30.0;
+    Load { arrival, backlog, beyond: 0.0, may_wait, urgent: urgent(backlog, may_wait), skew: 1.0 }
+}
+
 /// A settled, quiet group that was watched for long, with so much to do now and never more before.
 fn calm(replicas: u32, arrival: f64, backlog: f64, capacity: Capacity) -> Situation {
-    let load = Load { arrival, backlog, beyond: 0.0, skew: 1.0 };
+    let load = load(arrival, backlog);
     let needed = capacity.known().map(|rate| need(load, rate, replicas, seconds(30), seconds(5)));
     Situation {
         replicas,
@@ -72,7 +78,7 @@ fn calm(replicas: u32, arrival: f64, backlog: f64, capacity: Capacity) -> Situat
 
 /// A step up brought so much of so much, and so many replicas would be enough for it.
 fn ineffective(enough: u32, brought: f64) -> (Duration, Ineffective) {
-    (seconds(40), Ineffective { enough, brought, predicted: 960.0 })
+    (seconds(40), Ineffective { enough, brought, predicted: 960.0, visible: false })
 }
 
 fn stated(replicas: u32, arrival: f64, backlog: f64) -> Situation {
@@ -182,6 +188,7 @@ fn grows_in_one_jump_to_a_useful_count() {
         "2000 msg/s at 480 per replica (as stated) need 6",
     );
     check("backlog", &policy(), &stated(6, 2_000.0, 60_000.0), 12, Reason::BelowNeed, "60000 waiting");
+    check("that is young", &policy(), &stated(6, 2_000.0, 30_000.0), 6, Reason::WithinBand, "6 replicas fit");
     // Five or seven replicas of twelve partitions have as busy a replica as four or six.
     // Of five, the busiest has three partitions, as with four: 1,900 a second are too much for it.
     check("uneven", &policy(), &stated(5, 1_900.0, 0.0), 6, Reason::BelowNeed, "need 6");
@@ -226,7 +233,7 @@ fn a_partition_that_needs_more_than_one_replica_is_named() {
     check("in time after all", &policy(), &Situation { broken: Some(0), ..hot(1) }, 4, Reason::WithinBand, "fit");
     let busy = Situation { hot: vec![of(0)], broken: Some(5), ..stated(4, 2_000.0, 0.0) };
     check("more help the others", &policy(), &busy, 6, Reason::BelowNeed, "need 6");
-    let beyond = Load { arrival: 3_000.0, backlog: 0.0, beyond: 9.0, skew: 1.0 };
+    let beyond = Load { beyond: 9.0, ..load(3_000.0, 0.0) };
     let all = Situation { load: Some(beyond), broken: Some(5), quiet: false, ..stated(12, 3_000.0, 0.0) };
     check(
         "all of them",
@@ -245,6 +252,23 @@ fn a_load_that_goes_on_falling_takes_one_step() {
     check("now", &policy(), &falling(3.5), 4, Reason::AboveNeed, "need 4");
     let long = Situation { fewer_for: seconds(5), ..falling(1.0) };
     check("not for ever", &policy(), &long, 4, Reason::AboveNeed, "need 4");
+}
+
+#[test]
+fn to_save_little_waits_for_more() {
+    let minutes = Duration::from_mins;
+    let policy = Policy { window: minutes(5), max: 64, ..policy() };
+    let fits = |replicas, fewer: f64, fewer_for| Situation {
+        partitions: 64,
+        most_need: Some(fewer),
+        coming_need: Some(fewer),
+        fewer_for,
+        ..stated(replicas, 300.0, 0.0)
+    };
+    let says = "10 replicas would do; to save so little waits 5m, or until fewer do";
+    check("a twelfth", &policy, &fits(11, 10.0, minutes(55)), 11, Reason::WindowNotOver, says);
+    check("long enough", &policy, &fits(11, 10.0, minutes(60)), 10, Reason::AboveNeed, "need 10");
+    check("a fifth", &policy, &fits(10, 8.0, minutes(5)), 8, Reason::AboveNeed, "need 8");
 }
 
 #[test]
@@ -289,7 +313,7 @@ fn without_a_capacity_it_feels_its_way() {
 
 #[test]
 fn a_promise_shorter_than_a_change_is_said() {
-    let load = Load { arrival: 300.0, backlog: 0.0, beyond: 0.0, skew: 1.0 };
+    let load = load(300.0, 0.0);
     let needed = Some(need(load, 480.0, 1, seconds(30), seconds(45)));
     let slow = Situation { need: needed, change: seconds(45), ..stated(1, 300.0, 0.0) };
     let decision = decide(&policy(), &slow);

@@ -5,12 +5,16 @@ use std::time::Duration;
 use super::{History, count, mean};
 use crate::lag::{Flow, TopicPartition};
 use crate::scaling::capacity::{Capacity, imbalance};
-use crate::scaling::need::{Load, Need, comfortable, need, skew, useful, whole};
+use crate::scaling::need::{AIM, Load, Need, busy, need, skew, urgent, useful, whole};
 use crate::scaling::share::{FULL, ROOMY, Shares};
 use crate::scaling::{Observation, Policy};
 
 /// A cycle whose arrival stands so far above the one of three cycles ago is a step, not noise.
 const STEP: f64 = 1.25;
+/// A load has fallen if it is less than this part of the one that the last step up was for.
+const LESS: f64 = 0.9;
+/// How busy a step down may leave replicas then.
+const FALLEN: f64 = 0.8;
 
 impl History {
     /// The most replicas that can have partitions.
@@ -34,13 +38,18 @@ impl History {
         let unseen = mean(&self.throughputs).unwrap_or_default() * policy.commit_interval.as_secs_f64();
         let most = self.capacity_of(policy).known();
         let most = most.map(|capacity| (self.each_member(capacity), policy.objective.drain_time()));
-        let (mut waiting, mut backlog) = (0.0, 0.0);
+        let may_wait = policy.objective.tolerates(arrival);
+        let (mut waiting, mut backlog, mut pressing) = (0.0, 0.0, 0.0);
+        let usual: f64 = seen.lag.arrivals().iter().sum();
         for (flow, messages) in seen.lag.workable().filter_map(|flow| Some((flow, count(flow.waiting?.0)))) {
+            let most = most.map_or(f64::INFINITY, |most| drainable(flow, most));
+            let part = flow.arrival.filter(|_| usual > 0.0).map_or(0.0, |rate| rate / usual);
             waiting += messages;
-            backlog += most.map_or(messages, |most| messages.min(drainable(flow, most)));
+            backlog += messages.min(most);
+            pressing += urgent((messages - unseen * part).max(0.0), may_wait * part).min(most);
         }
-        let beyond = waiting - backlog;
-        Some(Load { arrival, backlog: (backlog - unseen).max(0.0), beyond, skew: self.skew(policy, seen) })
+        let (beyond, backlog) = (waiting - backlog, (backlog - unseen).max(0.0));
+        Some(Load { arrival, backlog, beyond, may_wait, urgent: pressing, skew: self.skew(policy, seen) })
     }
 
     /// Partitions of which more arrives than one member can handle.
@@ -91,11 +100,19 @@ impl History {
             let told = shares.busiest(replicas);
             let hidden = self.busiest.filter(|_| told > 0.0).map_or(1.0, |busiest| (busiest / told).max(1.0));
             let share = |replicas| (share(replicas) * hidden).min(1.0);
-            f64::from(shares.fitting(whole(comfortable(load.arrival, capacity)), pace, ROOMY, share).min(places))
+            let (average, busiest) = self.may_be_busy(load.arrival);
+            let enough = whole(busy(average, load.arrival, capacity));
+            f64::from(shares.fitting(enough, pace, busiest, share).min(places))
         } else {
             need.lasting.max(f64::from(shares.fitting(whole(need.lasting), pace, FULL, share).min(places)))
         };
         Some(Need { aim, lasting, hottest, ..need })
+    }
+
+    /// How busy a step down may leave replicas, on average and the busiest. As many as a load was found to need are not taken back for less
+    /// comfort while it lasts: they would be asked for again.
+    fn may_be_busy(&self, arrival: f64) -> (f64, f64) {
+        if self.rose_to.is_some_and(|before| arrival < before * LESS) { (FALLEN, FALLEN) } else { (AIM, ROOMY) }
     }
 
     pub(super) fn imbalance(&self, load: Option<Load>, seen: &Observation) -> Option<f64> {
@@ -110,4 +127,46 @@ impl History {
 /// What a replica that has nothing else to do can work off of a partition in time, beside what arrives there.
 fn drainable(flow: &Flow, (capacity, drain): (f64, Duration)) -> f64 {
     (capacity - flow.arrival.unwrap_or_default()).max(0.0) * drain.as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lag::GroupLag;
+    use crate::scaling::{Members, Target};
+
+    /// Four partitions, of which so many messages arrive per second and so many wait.
+    fn seen(of_each: [(f64, u64); 4]) -> Observation {
+        let flows = (0..).zip(of_each).map(|(partition, (arrival, waiting))| Flow {
+            of: TopicPartition { topic: "orders".into(), partition },
+            arrival: Some(arrival),
+            throughput: Some(arrival),
+            waiting: Some((waiting, 0)),
+            busy: false,
+            stuck: false,
+        });
+        let arrival = Some(of_each.iter().map(|(rate, _)| rate).sum());
+        let lag =
+            GroupLag { partitions: 4, arrival, throughput: Some(0.0), flows: flows.collect(), ..GroupLag::default() };
+        let (at, members) = (Duration::from_secs(5), None::<Members>);
+        Observation { at, lag, target: Target::default(), members, config: String::new(), work: None }
+    }
+
+    fn urgent_of(of_each: [(f64, u64); 4]) -> f64 {
+        let (mut history, policy) = (History::new(), crate::scaling::tests::policy());
+        history.observe(&policy, &seen(of_each));
+        history.load(&policy, &seen(of_each)).unwrap().urgent
+    }
+
+    /// 30 s are promised, and one consumer handles 480 per second.
+    #[test]
+    fn what_waits_is_urgent_where_it_is_old() {
+        let close = |got: f64, expected: f64| assert!((got - expected).abs() < 1e-6, "{got} instead of {expected}");
+        close(urgent_of([(10.0, 150); 4]), 0.0);
+        close(urgent_of([(10.0, 225); 4]), 4.0 * 150.0);
+        close(urgent_of([(10.0, 600), (10.0, 0), (10.0, 0), (10.0, 0)]), 600.0);
+        close(urgent_of([(10.0, 600), (90.0, 600), (90.0, 600), (90.0, 600)]), 600.0);
+        close(urgent_of([(0.0, 7), (10.0, 0), (10.0, 0), (10.0, 0)]), 7.0);
+        close(urgent_of([(80.0, 1_000_000), (0.0, 0), (0.0, 0), (0.0, 0)]), 400.0 * 30.0);
+    }
 }
