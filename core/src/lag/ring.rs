@@ -12,6 +12,7 @@ pub const CAPACITY: usize = 64;
 /// least `horizon / 62` apart; a look back is then exact to `horizon / 62` plus one cycle.
 #[derive(Debug, Clone)]
 pub struct EndRing {
+    horizon: Duration,
     spacing: Duration,
     samples: VecDeque<(Duration, i64)>,
 }
@@ -29,7 +30,7 @@ impl EndRing {
     /// A ring that can look back over `horizon`.
     pub fn new(horizon: Duration) -> Self {
         let intervals = u32::try_from(CAPACITY - 2).unwrap_or(u32::MAX);
-        Self { spacing: horizon / intervals, samples: VecDeque::new() }
+        Self { horizon, spacing: horizon / intervals, samples: VecDeque::new() }
     }
 
     /// Adds the end offset seen at `at` (monotonic time since any origin).
@@ -46,15 +47,18 @@ impl EndRing {
             }
         }
         // The newest sample is provisional until it stands `spacing` away from the one before it.
-        if let [.., (before, _), (newest, _)] = self.samples.make_contiguous()
+        let mut newest = self.samples.iter().rev();
+        if let (Some((newest, _)), Some((before, _))) = (newest.next(), newest.next())
             && newest.saturating_sub(*before) < self.spacing
         {
             self.samples.pop_back();
         }
-        if self.samples.len() == CAPACITY {
+        self.samples.push_back((at, end));
+        // One that the horizon has passed is enough.
+        let reached = |(then, _): &(Duration, i64)| *then <= at.saturating_sub(self.horizon);
+        while self.samples.len() > CAPACITY || self.samples.get(1).is_some_and(reached) {
             self.samples.pop_front();
         }
-        self.samples.push_back((at, end));
     }
 
     /// The end offset at `moment`; nothing while the ring is empty.
@@ -101,8 +105,9 @@ mod tests {
     fn looks_back_to_the_sample_at_or_before() {
         let (ring, now) = filled(Duration::from_secs(15), 20);
         assert_eq!(ring.at(Some(now.saturating_sub(Duration::from_secs(15)))), Some(Past::Known(85)));
-        assert_eq!(ring.at(Some(now.saturating_sub(Duration::from_secs(17)))), Some(Past::Known(80)));
+        assert_eq!(ring.at(Some(now.saturating_sub(Duration::from_secs(12)))), Some(Past::Known(85)));
         assert_eq!(ring.at(Some(now)), Some(Past::Known(100)));
+        assert_eq!(ring.at(Some(now.saturating_sub(Duration::from_secs(16)))), Some(Past::Younger(85)), "nobody asks");
     }
 
     #[test]

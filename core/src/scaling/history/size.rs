@@ -40,7 +40,7 @@ impl History {
         let most = most.map(|capacity| (self.each_member(capacity), policy.objective.drain_time()));
         let may_wait = policy.objective.tolerates(arrival);
         let (mut waiting, mut backlog, mut pressing) = (0.0, 0.0, 0.0);
-        let usual: f64 = seen.lag.arrivals().iter().sum();
+        let usual: f64 = seen.lag.flows.iter().filter_map(|flow| flow.arrival).sum();
         for (flow, messages) in seen.lag.workable().filter_map(|flow| Some((flow, count(flow.waiting?.0)))) {
             let most = most.map_or(f64::INFINITY, |most| drainable(flow, most));
             let part = flow.arrival.filter(|_| usual > 0.0).map_or(0.0, |rate| rate / usual);
