@@ -262,7 +262,8 @@ impl GroupTracker {
             }
         }
         // They come in the same order every time but when partitions come or go.
-        if !self.tracks.keys().eq(readings.iter().map(|reading| &reading.of)) {
+        let same = self.tracks.keys().eq(readings.iter().map(|reading| &reading.of));
+        if !same {
             let read: BTreeSet<&TopicPartition> = readings.iter().map(|reading| &reading.of).collect();
             // A topic that is gone may be created anew: only its id, and what was committed, tell it from the one before.
             self.tracks.retain(|of, _| read.contains(of) || unread.contains_key(&of.topic));
@@ -275,27 +276,19 @@ impl GroupTracker {
         let late = watch.age.map(|_| Late::default());
         let mut sum = GroupLag { late, unread: unread.clone(), ..GroupLag::default() };
         sum.saturated = !readings.is_empty() && unread.is_empty();
-        for reading in readings {
-            let track = self.tracks.entry(reading.of.clone()).or_insert_with(|| Track::new(watch));
-            sum.partitions = sum.partitions.saturating_add(1);
-            let mut flow = Flow {
-                of: reading.of.clone(),
-                arrival: None,
-                throughput: None,
-                waiting: None,
-                busy: false,
-                stuck: false,
-            };
-            if let Err(why) = track.observe(at, watch, reading, &mut sum, &mut flow) {
-                track.stands = None;
-                sum.saturated = false;
-                sum.unknown.insert(reading.of.clone(), why);
+        sum.flows.reserve_exact(readings.len());
+        if same {
+            for (reading, track) in readings.iter().zip(self.tracks.values_mut()) {
+                track.add(at, watch, reading, &mut sum);
             }
-            flow.arrival = track.usual.map(|(rate, _)| rate);
-            if flow.throughput.is_some_and(|rate| rate > 0.0) {
-                self.worked = Some(at);
+        } else {
+            for reading in readings {
+                let track = self.tracks.entry(reading.of.clone()).or_insert_with(|| Track::new(watch));
+                track.add(at, watch, reading, &mut sum);
             }
-            sum.flows.push(flow);
+        }
+        if sum.flows.iter().any(|flow| flow.throughput.is_some_and(|rate| rate > 0.0)) {
+            self.worked = Some(at);
         }
         sum.works = self.worked.is_some_and(|then| at.saturating_sub(then) < watch.patience());
         sum
@@ -313,6 +306,20 @@ impl GroupTracker {
 }
 
 impl Track {
+    /// Adds one partition to the sums.
+    fn add(&mut self, at: Duration, watch: &Watch, reading: &Reading, sum: &mut GroupLag) {
+        sum.partitions = sum.partitions.saturating_add(1);
+        let mut flow =
+            Flow { of: reading.of.clone(), arrival: None, throughput: None, waiting: None, busy: false, stuck: false };
+        if let Err(why) = self.observe(at, watch, reading, sum, &mut flow) {
+            self.stands = None;
+            sum.saturated = false;
+            sum.unknown.insert(reading.of.clone(), why);
+        }
+        flow.arrival = self.usual.map(|(rate, _)| rate);
+        sum.flows.push(flow);
+    }
+
     fn observe(
         &mut self,
         at: Duration,

@@ -20,8 +20,8 @@ use mq_core::{
     scaling::Members,
 };
 use mq_kafka::{
-    Client, Group, GroupError, GroupOffsets, GroupState, Isolation, Member, OffsetSpec, PartitionError, PartitionMap,
-    Partitions, TopicError,
+    Client, CommittedOffset, Group, GroupError, GroupOffsets, GroupState, Isolation, Member, OffsetSpec,
+    PartitionError, PartitionMap, Partitions, TopicError,
 };
 
 use super::tails::{Place, Tails};
@@ -67,7 +67,7 @@ impl Wanted {
 /// What was read, and what earlier cycles read of the things that change rarely.
 #[derive(Debug, Default)]
 pub struct Offsets {
-    partitions: BTreeMap<String, Result<BTreeSet<i32>, String>>,
+    partitions: BTreeMap<Arc<str>, Result<BTreeSet<i32>, String>>,
     ids: BTreeMap<String, u128>,
     /// Topics that may be others than they were, as their commits say: see [`suspects`].
     suspect: BTreeSet<String>,
@@ -168,7 +168,7 @@ impl Offsets {
         self.suspect = suspects(&before, &self.committed, &self.partitions);
         let partitions: Partitions = topics
             .iter()
-            .filter_map(|topic| Some(((*topic).clone(), self.partitions.get(*topic)?.clone().ok()?)))
+            .filter_map(|topic| Some(((*topic).clone(), self.partitions.get(topic.as_str())?.clone().ok()?)))
             .collect();
         self.ends = if partitions.is_empty() {
             PartitionMap::new()
@@ -184,7 +184,7 @@ impl Offsets {
         if wanted.standing.is_empty() {
             return;
         }
-        let end = |topic: &str, partition| end_of(&self.ends, topic, partition).ok();
+        let end = |topic: &str, partition| end_of(self.ends.get(topic), partition).ok();
         let _ = tokio::time::timeout(BEHIND, self.tails.look(client, &wanted.standing, end)).await;
         let stands = |(topic, partition, offset): &Place| {
             self.committed.keys().any(|group| self.offset(group, topic, *partition) == Ok(Some(*offset)))
@@ -194,16 +194,17 @@ impl Offsets {
     }
 
     fn offset(&self, group: &str, topic: &str, partition: i32) -> Result<Option<i64>, String> {
-        committed_of(self.committed.get(group), topic, partition)
+        committed_at(&commits_of(self.committed.get(group), topic), partition)
     }
 
     async fn read_partitions(&mut self, client: &Client, wanted: &Wanted, topics: &BTreeSet<&String>) {
-        self.partitions.retain(|topic, _| topics.contains(topic));
+        let wants: BTreeSet<&str> = topics.iter().map(|topic| topic.as_str()).collect();
+        self.partitions.retain(|topic, _| wants.contains(&**topic));
         self.ids.retain(|topic, _| topics.contains(topic));
         let ask: BTreeSet<&String> = topics
             .iter()
             .copied()
-            .filter(|topic| wanted.topics_anew || !matches!(self.partitions.get(*topic), Some(Ok(_))))
+            .filter(|topic| wanted.topics_anew || !matches!(self.partitions.get(topic.as_str()), Some(Ok(_))))
             .chain(self.vanished())
             .chain(&self.suspect)
             .filter(|topic| topics.contains(topic))
@@ -219,13 +220,13 @@ impl Offsets {
                 }
                 Err(TopicError::Absent) => Err("the topic does not exist".to_owned()),
                 // The partitions of before are asked for their ends; if the brokers are away, that fails and says so.
-                Err(error) if matches!(self.partitions.get(&topic), Some(Ok(_))) => {
+                Err(error) if matches!(self.partitions.get(topic.as_str()), Some(Ok(_))) => {
                     tracing::debug!(topic, %error, "partitions of a topic not read");
                     continue;
                 }
                 Err(error) => Err(error.to_string()),
             };
-            self.partitions.insert(topic, partitions);
+            self.partitions.insert(topic.into(), partitions);
         }
     }
 
@@ -256,21 +257,28 @@ impl Offsets {
     fn missing_starts(&self, wanted: &Wanted) -> Partitions {
         let mut missing = Partitions::new();
         for (group, (topics, reset)) in &wanted.groups {
-            let Some(Ok(committed)) = self.committed.get(group) else { continue };
-            if *reset != ResetPolicy::Earliest {
+            let committed = self.committed.get(group).filter(|committed| committed.is_ok());
+            if *reset != ResetPolicy::Earliest || committed.is_none() {
                 continue;
             }
             for topic in topics {
-                for partition in self.partitions.get(topic).and_then(|found| found.as_ref().ok()).into_iter().flatten()
-                {
-                    let known = self.starts.get(topic).is_some_and(|starts| starts.contains_key(partition));
-                    if !known && matches!(committed.committed(topic, *partition), Ok(None)) {
-                        missing.entry(topic.clone()).or_default().insert(*partition);
-                    }
+                let (commits, starts) = (commits_of(committed, topic), self.starts.get(topic));
+                let is_missing = |partition: &i32| {
+                    let known = starts.is_some_and(|starts| starts.contains_key(partition));
+                    !known && committed_at(&commits, *partition) == Ok(None)
+                };
+                let without: BTreeSet<i32> = self.partitions_of(topic).filter(is_missing).collect();
+                if !without.is_empty() {
+                    missing.entry(topic.clone()).or_default().extend(without);
                 }
             }
         }
         missing
+    }
+
+    /// The partitions of a topic, as far as they are known.
+    fn partitions_of(&self, topic: &str) -> impl Iterator<Item = i32> {
+        self.partitions.get(topic).and_then(|found| found.as_ref().ok()).into_iter().flatten().copied()
     }
 
     /// What was read for one group: all partitions of its topics that are known.
@@ -278,18 +286,19 @@ impl Offsets {
         let committed = self.committed.get(group);
         let mut readings = Vec::new();
         for topic in topics {
-            let name: Arc<str> = topic.as_str().into();
-            let partitions = self.partitions.get(topic).and_then(|found| found.as_ref().ok()).into_iter().flatten();
-            readings.extend(partitions.map(|partition| {
-                let committed = committed_of(committed, topic, *partition);
+            let Some((name, Ok(partitions))) = self.partitions.get_key_value(topic.as_str()) else { continue };
+            let (commits, ends, starts) = (commits_of(committed, topic), self.ends.get(topic), self.starts.get(topic));
+            let topic_id = self.ids.get(topic).copied();
+            readings.extend(partitions.iter().map(|partition| {
+                let committed = committed_at(&commits, *partition);
                 let stands = committed.as_ref().ok().copied().flatten();
                 Reading {
-                    of: TopicPartition { topic: Arc::clone(&name), partition: *partition },
+                    of: TopicPartition { topic: Arc::clone(name), partition: *partition },
                     tail: stands.and_then(|offset| self.tails.at(topic, *partition, offset)),
                     committed,
-                    end: self.withheld.clone().map_or_else(|| end_of(&self.ends, topic, *partition), Err),
-                    start: self.starts.get(topic).and_then(|starts| starts.get(partition)).copied(),
-                    topic_id: self.ids.get(topic).copied(),
+                    end: self.withheld.clone().map_or_else(|| end_of(ends, *partition), Err),
+                    start: starts.and_then(|starts| starts.get(partition)).copied(),
+                    topic_id,
                 }
             }));
         }
@@ -298,7 +307,7 @@ impl Offsets {
 
     /// The topics of which no partition is known.
     pub fn unread(&self, topics: &BTreeSet<String>) -> Unread {
-        let why = |topic: &String| match (self.partitions.get(topic), &self.withheld) {
+        let why = |topic: &String| match (self.partitions.get(topic.as_str()), &self.withheld) {
             (Some(Ok(partitions)), _) if !partitions.is_empty() => None,
             (_, Some(why)) | (Some(Err(why)), None) => Some(why.clone()),
             (Some(Ok(_)) | None, None) => Some("its partitions are not known".to_owned()),
@@ -352,10 +361,7 @@ impl Offsets {
 
     /// The known partitions of these topics, in the order of the readings.
     fn all<'a>(&'a self, topics: &'a BTreeSet<String>) -> impl Iterator<Item = (&'a str, i32)> {
-        topics.iter().flat_map(|topic| {
-            let partitions = self.partitions.get(topic).and_then(|found| found.as_ref().ok()).into_iter().flatten();
-            partitions.map(move |partition| (topic.as_str(), *partition))
-        })
+        topics.iter().flat_map(|topic| self.partitions_of(topic).map(move |partition| (topic.as_str(), partition)))
     }
 }
 
@@ -365,16 +371,12 @@ fn distrust(health: &Health) -> Option<String> {
     (verdict.health != condition::Health::Ready).then(|| verdict.message.clone())
 }
 
-fn committed_of(
-    group: Option<&Result<GroupOffsets, GroupError>>,
-    topic: &str,
-    partition: i32,
-) -> Result<Option<i64>, String> {
+/// What a group has committed of a topic, by partition; none: nothing.
+type Commits<'a> = Result<Option<&'a BTreeMap<i32, Result<CommittedOffset, PartitionError>>>, String>;
+
+fn commits_of<'a>(group: Option<&'a Result<GroupOffsets, GroupError>>, topic: &str) -> Commits<'a> {
     match group {
-        Some(Ok(offsets)) => match offsets.committed(topic, partition) {
-            Ok(committed) => Ok(committed.map(|committed| committed.offset)),
-            Err(error) => Err(error.to_string()),
-        },
+        Some(Ok(offsets)) => Ok(offsets.partitions.get(topic)),
         // A group that nobody joined yet.
         Some(Err(GroupError::Absent)) => Ok(None),
         Some(Err(error)) => Err(error.to_string()),
@@ -382,12 +384,16 @@ fn committed_of(
     }
 }
 
-fn end_of(
-    ends: &PartitionMap<Result<Option<i64>, PartitionError>>,
-    topic: &str,
-    partition: i32,
-) -> Result<i64, String> {
-    match ends.get(topic).and_then(|partitions| partitions.get(&partition)) {
+fn committed_at(commits: &Commits<'_>, partition: i32) -> Result<Option<i64>, String> {
+    match commits.as_ref().map_err(Clone::clone)?.and_then(|commits| commits.get(&partition)) {
+        Some(Ok(committed)) => Ok(Some(committed.offset)),
+        Some(Err(error)) => Err(error.to_string()),
+        None => Ok(None),
+    }
+}
+
+fn end_of(ends: Option<&BTreeMap<i32, Result<Option<i64>, PartitionError>>>, partition: i32) -> Result<i64, String> {
+    match ends.and_then(|ends| ends.get(&partition)) {
         Some(Ok(Some(end))) => Ok(*end),
         Some(Err(error)) => Err(error.to_string()),
         Some(Ok(None)) | None => Err("the broker names no end".to_owned()),

@@ -1,6 +1,7 @@
 //! What makes it doubtful that a topic is still as it was read.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use mq_kafka::{GroupError, GroupOffsets};
 
@@ -28,7 +29,7 @@ pub(super) fn note_hidden(hidden: &mut BTreeMap<String, u32>, denied: impl Itera
 pub(super) fn suspects(
     before: &BTreeMap<String, Result<GroupOffsets, GroupError>>,
     now: &BTreeMap<String, Result<GroupOffsets, GroupError>>,
-    known: &BTreeMap<String, Result<BTreeSet<i32>, String>>,
+    known: &BTreeMap<Arc<str>, Result<BTreeSet<i32>, String>>,
 ) -> BTreeSet<String> {
     let mut suspects = BTreeSet::new();
     for (group, now) in now {
@@ -42,7 +43,7 @@ pub(super) fn suspects(
         let grown = now.partitions.iter().filter(|(topic, partitions)| {
             let is_new =
                 |partition| before.partitions.get(*topic).is_none_or(|commits| !commits.contains_key(partition));
-            let read = known.get(*topic).and_then(|read| read.as_ref().ok());
+            let read = known.get(topic.as_str()).and_then(|read| read.as_ref().ok());
             read.is_some_and(|read| partitions.keys().any(|partition| !read.contains(partition) && is_new(partition)))
         });
         suspects.extend(grown.map(|(topic, _)| topic.clone()));
@@ -76,7 +77,7 @@ mod tests {
             let partitions = [("orders".to_owned(), commits)].into();
             BTreeMap::from([("g".to_owned(), Ok(GroupOffsets { partitions }))])
         };
-        let known = BTreeMap::from([("orders".to_owned(), Ok(BTreeSet::from([0, 1])))]);
+        let known = BTreeMap::from([("orders".into(), Ok(BTreeSet::from([0, 1])))]);
         for (before, now, asked) in [
             (&[0, 1][..], &[0, 1][..], false),
             (&[0], &[0, 1], false),
