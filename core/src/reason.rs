@@ -199,6 +199,8 @@ reasons! {
     ScaleDownDisabled,
     /// Fewer replicas would do, but the window of quiet is not over.
     WindowNotOver,
+    /// Fewer replicas would do, but not by a fifth: that waits for up to twelve windows, at most an hour, until more can go.
+    LittleToSave,
     /// More replicas than needed in the whole window.
     AboveNeed,
     /// Two windows were quiet and the capacity of a replica is not known: one step down.

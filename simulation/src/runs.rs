@@ -196,6 +196,23 @@ fn nothing_is_tried_where_the_end_of_a_limit_shows_by_itself() {
     assert!((2_000..2_500).contains(&breached), "{breached} {:?}", done.path);
 }
 
+/// A load that has fallen comes back every time: it is followed down with less comfort once, not each time.
+#[test]
+fn short_peaks_do_not_move_replicas_each_time() {
+    let load = |second: u32| if second % 600 >= 575 { 1_800.0 } else { 1_490.0 + 40.0 * noise(7, second / 5) };
+    let done = run(&Plant::default(), &stated(policy(30, 24, 300)), 4, 7_000, &[], load);
+    assert!(done.counts().len() <= 4 && done.breached.is_empty(), "{:?}", done.path);
+}
+
+/// What is seen to grow counts, whatever the stated number says.
+#[test]
+fn a_stated_capacity_that_is_twice_too_high_breaks_the_promise_for_seconds() {
+    let plant = Plant { capacity: 240.0, start: 10.0, ..Plant::default() };
+    let load = |second| if second < 300 { 600.0 } else { 1_000.0 };
+    let done = run(&plant, &stated(policy(30, 24, 300)), 3, 900, &[], load);
+    assert!(done.breached.len() < 10, "{:?} {:?}", done.breached, done.path);
+}
+
 #[test]
 fn as_many_as_a_load_needed_are_not_taken_back_before_it_has_fallen() {
     let load = |second| match second {
@@ -234,6 +251,10 @@ fn a_partition_that_stands_still_asks_for_hardly_more_replicas() {
         let done = run(&plant, &policy, 6, 4_000, &[], |_| 1_500.0);
         assert!(done.replicas <= 6 && done.counts().iter().all(|n| *n <= 6), "{:?}", done.path);
     }
+    let plant = Plant { poison: 1_200.0, start: 10.0, ..Plant::default() };
+    let load = |second| 1_500.0 * (1.0 + 0.1 * noise(650, second / 5));
+    let done = run(&plant, &policy(30, 24, 300), 4, 4_000, &[], load);
+    assert!(done.path.iter().all(|change| change.second < 1_200), "{:?}", done.path);
 }
 
 /// Their clients say nothing of their work; who owns which partition tells it.

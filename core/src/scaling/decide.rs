@@ -34,10 +34,12 @@ const CHAIN: &[Rule] = &[
 
 /// An arrival below this part of an earlier one is another load.
 const LESS: f64 = 0.7;
-/// Taking away less than one replica in so many is hardly worth that partitions move: it waits for more, …
-const FEW: u32 = 5;
-/// … for so many windows.
+/// Taking away less than one replica in so many is hardly worth that partitions move: it waits until more can go, …
+const WORTH_IT: u32 = 5;
+/// … for so many windows, …
 const PATIENT: u32 = 12;
+/// … and no longer than this.
+const PATIENCE: Duration = Duration::from_hours(1);
 /// From so many times its share on, it is worth saying that the busiest replica has more to do than others.
 pub const UNEVEN: f64 = 1.1;
 
@@ -228,7 +230,12 @@ fn up(policy: &Policy, now: &Situation) -> Option<Verdict> {
     if effective(now.replicas, now.partitions) >= need.least && !spent {
         return None;
     }
-    let waiting = if load.backlog >= 1.0 { format!(" and {} waiting", number(load.backlog)) } else { String::new() };
+    let urgent = load.growing.unwrap_or_default().max(load.urgent);
+    let waiting = match (load.backlog >= 1.0, urgent >= 1.0) {
+        (true, true) => format!(" and {} waiting, which must not grow older,", number(load.backlog)),
+        (true, false) => format!(" and {} waiting", number(load.backlog)),
+        (false, _) => String::new(),
+    };
     let hottest = if need.hottest && load.skew < UNEVEN { ", the hottest partitions in one," } else { "" };
     let words = format!("{} msg/s{waiting} at {capacity}{}{hottest} need", number(load.arrival), uneven(load));
     Some(grow(policy, now, useful(whole(need.aim), now.partitions), Reason::BelowNeed, &words))
@@ -308,10 +315,11 @@ fn down(policy: &Policy, now: &Situation) -> Option<Verdict> {
         let says = format!("{desired} replicas would do, and soon {soon}; waiting for that");
         return Some(hold(now, Reason::WindowNotOver, says));
     }
-    let patience = policy.window * PATIENT;
-    if let Some(left) = patience.checked_sub(now.fewer_for).filter(|left| (n - desired) * FEW < n && !left.is_zero()) {
+    let patience = (policy.window * PATIENT).min(PATIENCE);
+    let little = (n - desired).saturating_mul(WORTH_IT) < n;
+    if let Some(left) = patience.checked_sub(now.fewer_for).filter(|left| little && !left.is_zero()) {
         let says = format!("{desired} replicas would do; to save so little waits {}, or until fewer do", time(left));
-        return Some(hold(now, Reason::WindowNotOver, says));
+        return Some(hold(now, Reason::LittleToSave, says));
     }
     let words = format!(
         "at most {} msg/s in the last {} at {} need {desired}",

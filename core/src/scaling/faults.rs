@@ -18,6 +18,8 @@ struct Scene {
     target: Target,
     /// Members of the group that are none of its pods.
     foreign: u32,
+    /// So many partitions of which the end is not readable.
+    away: i32,
     committed: Option<i64>,
     end: i64,
     steps: Vec<(u32, u32)>,
@@ -45,6 +47,7 @@ impl Scene {
             at: Duration::from_secs(1_000),
             target: Target { replicas, ready: replicas, rolling: false, template: "a".into() },
             foreign: 0,
+            away: 0,
             committed: Some(0),
             end: 0,
             steps: Vec::new(),
@@ -69,7 +72,7 @@ impl Scene {
         let reading = |partition| Reading {
             of: TopicPartition { topic: "orders".into(), partition },
             committed: Ok(self.committed),
-            end: Ok(self.end),
+            end: if partition < self.away { Err("no answer".into()) } else { Ok(self.end) },
             start: Some(0),
             topic_id: None,
             tail: None,
@@ -168,6 +171,19 @@ fn offsets_that_are_reset_or_deleted_by_hand_teach_no_capacity() {
         assert!(next.terms.capacity.is_none_or(|capacity| capacity < 200.0), "{moved_to:?}: {:?}", next.terms);
         assert!(!next.is_step(), "{moved_to:?}: {}", next.message);
     }
+}
+
+#[test]
+fn what_was_not_seen_is_not_missing_afterwards() {
+    let mut scene = Scene::new(Some(100.0), 4);
+    let mut reasons = Vec::new();
+    for away in [0, 2, 0] {
+        scene.away = away;
+        // As much arrives and is handled as before: half of it is not seen.
+        reasons.extend((0..14).map(|_| scene.cycle(250, 250).reason));
+    }
+    assert_eq!(scene.steps, [], "{reasons:?}");
+    assert!(reasons[16..28].iter().all(|reason| *reason == Reason::LagUnknown), "{reasons:?}");
 }
 
 #[test]

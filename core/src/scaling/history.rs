@@ -70,8 +70,13 @@ pub struct History {
     /// So many replicas broke the promise at such an arrival while their capacity was not known.
     broke: Option<(u32, f64)>,
     spec_capacity: Option<f64>,
-    /// The arrival that the last step up was for.
+    /// The arrival that the last step up for the load was for.
     rose_to: Option<f64>,
+    /// When a step down left less comfort because the load had fallen, and until when none does so because that was undone.
+    tightened: Option<Duration>,
+    regretted_until: Option<Duration>,
+    /// The policy's window.
+    window: Duration,
     /// Whether each cycle sees several commits.
     often: bool,
     stuck: BTreeSet<TopicPartition>,
@@ -102,14 +107,23 @@ impl History {
             self.broke = None;
             self.downstream.clear();
             self.capacities.clear();
+            // What other pods bring says nothing of those that it was expected of.
+            if let Some(step) = &mut self.step {
+                step.judged = true;
+            }
         }
         self.met.forget(at, policy.window * MET);
+        if !seen.lag.is_complete() {
+            // What arrives where nothing is seen is missing in the numbers: a step down takes a window that has seen everything.
+            self.watched_since = Some(at);
+        }
         if other_pods || self.spec_capacity != policy.capacity {
             // Needs of the past were counted in other replicas.
             self.most_need.clear();
             self.watched_since = Some(at);
         }
         self.spec_capacity = policy.capacity;
+        self.window = policy.window;
         self.often = policy.commit_interval * OFTEN <= policy.cycle;
 
         self.note_foreign_change(at, policy, seen.target.replicas);
@@ -233,20 +247,27 @@ impl History {
         let less = reported.zip(observed).is_some_and(|(reported, observed)| reported < observed);
         let believed = !fresh || (less && !self.downstream.is_suspected());
         // Replicas that became slower with a step up may all wait for the same: what it brought tells.
-        let slower = self.step.filter(|step| step.to > step.from && !step.judged).and_then(|step| step.able);
-        let reported = reported.map(|rate| slower.map_or(rate, |able| rate.max(able)));
+        let in_doubt =
+            |step: &Step| step.to > step.from && !step.judged && at.saturating_sub(step.at) < self.longest_settling();
+        let before = self.step.filter(in_doubt).and_then(|step| step.reported);
+        let reported = reported.map(|rate| before.map_or(rate, |before| rate.max(before)));
         match (policy.capacity, observed, reported) {
             (Some(rate), _, _) => Capacity::Spec(rate),
             (None, Some(_), Some(reported)) if believed => Capacity::Reported(reported),
             (None, Some(observed), _) if fresh => Capacity::Observed(observed),
             // Replicas that were slow for a while are not so for ever.
             (None, Some(observed), _) => {
-                let since = at.saturating_sub(policy.window * MET);
-                Capacity::Observed(self.capacities.max_since(since).map_or(observed, |best| best.max(observed)))
+                Capacity::Observed(self.best_shown().map_or(observed, |best| best.max(observed)))
             }
             (None, None, Some(rate)) => Capacity::Reported(rate),
             (None, None, None) => Capacity::Unknown,
         }
+    }
+
+    /// The most that replicas that were never idle have shown of their capacity lately.
+    fn best_shown(&self) -> Option<f64> {
+        let at = self.last.unwrap_or_default();
+        self.capacities.max_since(at.saturating_sub(self.window * MET))
     }
 
     /// What was seen so far is not continued by what comes.

@@ -54,15 +54,6 @@ impl Objective {
         }
     }
 
-    /// Messages that may wait while so many arrive per second.
-    fn tolerates(self, arrival: f64) -> f64 {
-        match self {
-            Self::Age(age) => arrival * age.as_secs_f64(),
-            #[expect(clippy::cast_precision_loss, reason = "a threshold is far below 2^52")]
-            Self::Lag(limit) => limit as f64,
-        }
-    }
-
     /// Messages that break the promise now; none where that is not known.
     pub fn broken_by(self, lag: &GroupLag) -> Option<u64> {
         match self {

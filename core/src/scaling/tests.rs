@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::need::{need, urgent};
+use super::need::{even, need};
 use super::situation::{Situation, Unsettled};
 use super::{Capacity, Decision, Ineffective, Limit, Load, Mode, Objective, Policy, decide};
 use crate::lag::TopicPartition;
@@ -31,16 +31,11 @@ pub(super) fn policy() -> Policy {
     }
 }
 
-/// An even load under a promise of 30 s.
-fn load(arrival: f64, backlog: f64) -> Load {
-    let may_wait = arrival * 30.0;
-    Load { arrival, backlog, beyond: 0.0, may_wait, urgent: urgent(backlog, may_wait), skew: 1.0 }
-}
-
 /// A settled, quiet group that was watched for long, with so much to do now and never more before.
 fn calm(replicas: u32, arrival: f64, backlog: f64, capacity: Capacity) -> Situation {
-    let load = load(arrival, backlog);
-    let needed = capacity.known().map(|rate| need(load, rate, replicas, seconds(30), seconds(5)));
+    let rate = capacity.known().unwrap_or(f64::INFINITY);
+    let load = even(arrival, backlog, rate, replicas, 30.0, seconds(5));
+    let needed = capacity.known().map(|rate| need(load, rate, seconds(30), seconds(5)));
     Situation {
         replicas,
         partitions: 12,
@@ -78,7 +73,7 @@ fn calm(replicas: u32, arrival: f64, backlog: f64, capacity: Capacity) -> Situat
 
 /// A step up brought so much of so much, and so many replicas would be enough for it.
 fn ineffective(enough: u32, brought: f64) -> (Duration, Ineffective) {
-    (seconds(40), Ineffective { enough, brought, predicted: 960.0, visible: false })
+    (seconds(40), Ineffective { enough, brought, predicted: 960.0 })
 }
 
 fn stated(replicas: u32, arrival: f64, backlog: f64) -> Situation {
@@ -233,8 +228,9 @@ fn a_partition_that_needs_more_than_one_replica_is_named() {
     check("in time after all", &policy(), &Situation { broken: Some(0), ..hot(1) }, 4, Reason::WithinBand, "fit");
     let busy = Situation { hot: vec![of(0)], broken: Some(5), ..stated(4, 2_000.0, 0.0) };
     check("more help the others", &policy(), &busy, 6, Reason::BelowNeed, "need 6");
-    let beyond = Load { beyond: 9.0, ..load(3_000.0, 0.0) };
-    let all = Situation { load: Some(beyond), broken: Some(5), quiet: false, ..stated(12, 3_000.0, 0.0) };
+    let all = stated(12, 3_000.0, 0.0);
+    let beyond = all.load.map(|load| Load { beyond: 9.0, ..load });
+    let all = Situation { load: beyond, broken: Some(5), quiet: false, ..all };
     check(
         "all of them",
         &Policy { max: 20, ..policy() },
@@ -266,7 +262,7 @@ fn to_save_little_waits_for_more() {
         ..stated(replicas, 300.0, 0.0)
     };
     let says = "10 replicas would do; to save so little waits 5m, or until fewer do";
-    check("a twelfth", &policy, &fits(11, 10.0, minutes(55)), 11, Reason::WindowNotOver, says);
+    check("a twelfth", &policy, &fits(11, 10.0, minutes(55)), 11, Reason::LittleToSave, says);
     check("long enough", &policy, &fits(11, 10.0, minutes(60)), 10, Reason::AboveNeed, "need 10");
     check("a fifth", &policy, &fits(10, 8.0, minutes(5)), 8, Reason::AboveNeed, "need 8");
 }
@@ -313,13 +309,16 @@ fn without_a_capacity_it_feels_its_way() {
 
 #[test]
 fn a_promise_shorter_than_a_change_is_said() {
-    let load = load(300.0, 0.0);
-    let needed = Some(need(load, 480.0, 1, seconds(30), seconds(45)));
+    let of = |capacity| {
+        let load = even(300.0, 0.0, capacity, 1, 30.0, seconds(45));
+        need(load, capacity, seconds(30), seconds(45))
+    };
+    let needed = Some(of(480.0));
     let slow = Situation { need: needed, change: seconds(45), ..stated(1, 300.0, 0.0) };
     let decision = decide(&policy(), &slow);
     assert_eq!(decision.reason, Reason::ObjectiveTooShort);
     assert!(decision.message.contains("takes 45s, not less than the promised 30s"), "{}", decision.message);
-    let step = Situation { need: Some(need(load, 100.0, 1, seconds(30), seconds(45))), ..slow };
+    let step = Situation { need: Some(of(100.0)), ..slow };
     let decision = decide(&policy(), &step);
     assert_eq!(decision.reason, Reason::BelowNeed, "a step keeps its reason");
     assert!(decision.message.contains("raise it"));
@@ -357,7 +356,7 @@ fn any_situation() -> impl Strategy<Value = Situation> {
             (1.0..2_000.0).prop_map(Capacity::Reported)
         ],
     );
-    let flags = (any::<[bool; 6]>(), 0_u32..4, 0_u64..100, 0_u64..100, 1_u32..40);
+    let flags = (any::<[bool; 6]>(), 0_u32..4, 0_u64..100, 0_u64..400, 1_u32..40);
     (load, flags).prop_map(
         |((replicas, arrival, backlog, capacity), (flags, asked, watched, unchanged, partitions))| {
             let [gap, unknown, unsettled, worsening, blocked, quiet] = flags;
@@ -372,6 +371,7 @@ fn any_situation() -> impl Strategy<Value = Situation> {
                 asked,
                 watched_for: seconds(watched),
                 unchanged_for: Some(seconds(unchanged)),
+                fewer_for: seconds(unchanged),
                 ..calm(replicas, arrival, backlog, capacity)
             }
         },

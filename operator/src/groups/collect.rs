@@ -165,17 +165,25 @@ impl Offsets {
         let (committed, members) = futures::future::join(committed, members).await;
         let before = std::mem::replace(&mut self.committed, committed);
         self.members = members;
-        self.suspect = suspects(&before, &self.committed, &self.partitions);
         let partitions: Partitions = topics
             .iter()
             .filter_map(|topic| Some(((*topic).clone(), self.partitions.get(topic.as_str())?.clone().ok()?)))
             .collect();
-        self.ends = if partitions.is_empty() {
-            PartitionMap::new()
-        } else {
+        let ends = async {
+            if partitions.is_empty() {
+                return PartitionMap::new();
+            }
             client.list_offsets(&partitions, OffsetSpec::Latest, Isolation::ReadUncommitted).await
         };
-        self.read_starts(client, wanted, &partitions).await;
+        // The brokers look up the ends meanwhile.
+        let judged = async {
+            let suspect = suspects(&before, &self.committed, &self.partitions);
+            drop(before);
+            (suspect, if wanted.starts_anew { partitions.clone() } else { self.missing_starts(wanted) })
+        };
+        let (ends, (suspect, starts)) = futures::future::join(ends, judged).await;
+        (self.ends, self.suspect) = (ends, suspect);
+        self.read_starts(client, wanted, starts).await;
     }
 
     /// Looks what lies behind where groups stand, for the next cycle: how long it takes says nothing of this one, and whoever does not
@@ -239,8 +247,7 @@ impl Offsets {
     }
 
     /// Log starts are needed where nothing is committed and the group begins with the earliest record; the rest in its turn.
-    async fn read_starts(&mut self, client: &Client, wanted: &Wanted, partitions: &Partitions) {
-        let ask = if wanted.starts_anew { partitions.clone() } else { self.missing_starts(wanted) };
+    async fn read_starts(&mut self, client: &Client, wanted: &Wanted, ask: Partitions) {
         if ask.is_empty() {
             return;
         }

@@ -7,14 +7,16 @@ use crate::lag::{Flow, TopicPartition};
 use crate::scaling::capacity::{Capacity, imbalance};
 use crate::scaling::need::{AIM, Load, Need, busy, need, skew, urgent, useful, whole};
 use crate::scaling::share::{FULL, ROOMY, Shares};
-use crate::scaling::{Observation, Policy};
+use crate::scaling::{Objective, Observation, Policy};
 
 /// A cycle whose arrival stands so far above the one of three cycles ago is a step, not noise.
 const STEP: f64 = 1.25;
+/// Who handles less than this part of what arrives does not keep up: less is a partition that stands still, or chance.
+const KEEPS_UP: f64 = 0.9;
 /// A load has fallen if it is less than this part of the one that the last step up was for.
-const LESS: f64 = 0.9;
+const FALLEN: f64 = 0.9;
 /// How busy a step down may leave replicas then.
-const FALLEN: f64 = 0.8;
+const TIGHT: f64 = 0.8;
 
 impl History {
     /// The most replicas that can have partitions.
@@ -38,18 +40,43 @@ impl History {
         let unseen = mean(&self.throughputs).unwrap_or_default() * policy.commit_interval.as_secs_f64();
         let most = self.capacity_of(policy).known();
         let most = most.map(|capacity| (self.each_member(capacity), policy.objective.drain_time()));
-        let may_wait = policy.objective.tolerates(arrival);
-        let (mut waiting, mut backlog, mut pressing) = (0.0, 0.0, 0.0);
+        let skew = self.skew(policy, seen);
+        let grown = self.grows(policy, seen, arrival * skew).map(|rate| rate * self.change().as_secs_f64());
         let usual: f64 = seen.lag.flows.iter().filter_map(|flow| flow.arrival).sum();
-        for (flow, messages) in seen.lag.workable().filter_map(|flow| Some((flow, count(flow.waiting?.0)))) {
+        let all: f64 = seen.lag.workable().filter_map(|flow| flow.waiting).map(|(messages, _)| count(messages)).sum();
+        let (mut waiting, mut backlog, mut pressing, mut coming) = (0.0, 0.0, 0.0, 0.0);
+        for (flow, (messages, late)) in seen.lag.workable().filter_map(|flow| Some((flow, flow.waiting?))) {
+            let messages = count(messages);
             let most = most.map_or(f64::INFINITY, |most| drainable(flow, most));
             let part = flow.arrival.filter(|_| usual > 0.0).map_or(0.0, |rate| rate / usual);
+            let owed = (messages - unseen * part).max(0.0);
+            // A promise of a number is one of the sum.
+            let may_wait = match policy.objective {
+                Objective::Age(age) => arrival * part * age.as_secs_f64(),
+                Objective::Lag(limit) => count(limit) * if all > 0.0 { messages / all } else { 0.0 },
+            };
+            let urgent = |owed| urgent(owed, may_wait).max(count(late).min(owed)).min(most);
             waiting += messages;
             backlog += messages.min(most);
-            pressing += urgent((messages - unseen * part).max(0.0), may_wait * part).min(most);
+            pressing += urgent(owed);
+            coming += urgent(owed + grown.unwrap_or_default() * part);
         }
         let (beyond, backlog) = (waiting - backlog, (backlog - unseen).max(0.0));
-        Some(Load { arrival, backlog, beyond, may_wait, urgent: pressing, skew: self.skew(policy, seen) })
+        let behind = self.is_behind(seen, arrival).is_some();
+        Some(Load { arrival, backlog, beyond, urgent: pressing, growing: grown.map(|_| coming), behind, skew })
+    }
+
+    /// Messages per second that come to wait with the present replicas: by what they can do, or by what was seen.
+    fn grows(&self, policy: &Policy, seen: &Observation, arrival: f64) -> Option<f64> {
+        let able = self.capacity_of(policy).known().map(|each| each * f64::from(self.replicas.unwrap_or_default()));
+        let rates = [able.map(|able| arrival - able), self.is_behind(seen, arrival)];
+        rates.into_iter().flatten().filter(|rate| *rate > 0.0).reduce(f64::max)
+    }
+
+    /// How much less is handled than arrives, if what waits became more for cycles and it is not only a few partitions.
+    fn is_behind(&self, seen: &Observation, arrival: f64) -> Option<f64> {
+        let handled = if self.often { mean(&self.throughputs)? } else { self.mean_handled() };
+        (seen.lag.behind && handled < arrival * KEEPS_UP).then_some(arrival - handled)
     }
 
     /// Partitions of which more arrives than one member can handle.
@@ -78,7 +105,7 @@ impl History {
     ) -> Option<Need> {
         let (load, capacity) = (load?, capacity.known().filter(|rate| *rate > 0.0)?);
         let replicas = self.replicas.unwrap_or_default();
-        let need = need(load, capacity, replicas, policy.objective.drain_time(), self.change());
+        let need = need(load, capacity, policy.objective.drain_time(), self.change());
         let mut arrivals = seen.lag.arrivals();
         if arrivals.is_empty() {
             return Some(need);
@@ -110,9 +137,14 @@ impl History {
     }
 
     /// How busy a step down may leave replicas, on average and the busiest. As many as a load was found to need are not taken back for less
-    /// comfort while it lasts: they would be asked for again.
+    /// comfort while it lasts: they would be asked for again. Nor are they where that happened with a load that comes and goes.
     fn may_be_busy(&self, arrival: f64) -> (f64, f64) {
-        if self.rose_to.is_some_and(|before| arrival < before * LESS) { (FALLEN, FALLEN) } else { (AIM, ROOMY) }
+        if self.has_fallen(arrival) { (TIGHT, TIGHT) } else { (AIM, ROOMY) }
+    }
+
+    pub(super) fn has_fallen(&self, arrival: f64) -> bool {
+        let regretted = self.regretted_until.is_some_and(|until| self.last.is_some_and(|now| now < until));
+        !regretted && self.rose_to.is_some_and(|before| arrival < before * FALLEN)
     }
 
     pub(super) fn imbalance(&self, load: Option<Load>, seen: &Observation) -> Option<f64> {
@@ -135,38 +167,58 @@ mod tests {
     use crate::lag::GroupLag;
     use crate::scaling::{Members, Target};
 
-    /// Four partitions, of which so many messages arrive per second and so many wait.
-    fn seen(of_each: [(f64, u64); 4]) -> Observation {
-        let flows = (0..).zip(of_each).map(|(partition, (arrival, waiting))| Flow {
+    /// Four partitions, of which so many messages arrive per second and so many wait, of which some are late.
+    fn seen(of_each: [(f64, u64, u64); 4]) -> Observation {
+        let flows = (0..).zip(of_each).map(|(partition, (arrival, waiting, late))| Flow {
             of: TopicPartition { topic: "orders".into(), partition },
             arrival: Some(arrival),
             throughput: Some(arrival),
-            waiting: Some((waiting, 0)),
+            waiting: Some((waiting, late)),
             busy: false,
             stuck: false,
         });
-        let arrival = Some(of_each.iter().map(|(rate, _)| rate).sum());
+        let arrival = Some(of_each.iter().map(|(rate, ..)| rate).sum());
         let lag =
             GroupLag { partitions: 4, arrival, throughput: Some(0.0), flows: flows.collect(), ..GroupLag::default() };
         let (at, members) = (Duration::from_secs(5), None::<Members>);
-        Observation { at, lag, target: Target::default(), members, config: String::new(), work: None }
+        let target = Target { replicas: 1, ready: 1, ..Target::default() };
+        Observation { at, lag, target, members, config: String::new(), work: None }
     }
 
-    fn urgent_of(of_each: [(f64, u64); 4]) -> f64 {
-        let (mut history, policy) = (History::new(), crate::scaling::tests::policy());
+    fn urgent_of(of_each: [(f64, u64, u64); 4]) -> f64 {
+        urgent_under(crate::scaling::tests::policy(), of_each)
+    }
+
+    fn urgent_under(policy: Policy, of_each: [(f64, u64, u64); 4]) -> f64 {
+        let mut history = History::new();
         history.observe(&policy, &seen(of_each));
-        history.load(&policy, &seen(of_each)).unwrap().urgent
+        let load = history.load(&policy, &seen(of_each)).unwrap();
+        assert_eq!(load.growing, None, "one replica can do more than arrives");
+        load.urgent
+    }
+
+    #[track_caller]
+    fn close(got: f64, expected: f64) {
+        assert!((got - expected).abs() < 1e-6, "{got} instead of {expected}");
     }
 
     /// 30 s are promised, and one consumer handles 480 per second.
     #[test]
     fn what_waits_is_urgent_where_it_is_old() {
-        let close = |got: f64, expected: f64| assert!((got - expected).abs() < 1e-6, "{got} instead of {expected}");
-        close(urgent_of([(10.0, 150); 4]), 0.0);
-        close(urgent_of([(10.0, 225); 4]), 4.0 * 150.0);
-        close(urgent_of([(10.0, 600), (10.0, 0), (10.0, 0), (10.0, 0)]), 600.0);
-        close(urgent_of([(10.0, 600), (90.0, 600), (90.0, 600), (90.0, 600)]), 600.0);
-        close(urgent_of([(0.0, 7), (10.0, 0), (10.0, 0), (10.0, 0)]), 7.0);
-        close(urgent_of([(80.0, 1_000_000), (0.0, 0), (0.0, 0), (0.0, 0)]), 400.0 * 30.0);
+        let nothing = (10.0, 0, 0);
+        close(urgent_of([(10.0, 150, 0); 4]), 0.0);
+        close(urgent_of([(10.0, 225, 0); 4]), 4.0 * 150.0);
+        close(urgent_of([(10.0, 600, 0), nothing, nothing, nothing]), 600.0);
+        close(urgent_of([(10.0, 600, 0), (90.0, 600, 0), (90.0, 600, 0), (90.0, 600, 0)]), 600.0);
+        close(urgent_of([(0.0, 7, 0), nothing, nothing, nothing]), 7.0);
+        close(urgent_of([(80.0, 1_000_000, 0), nothing, nothing, nothing]), 400.0 * 30.0);
+        close(urgent_of([(90.0, 600, 450), nothing, nothing, nothing]), 450.0);
+    }
+
+    #[test]
+    fn a_promised_number_is_one_of_the_sum() {
+        let policy = Policy { objective: Objective::Lag(1_000), ..crate::scaling::tests::policy() };
+        close(urgent_under(policy, [(10.0, 400, 0), (10.0, 100, 0), (10.0, 0, 0), (10.0, 0, 0)]), 0.0);
+        close(urgent_under(policy, [(10.0, 600, 0), (0.0, 150, 0), (10.0, 0, 0), (10.0, 0, 0)]), 500.0);
     }
 }

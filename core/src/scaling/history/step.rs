@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{History, is_busy};
+use super::{History, MET, is_busy};
 use crate::reason::Reason;
 use crate::scaling::capacity::span;
-use crate::scaling::downstream::{Ineffective, MORE};
+use crate::scaling::downstream::Ineffective;
 use crate::scaling::need::{effective, useful, whole};
 use crate::scaling::situation::Unsettled;
 use crate::scaling::{Decision, Observation, Policy};
@@ -24,6 +24,8 @@ pub(super) struct Step {
     pub(super) predicted: Option<f64>,
     /// The best that was known of the capacity of a replica.
     pub(super) able: Option<f64>,
+    /// What agents said of it.
+    pub(super) reported: Option<f64>,
     pub(super) settled: Option<Duration>,
     pub(super) judged: bool,
     /// Something was committed since.
@@ -32,8 +34,8 @@ pub(super) struct Step {
 
 impl Step {
     fn new(at: Duration, from: u32, to: u32, before: f64) -> Self {
-        let (predicted, able, settled) = (None, None, None);
-        Self { at, from, to, base: from, before, predicted, able, settled, judged: false, moved: false }
+        let (predicted, able, reported, settled) = (None, None, None, None);
+        Self { at, from, to, base: from, before, predicted, able, reported, settled, judged: false, moved: false }
     }
 }
 
@@ -51,14 +53,29 @@ impl History {
         if decision.reason == Reason::CapacityUnknown {
             self.broke = decision.terms.arrival.map(|arrival| (from, arrival));
         }
-        if to > from {
-            self.rose_to = decision.terms.arrival;
-        }
+        self.note_comfort(at, decision);
         if let Some(share) = self.busiest.filter(|_| to > from) {
             self.met.too_few(at, from, share);
         }
-        let able = [decision.terms.capacity, self.capacities.max()].into_iter().flatten().reduce(f64::max);
-        self.moved(Step { predicted: each.filter(|_| to > from), able, ..Step::new(at, from, to, before) });
+        let able = [decision.terms.capacity, self.best_shown()].into_iter().flatten().reduce(f64::max);
+        let (predicted, reported) = (each.filter(|_| to > from), self.work.learned());
+        self.moved(Step { predicted, able, reported, ..Step::new(at, from, to, before) });
+    }
+
+    /// Notes which load a step up was for, and whether a step down that left less comfort was soon undone.
+    fn note_comfort(&mut self, at: Duration, decision: &Decision) {
+        let Some(arrival) = decision.terms.arrival else { return };
+        match decision.reason {
+            Reason::BelowNeed | Reason::CapacityUnknown => {
+                let long = self.window * MET;
+                if self.tightened.is_some_and(|then| at.saturating_sub(then) <= long) {
+                    self.regretted_until = Some(at.saturating_add(long));
+                }
+                (self.rose_to, self.tightened) = (Some(arrival), None);
+            }
+            Reason::AboveNeed => self.tightened = Some(at).filter(|_| self.has_fallen(arrival)),
+            _ => {}
+        }
     }
 
     /// Notes that the target was scaled at `at` for another group that consumes with the same replicas.
@@ -114,8 +131,9 @@ impl History {
         }
         let enough = step.base.max(whole(step.able.map_or(0.0, |capacity| handled / capacity)));
         let enough = useful(enough, self.places(seen)).min(step.to);
-        let visible = step.able.is_some_and(|each| each * effective(enough, self.places(seen)) > handled * MORE);
-        let step = Ineffective { enough, brought: brought.max(0.0), predicted, visible };
-        self.downstream.found(at, policy.window, step, handled);
+        let places = self.places(seen);
+        let found = Ineffective { enough, brought: brought.max(0.0), predicted };
+        let each = step.able.unwrap_or_default() / self.skew(policy, seen);
+        self.downstream.found(at, policy.window, found, handled, |replicas| each * effective(replicas, places));
     }
 }
