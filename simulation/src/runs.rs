@@ -204,6 +204,17 @@ fn short_peaks_do_not_move_replicas_each_time() {
     assert!(done.counts().len() <= 4 && done.breached.is_empty(), "{:?}", done.path);
 }
 
+/// A mean of three cycles takes them to follow a load that falls at once.
+#[test]
+fn a_short_window_goes_down_in_one_step_too() {
+    let plant = Plant { capacity: 19.5, rebalance: 0.0, agents: true, ..Plant::default() };
+    for phase in 0..5 {
+        let load = |second| if (35 + phase..90 + phase).contains(&second) { 60.0 } else { 6.0 };
+        let done = run(&plant, &policy(20, 24, 20), 1, 200, &[], load);
+        assert_eq!(done.counts(), [5, 1], "{:?}", done.path);
+    }
+}
+
 /// What is seen to grow counts, whatever the stated number says.
 #[test]
 fn a_stated_capacity_that_is_twice_too_high_breaks_the_promise_for_seconds() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::downstream::Ineffective;
-use super::history::SOON;
+use super::history::soon;
 use super::need::{Load, effective, useful, useful_below, whole};
 use super::situation::{Situation, Unsettled};
 use super::{Decision, Limit, Mode, Objective, Policy, Terms};
@@ -310,7 +310,7 @@ fn down(policy: &Policy, now: &Situation) -> Option<Verdict> {
     }
     // A load that fell leaves the window bit by bit: one change of replicas is enough for it.
     let since_possible = now.unchanged_for.map(|unchanged| unchanged.saturating_sub(policy.window));
-    let bounded = since_possible.map_or(now.fewer_for, |since| since.min(now.fewer_for)) < policy.window / SOON;
+    let bounded = since_possible.map_or(now.fewer_for, |since| since.min(now.fewer_for)) < soon(policy);
     if let Some(soon) = now.coming_need.map(fitting).filter(|soon| *soon < desired && bounded) {
         let says = format!("{desired} replicas would do, and soon {soon}; waiting for that");
         return Some(hold(now, Reason::WindowNotOver, says));

@@ -26,14 +26,18 @@ const LONGEST_CHANGE: Duration = Duration::from_mins(15);
 const LONGEST_SETTLING: Duration = Duration::from_mins(5);
 /// Windows for which it counts what replicas that were never idle have shown. Later, agents know better, or what was better.
 const FRESH: u32 = 6;
-/// Part of a window that a step down waits for, if it can go further down then.
-pub(super) const SOON: u32 = 4;
 /// Windows for which it is remembered that a number of replicas was too few for how the load was spread.
 const MET: u32 = 24;
 /// So many commits in a cycle make the rate of two cycles one to go by.
 const OFTEN: u32 = 4;
 /// Windows for which a twice contested target is left alone.
 const HANDS_OFF: u32 = 6;
+
+/// How long a step down waits if it can go further down then: a part of the window, and as long as it takes until the means of some cycles
+/// have followed the load.
+pub(super) fn soon(policy: &Policy) -> Duration {
+    (policy.window / 4).max(policy.cycle * 3)
+}
 
 /// Memory of one group.
 #[derive(Debug, Clone, Default)]
@@ -204,7 +208,7 @@ impl History {
             imbalance: self.imbalance(load, seen),
             need: self.need(policy, seen, load, capacity),
             most_need: self.most_need.max(),
-            coming_need: self.most_need.max_since((at + policy.window / SOON).saturating_sub(policy.window)),
+            coming_need: self.most_need.max_since((at + soon(policy)).saturating_sub(policy.window)),
             asked: self.asked,
             worsening: self.worsening(seen),
             judging: self.step.is_some_and(|step| {

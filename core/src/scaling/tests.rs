@@ -246,7 +246,7 @@ fn a_load_that_goes_on_falling_takes_one_step() {
     let falling = |soon| Situation { most_need: Some(4.0), coming_need: Some(soon), ..stated(12, 300.0, 0.0) };
     check("soon", &policy(), &falling(1.0), 12, Reason::WindowNotOver, "4 replicas would do, and soon 1");
     check("now", &policy(), &falling(3.5), 4, Reason::AboveNeed, "need 4");
-    let long = Situation { fewer_for: seconds(5), ..falling(1.0) };
+    let long = Situation { fewer_for: seconds(15), ..falling(1.0) };
     check("not for ever", &policy(), &long, 4, Reason::AboveNeed, "need 4");
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{History, count, mean};
 use crate::lag::{Flow, TopicPartition};
-use crate::scaling::capacity::{Capacity, imbalance};
+use crate::scaling::capacity::{Capacity, imbalance, span};
 use crate::scaling::need::{AIM, Load, Need, busy, need, skew, urgent, useful, whole};
 use crate::scaling::share::{FULL, ROOMY, Shares};
 use crate::scaling::{Objective, Observation, Policy};
@@ -41,7 +41,8 @@ impl History {
         let most = self.capacity_of(policy).known();
         let most = most.map(|capacity| (self.each_member(capacity), policy.objective.drain_time()));
         let skew = self.skew(policy, seen);
-        let grown = self.grows(policy, seen, arrival * skew).map(|rate| rate * self.change().as_secs_f64());
+        let too_little = self.too_little(policy, seen, arrival);
+        let grown = self.grows(policy, arrival * skew, too_little).map(|rate| rate * self.change().as_secs_f64());
         let usual: f64 = seen.lag.flows.iter().filter_map(|flow| flow.arrival).sum();
         let all: f64 = seen.lag.workable().filter_map(|flow| flow.waiting).map(|(messages, _)| count(messages)).sum();
         let (mut waiting, mut backlog, mut pressing, mut coming) = (0.0, 0.0, 0.0, 0.0);
@@ -62,21 +63,24 @@ impl History {
             coming += urgent(owed + grown.unwrap_or_default() * part);
         }
         let (beyond, backlog) = (waiting - backlog, (backlog - unseen).max(0.0));
-        let behind = self.is_behind(seen, arrival).is_some();
+        let behind = too_little.is_some();
         Some(Load { arrival, backlog, beyond, urgent: pressing, growing: grown.map(|_| coming), behind, skew })
     }
 
     /// Messages per second that come to wait with the present replicas: by what they can do, or by what was seen.
-    fn grows(&self, policy: &Policy, seen: &Observation, arrival: f64) -> Option<f64> {
+    fn grows(&self, policy: &Policy, arrival: f64, too_little: Option<f64>) -> Option<f64> {
         let able = self.capacity_of(policy).known().map(|each| each * f64::from(self.replicas.unwrap_or_default()));
-        let rates = [able.map(|able| arrival - able), self.is_behind(seen, arrival)];
-        rates.into_iter().flatten().filter(|rate| *rate > 0.0).reduce(f64::max)
+        let rates = [able, too_little].into_iter().flatten().map(|handled| arrival - handled);
+        rates.filter(|rate| *rate > 0.0).reduce(f64::max)
     }
 
-    /// How much less is handled than arrives, if what waits became more for cycles and it is not only a few partitions.
-    fn is_behind(&self, seen: &Observation, arrival: f64) -> Option<f64> {
-        let handled = if self.often { mean(&self.throughputs)? } else { self.mean_handled() };
-        (seen.lag.behind && handled < arrival * KEEPS_UP).then_some(arrival - handled)
+    /// Messages per second that were handled, if these are too few: what waits became more for cycles, and not only in a few partitions.
+    /// Nothing is said of times in which not everything was seen.
+    fn too_little(&self, policy: &Policy, seen: &Observation, arrival: f64) -> Option<f64> {
+        let (handled, over) =
+            if self.often { (mean(&self.throughputs)?, policy.cycle * 3) } else { (self.mean_handled(), span(policy)) };
+        self.watched_since.filter(|since| seen.at.saturating_sub(*since) >= over)?;
+        (seen.lag.behind && handled < arrival * KEEPS_UP).then_some(handled)
     }
 
     /// Partitions of which more arrives than one member can handle.
