@@ -162,6 +162,13 @@ impl GroupLag {
         self.flows.iter().filter(move |flow| !(flow.stuck && overlooked))
     }
 
+    /// Messages that wait in those, and how many of them are late.
+    pub fn workable_waiting(&self) -> (u64, u64) {
+        self.workable().filter_map(|flow| flow.waiting).fold((0, 0), |(all, of_them): (u64, u64), (waiting, late)| {
+            (all.saturating_add(waiting), of_them.saturating_add(late))
+        })
+    }
+
     /// What arrives at each partition, as far as that is known.
     pub fn arrivals(&self) -> Vec<f64> {
         self.flows.iter().filter_map(|flow| flow.arrival).collect()

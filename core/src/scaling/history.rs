@@ -411,8 +411,8 @@ fn is_busy(seen: &Observation) -> bool {
 /// Nothing waits but what one cycle and one commit interval explain.
 fn is_quiet(policy: &Policy, seen: &Observation, arrival: Option<f64>) -> bool {
     let unseen = arrival.unwrap_or_default() * (policy.commit_interval + policy.cycle).as_secs_f64();
-    let waiting: f64 = seen.lag.workable().filter_map(|flow| flow.waiting).map(|(messages, _)| count(messages)).sum();
-    seen.lag.is_complete() && policy.objective.mendable(&seen.lag) == Some(0) && waiting <= unseen
+    let (waiting, _) = seen.lag.workable_waiting();
+    seen.lag.is_complete() && policy.objective.mendable(&seen.lag) == Some(0) && count(waiting) <= unseen
 }
 
 fn remember<T>(recent: &mut VecDeque<T>, value: T) {

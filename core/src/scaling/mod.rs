@@ -64,10 +64,7 @@ impl Objective {
 
     /// Those of them that replicas can do anything about, see [`GroupLag::workable`].
     fn mendable(self, lag: &GroupLag) -> Option<u64> {
-        let sums = lag.workable().filter_map(|flow| flow.waiting);
-        let (waiting, late) = sums.fold((0_u64, 0_u64), |(all, of_them), (waiting, late)| {
-            (all.saturating_add(waiting), of_them.saturating_add(late))
-        });
+        let (waiting, late) = lag.workable_waiting();
         match self {
             Self::Age(_) => lag.late.map(|_| late),
             Self::Lag(limit) => Some(waiting.saturating_sub(limit)),

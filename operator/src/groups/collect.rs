@@ -153,7 +153,8 @@ impl Offsets {
 
     /// Reads. Whatever fails is a value in the readings.
     pub async fn read(&mut self, client: &Client, wanted: &Wanted) {
-        let topics: BTreeSet<&String> = wanted.groups.values().flat_map(|(topics, _)| topics).collect();
+        let topics = wanted.groups.values().flat_map(|(topics, _)| topics);
+        let topics: BTreeSet<&str> = topics.map(String::as_str).collect();
         self.read_partitions(client, wanted, &topics).await;
         let committed = client.committed_offsets(wanted.groups.keys().cloned());
         let members = async {
@@ -167,7 +168,7 @@ impl Offsets {
         self.members = members;
         let partitions: Partitions = topics
             .iter()
-            .filter_map(|topic| Some(((*topic).clone(), self.partitions.get(topic.as_str())?.clone().ok()?)))
+            .filter_map(|topic| Some(((*topic).to_owned(), self.partitions.get(*topic)?.clone().ok()?)))
             .collect();
         let ends = async {
             if partitions.is_empty() {
@@ -205,22 +206,20 @@ impl Offsets {
         committed_at(&commits_of(self.committed.get(group), topic), partition)
     }
 
-    async fn read_partitions(&mut self, client: &Client, wanted: &Wanted, topics: &BTreeSet<&String>) {
-        let wants: BTreeSet<&str> = topics.iter().map(|topic| topic.as_str()).collect();
-        self.partitions.retain(|topic, _| wants.contains(&**topic));
-        self.ids.retain(|topic, _| topics.contains(topic));
-        let ask: BTreeSet<&String> = topics
+    async fn read_partitions(&mut self, client: &Client, wanted: &Wanted, topics: &BTreeSet<&str>) {
+        self.partitions.retain(|topic, _| topics.contains(&**topic));
+        self.ids.retain(|topic, _| topics.contains(topic.as_str()));
+        let ask: BTreeSet<&str> = topics
             .iter()
             .copied()
-            .filter(|topic| wanted.topics_anew || !matches!(self.partitions.get(topic.as_str()), Some(Ok(_))))
-            .chain(self.vanished())
-            .chain(&self.suspect)
+            .filter(|topic| wanted.topics_anew || !matches!(self.partitions.get(*topic), Some(Ok(_))))
+            .chain(self.vanished().chain(&self.suspect).map(String::as_str))
             .filter(|topic| topics.contains(topic))
             .collect();
         if ask.is_empty() {
             return;
         }
-        for (topic, described) in client.describe_topics(ask.into_iter().cloned().collect::<Vec<_>>()).await {
+        for (topic, described) in client.describe_topics(ask.into_iter().map(str::to_owned).collect::<Vec<_>>()).await {
             let partitions = match described {
                 Ok(described) => {
                     self.ids.insert(topic.clone(), described.id.as_u128());

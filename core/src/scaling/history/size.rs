@@ -44,8 +44,8 @@ impl History {
         let too_little = self.too_little(policy, seen, arrival);
         let grown = self.grows(policy, arrival * skew, too_little).map(|rate| rate * self.change().as_secs_f64());
         let usual: f64 = seen.lag.flows.iter().filter_map(|flow| flow.arrival).sum();
-        let all: f64 = seen.lag.workable().filter_map(|flow| flow.waiting).map(|(messages, _)| count(messages)).sum();
-        let (mut waiting, mut backlog, mut pressing, mut coming) = (0.0, 0.0, 0.0, 0.0);
+        let waiting = count(seen.lag.workable_waiting().0);
+        let (mut backlog, mut pressing, mut coming) = (0.0, 0.0, 0.0);
         for (flow, (messages, late)) in seen.lag.workable().filter_map(|flow| Some((flow, flow.waiting?))) {
             let messages = count(messages);
             let most = most.map_or(f64::INFINITY, |most| drainable(flow, most));
@@ -54,10 +54,9 @@ impl History {
             // A promise of a number is one of the sum.
             let may_wait = match policy.objective {
                 Objective::Age(age) => arrival * part * age.as_secs_f64(),
-                Objective::Lag(limit) => count(limit) * if all > 0.0 { messages / all } else { 0.0 },
+                Objective::Lag(limit) => count(limit) * if waiting > 0.0 { messages / waiting } else { 0.0 },
             };
             let urgent = |owed| urgent(owed, may_wait).max(count(late).min(owed)).min(most);
-            waiting += messages;
             backlog += messages.min(most);
             pressing += urgent(owed);
             coming += urgent(owed + grown.unwrap_or_default() * part);

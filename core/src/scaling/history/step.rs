@@ -17,13 +17,13 @@ pub(super) struct Step {
     pub(super) from: u32,
     pub(super) to: u32,
     /// The replicas that it is judged by: those of the first of several steps up that were taken before one could be judged.
-    pub(super) base: u32,
+    base: u32,
     /// Throughput of then.
-    pub(super) before: f64,
+    before: f64,
     /// Throughput that each replica should add.
-    pub(super) predicted: Option<f64>,
+    predicted: Option<f64>,
     /// The best that was known of the capacity of a replica.
-    pub(super) able: Option<f64>,
+    able: Option<f64>,
     /// What agents said of it.
     pub(super) reported: Option<f64>,
     pub(super) settled: Option<Duration>,
@@ -129,9 +129,9 @@ impl History {
         if let Some(capacity) = step.able {
             self.capacity.correct(at, capacity);
         }
-        let enough = step.base.max(whole(step.able.map_or(0.0, |capacity| handled / capacity)));
-        let enough = useful(enough, self.places(seen)).min(step.to);
         let places = self.places(seen);
+        let enough = step.base.max(whole(step.able.map_or(0.0, |capacity| handled / capacity)));
+        let enough = useful(enough, places).min(step.to);
         let found = Ineffective { enough, brought: brought.max(0.0), predicted };
         let each = step.able.unwrap_or_default() / self.skew(policy, seen);
         self.downstream.found(at, policy.window, found, handled, |replicas| each * effective(replicas, places));
