@@ -49,7 +49,7 @@ pub use client::Client;
 pub use error::{BrokerError, Error, ErrorKind};
 pub use groups::{
     CommittedOffset, Group, GroupError, GroupKind, GroupListing, GroupOffsets, GroupState, ListedGroup, Member,
-    TopicUsers,
+    TopicOffsets, TopicUsers,
 };
 pub use kafka_protocol::ResponseError;
 pub use offsets::{Isolation, OffsetSpec, PartitionError, PartitionMap, Partitions};

@@ -35,7 +35,26 @@ impl GroupOffsets {
     /// # Errors
     /// The partition could not be read: its offset is not known.
     pub fn committed(&self, topic: &str, partition: i32) -> Result<Option<&CommittedOffset>, &PartitionError> {
-        self.partitions.get(topic).and_then(|partitions| partitions.get(&partition)).map(Result::as_ref).transpose()
+        self.of(topic).committed(partition)
+    }
+
+    /// What the group has committed of one topic: for whoever asks for many of its partitions.
+    pub fn of(&self, topic: &str) -> TopicOffsets<'_> {
+        TopicOffsets(self.partitions.get(topic))
+    }
+}
+
+/// What a group has committed of one topic; by default nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TopicOffsets<'a>(Option<&'a BTreeMap<i32, Result<CommittedOffset, PartitionError>>>);
+
+impl<'a> TopicOffsets<'a> {
+    /// The committed offset of one partition; `None` if the group has never committed it (or the commit has expired).
+    ///
+    /// # Errors
+    /// The partition could not be read: its offset is not known.
+    pub fn committed(self, partition: i32) -> Result<Option<&'a CommittedOffset>, &'a PartitionError> {
+        self.0.and_then(|partitions| partitions.get(&partition)).map(Result::as_ref).transpose()
     }
 }
 

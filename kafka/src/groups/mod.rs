@@ -8,7 +8,7 @@ mod list;
 mod membership;
 mod users;
 
-pub use committed::{CommittedOffset, GroupOffsets};
+pub use committed::{CommittedOffset, GroupOffsets, TopicOffsets};
 pub use describe::{Group, Member};
 pub use error::GroupError;
 pub use list::{GroupKind, GroupListing, GroupState, ListedGroup};

@@ -20,8 +20,8 @@ use mq_core::{
     scaling::Members,
 };
 use mq_kafka::{
-    Client, CommittedOffset, Group, GroupError, GroupOffsets, GroupState, Isolation, Member, OffsetSpec,
-    PartitionError, PartitionMap, Partitions, TopicError,
+    Client, Group, GroupError, GroupOffsets, GroupState, Isolation, Member, OffsetSpec, PartitionError, PartitionMap,
+    Partitions, TopicError, TopicOffsets,
 };
 
 use super::tails::{Place, Tails};
@@ -377,25 +377,22 @@ fn distrust(health: &Health) -> Option<String> {
     (verdict.health != condition::Health::Ready).then(|| verdict.message.clone())
 }
 
-/// What a group has committed of a topic, by partition; none: nothing.
-type Commits<'a> = Result<Option<&'a BTreeMap<i32, Result<CommittedOffset, PartitionError>>>, String>;
+/// What a group has committed of a topic, or why that is not known.
+type Commits<'a> = Result<TopicOffsets<'a>, String>;
 
 fn commits_of<'a>(group: Option<&'a Result<GroupOffsets, GroupError>>, topic: &str) -> Commits<'a> {
     match group {
-        Some(Ok(offsets)) => Ok(offsets.partitions.get(topic)),
+        Some(Ok(offsets)) => Ok(offsets.of(topic)),
         // A group that nobody joined yet.
-        Some(Err(GroupError::Absent)) => Ok(None),
+        Some(Err(GroupError::Absent)) => Ok(TopicOffsets::default()),
         Some(Err(error)) => Err(error.to_string()),
         None => Err("the group was not asked for".to_owned()),
     }
 }
 
 fn committed_at(commits: &Commits<'_>, partition: i32) -> Result<Option<i64>, String> {
-    match commits.as_ref().map_err(Clone::clone)?.and_then(|commits| commits.get(&partition)) {
-        Some(Ok(committed)) => Ok(Some(committed.offset)),
-        Some(Err(error)) => Err(error.to_string()),
-        None => Ok(None),
-    }
+    let committed = commits.as_ref().map_err(Clone::clone)?.committed(partition);
+    committed.map(|committed| committed.map(|committed| committed.offset)).map_err(ToString::to_string)
 }
 
 fn end_of(ends: Option<&BTreeMap<i32, Result<Option<i64>, PartitionError>>>, partition: i32) -> Result<i64, String> {
